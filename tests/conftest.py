@@ -1,0 +1,29 @@
+"""Shared by all tests: shape checking, precision, and the tolerances that follow from it.
+
+`make test` runs the suite twice, with JAX_ENABLE_X64 unset and set.
+"""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+with install_import_hook(["probattn"], "beartype.beartype"):
+    import probattn  # noqa: F401
+    import probattn.inference
+    import probattn.models  # noqa: F401
+
+
+@pytest.fixture
+def float64():
+    """For bars that float32 cannot meet, such as 1e-10 against automatic differentiation."""
+    if not jax.config.jax_enable_x64:
+        pytest.skip("needs float64: runs in the second pass of `make test`, under JAX_ENABLE_X64=1")
+
+
+def pytest_report_header():
+    return f"jax {jax.__version__}, {'float64' if jax.config.jax_enable_x64 else 'float32'}, {jax.devices()}"

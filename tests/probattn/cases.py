@@ -1,0 +1,62 @@
+"""One registry of attention maps, over which every closed form is tested, and slow twins written from the formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probattn import Attention
+
+DIM = 3
+
+
+def attention(heads=1, rank=2, *, value=False, origin=False, bias=False, seed=0, **static) -> Attention:
+    draw = np.random.default_rng(seed).standard_normal
+    return Attention(
+        draw((heads, rank, DIM)),
+        draw((heads, rank, DIM)),
+        draw((heads, DIM, DIM)) if value else None,
+        draw(DIM) if origin else None,
+        position_bias=draw((heads, 7)) if bias else None,
+        **static,
+    )
+
+
+CASES = {
+    f"{mask}-{heads}heads-{extra or 'plain'}": (mask, heads, extra)
+    for mask in ("strict", "inclusive")
+    for heads in (1, 3)
+    for extra in ("", "value", "value-origin-bias")
+}
+CONTRACTED = {f"contracted-{heads}heads-{extra or 'plain'}": ("strict", heads, extra) for heads in (1, 3) for extra in ("", "value")}
+
+
+def build(name: str) -> Attention:
+    mask, heads, extra = (CASES | CONTRACTED)[name]
+    static = {"mask": mask} | ({"contraction": 0.8} if name in CONTRACTED else {})
+    return attention(heads, value="value" in extra, origin="origin" in extra, bias="bias" in extra, **static)
+
+
+def slow_mean(attention: Attention, u, t: int):
+    """mu_t by explicit loops over heads and past positions, from the formulas of theory, sections 1 and 4."""
+    last = t + 1 if attention.mask == "inclusive" else t
+    if last == 0:
+        return jnp.zeros(attention.dim) if attention.origin is None else attention.origin
+    past = [u[s] for s in range(last)]
+    interactions = [k.T @ q / np.sqrt(attention.rank) for k, q in zip(attention.key, attention.query, strict=True)]
+    identity = [jnp.eye(attention.dim) / attention.heads] * attention.heads
+    values = identity if attention.value is None else list(attention.value)
+    shrink = 1.0
+    if attention.contraction is not None:
+        squared_diameter = max(((a - b) ** 2).sum() for a in past for b in past)
+        gain = sum(jnp.sqrt((v**2).sum()) * jnp.sqrt((a**2).sum()) for v, a in zip(values, interactions, strict=True))
+        shrink = 1 / (1 + gain * squared_diameter / (4 * attention.contraction))
+    total = 0.0
+    for h, (interaction, value) in enumerate(zip(interactions, values, strict=True)):
+        bias = jnp.zeros(last) if attention.position_bias is None else attention.position_bias[h, t - np.arange(last)]
+        logits = jnp.stack([u_s @ (shrink * interaction) @ u[t] for u_s in past]) + bias
+        total = total + value @ (jax.nn.softmax(logits) @ jnp.stack(past))
+    return total
+
+
+def slow_residuals(attention: Attention, u):
+    return jnp.stack([u[t] - slow_mean(attention, u, t) for t in range(len(u))])
