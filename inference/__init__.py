@@ -1,8 +1,20 @@
 """What one does with any model: fit it by MAP or by full posterior sampling, compare fits, store them."""
 
+from probattn.inference.compare import Comparison, compare
 from probattn.inference.corpus import Corpus, load_corpus
 from probattn.inference.fit import Fit
 from probattn.inference.map import fit_map
 from probattn.inference.posterior import sample_posterior
+from probattn.inference.storage import load_run, save_run
 
-__all__ = ["Corpus", "Fit", "fit_map", "load_corpus", "sample_posterior"]
+__all__ = [
+    "Comparison",
+    "Corpus",
+    "Fit",
+    "compare",
+    "fit_map",
+    "load_corpus",
+    "load_run",
+    "sample_posterior",
+    "save_run",
+]

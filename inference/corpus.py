@@ -112,12 +112,16 @@ def load_corpus(
         raise InputError(f"{source}: expected at least two different sequences, one to hold out, got {len(sequences)}")
     num_heldout = min(NUM_HELDOUT, max(1, int(HELDOUT_SHARE * len(sequences))))
     heldout, rest = (
-        (sequences[-num_heldout:], sequences[:-num_heldout]) if stream else (sequences[:num_heldout], sequences[num_heldout:])
+        (sequences[-num_heldout:], sequences[:-num_heldout])
+        if stream
+        else (sequences[:num_heldout], sequences[num_heldout:])
     )
     if train_size is not None and train_size > len(rest):
         raise InputError(f"train size: {source} has {len(rest)} training sequences, got {train_size}; ask for fewer")
     ids = {symbol: i for i, symbol in enumerate(symbols)}
-    train, heldout = ([[ids[symbol] for symbol in sequence] for sequence in part] for part in (rest[:train_size], heldout))
+    train, heldout = (
+        [[ids[symbol] for symbol in sequence] for sequence in part] for part in (rest[:train_size], heldout)
+    )
     return Corpus(name, symbols, separator, _pad(train, length), _pad(heldout, length))
 
 

@@ -46,7 +46,9 @@ class Fit:
     def flat_draws(self, most: int | None = None) -> dict[str, np.ndarray]:
         """Draws of all chains on one axis; with `most`, at most so many, evenly spaced."""
         total = self.shape[0] * self.shape[1]
-        chosen = np.arange(total) if most is None or most >= total else np.linspace(0, total - 1, most).round().astype(int)
+        chosen = (
+            np.arange(total) if most is None or most >= total else np.linspace(0, total - 1, most).round().astype(int)
+        )
         return {name: value.reshape(total, *value.shape[2:])[chosen] for name, value in self.draws.items()}
 
     @property
@@ -54,7 +56,7 @@ class Fit:
         """The parameters of a MAP; for a posterior there is no single one."""
         if self.method != "map":
             raise AttributeError("params: a posterior has draws, not one value; use `draws` or `flat_draws()`")
-        return {name: value[0, 0] for name, value in self.draws.items()}
+        return {name: np.asarray(value[0, 0]) for name, value in self.draws.items()}
 
     def draw_log_prob(self, tokens: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
         """`log P_theta(sequence)` of each sequence under each draw, in nats."""

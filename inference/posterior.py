@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpyro.infer import MCMC, NUTS
-
-from probattn.errors import FitError, InputError
 from probattn.inference.fit import Fit
 from probattn.inference.map import start
+
+from probattn.errors import FitError, InputError
 
 # NumPyro's names of what a transition reports, and ArviZ's.
 STATS = {
@@ -53,7 +53,12 @@ def sample_posterior(
         FitError: no start point of finite density, a NaN among the draws or their density, or a chain that never
             moved.
     """
-    counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples, "max_tree_depth": max_tree_depth}
+    counts = {
+        "num_chains": num_chains,
+        "num_warmup": num_warmup,
+        "num_samples": num_samples,
+        "max_tree_depth": max_tree_depth,
+    }
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}")
@@ -79,7 +84,9 @@ def _refuse_failure(draws: dict[str, np.ndarray], potential: np.ndarray) -> None
     for name, value in {**draws, "potential energy": potential}.items():
         if not np.isfinite(value).all():
             chain, draw = np.argwhere(~np.isfinite(value))[0][:2]
-            raise FitError(f"posterior: {name} is not finite at chain {chain + 1}, draw {draw + 1}; the fit is unusable")
+            raise FitError(
+                f"posterior: {name} is not finite at chain {chain + 1}, draw {draw + 1}; the fit is unusable"
+            )
     for chain, energies in enumerate(potential, start=1):
         if len(energies) > 1 and (energies == energies[0]).all():
             raise FitError(f"posterior: chain {chain} never moved; give it more warmup (num_warmup)")

@@ -10,10 +10,10 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
-
-from probattn import Attention, InputError, attention_mean, path_log_density, stability_margin
 from probattn.models.priors import normal
 from probattn.models.tokens import END, check_tokens, counted
+
+from probattn import Attention, InputError, attention_mean, path_log_density, stability_margin
 
 Params = dict[str, Any]
 
@@ -98,7 +98,9 @@ class LanguageModel:
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
             if num_sequences not in (None, tokens.shape[0]):
-                raise InputError(f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got {num_sequences}")
+                raise InputError(
+                    f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got {num_sequences}"
+                )
         elif num_sequences is None or num_sequences < 1:
             raise InputError(f"num_sequences: expected at least 1 when no tokens are given, got {num_sequences!r}")
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
@@ -135,7 +137,7 @@ class LanguageModel:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
         tokens = jnp.asarray(tokens)
         before = jnp.concatenate([jnp.full_like(tokens[..., :1], END), tokens[..., :-1]], axis=-1)
-        return params["embedding"][before] + params["position"]
+        return jnp.asarray(params["embedding"])[before] + params["position"]
 
     def path_attention(self, params: Params) -> Attention:
         """The attention whose residuals and Jacobian score the path: strict mask, no value map."""
@@ -202,5 +204,3 @@ class _Sequences(dist.Distribution):
 
     def log_prob(self, value: Array) -> Array:
         return _log_likelihood(self.model, self.params, value)
-
-

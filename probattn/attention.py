@@ -68,7 +68,9 @@ class Attention:
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
-                raise InputError(f"{name}: expected shape {shape} to go with query {self.query.shape}, got {array.shape}")
+                raise InputError(
+                    f"{name}: expected shape {shape} to go with query {self.query.shape}, got {array.shape}"
+                )
         bias = self.position_bias
         if bias is not None and (bias.ndim != 2 or bias.shape[0] != heads):
             raise InputError(f"position_bias: expected shape ({heads}, length), lag 0 first, got {bias.shape}")
@@ -188,9 +190,7 @@ def shrinkage(attention: Attention, u: jax.Array) -> jax.Array:
     farthest = jnp.where(causal_mask(u.shape[0], "inclusive")[..., None], squared, 0).max(axis=1)
     past = jnp.concatenate([jnp.zeros_like(farthest[:1]), jax.lax.cummax(farthest, axis=0)[:-1]])
     interaction = frobenius_norm(attention.interaction)
-    value = (
-        math.sqrt(attention.dim) / attention.heads if attention.value is None else frobenius_norm(attention.value)
-    )
+    value = math.sqrt(attention.dim) / attention.heads if attention.value is None else frobenius_norm(attention.value)
     return 1 / (1 + (value * interaction).sum() * past / (4 * attention.contraction))
 
 

@@ -1,1 +1,322 @@
-def main(): ...
+"""The command line. It alone knows models, inference and the theory together."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from probattn.errors import FitError, InputError
+
+app = typer.Typer(
+    name="probattn",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Causal self-attention as a probabilistic model: fit it by MAP and by full posterior sampling, and compare.",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Method(StrEnum):
+    map = "map"
+    posterior = "posterior"
+
+
+CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')]
+RunArgument = Annotated[str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
+
+TRAIN_SIZE = 300
+REFERENCE_SIZE = 50_000
+DEMO_DRAWS = {False: (170, 170, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
+DEMO_STEPS = {False: 1000, True: 200}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input is one line and exit code 2, a failed fit one line and exit code 1."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except InputError as error:
+        _stop(error, 2)
+    except FitError as error:
+        _stop(error, 1)
+
+
+def _stop(error: Exception, code: int) -> None:
+    print(f"probattn: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A few draws only: seconds, and not converged.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the result; an earlier demo there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    seed: SeedOption = 0,
+) -> None:
+    """Fit 300 pronunciations by MAP and by posterior sampling, and compare them on 2,000 others.
+
+    Example: `probattn demo`
+    """
+    _wake_devices(2)
+    if out.exists() and not (out / "map" / "config.json").is_file():
+        raise InputError(f"{out}: exists and is no earlier demo; choose another --out or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
+    num_warmup, num_samples, depth = DEMO_DRAWS[quick]
+    try:
+        for method in Method:
+            console.print(f"fitting by {method.value} ...")
+            _fit_and_save(
+                "cmudict", method, fresh / method.value, seed=seed, num_warmup=num_warmup, num_samples=num_samples,
+                num_chains=2, num_steps=DEMO_STEPS[quick], max_tree_depth=depth,
+            )  # fmt: skip
+        console.print("comparing on held-out words ...")
+        comparison = _compare_runs([fresh / method.value for method in Method], {"command": _command()})
+        comparison.save_json(fresh / "report.json")
+        comparison.save_html(fresh / "report.html")
+        fresh.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        os.rename(fresh, out)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    _print_comparison(comparison)
+    if quick:
+        console.print("quick mode: too few draws to have converged; run without --quick for a result")
+    console.print(f"report: {(out / 'report.html').resolve()}")
+
+
+@app.command()
+def fit(
+    corpus: CorpusArgument,
+    method: Annotated[Method, typer.Option(help="The mode, or draws from the whole posterior.")],
+    out: Annotated[Path, typer.Option(help="Run directory to make.")],
+    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
+    length: Annotated[int | None, typer.Option(help="Longest sequence with its end token; default: 10 for cmudict, what the file needs.")] = None,
+    train_size: Annotated[int | None, typer.Option(help=f"Training sequences; default: {TRAIN_SIZE}, or all if fewer.")] = None,
+    barrier_weight: Annotated[float, typer.Option(help="Weight of the embedding path's density; 0 is plain cross-entropy.")] = 0.05,
+    stream: Annotated[bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")] = False,
+    num_steps: Annotated[int, typer.Option(help="Optimiser steps of a MAP.")] = 1500,
+    num_warmup: Annotated[int, typer.Option(help="Warmup iterations of a posterior, per chain.")] = 500,
+    num_samples: Annotated[int, typer.Option(help="Draws of a posterior, per chain.")] = 500,
+    num_chains: Annotated[int, typer.Option(help="Chains of a posterior.")] = 4,
+    seed: SeedOption = 0,
+) -> None:  # fmt: skip
+    """Fit a LanguageModel to a corpus and write a run directory.
+
+    Example: `probattn fit cmudict --method posterior --out runs/posterior`
+    """
+    _wake_devices(num_chains if method is Method.posterior else 1)
+    fitted = _fit_and_save(
+        corpus, method, out, dim=dim, heads=heads, length=length, train_size=train_size, barrier_weight=barrier_weight,
+        stream=stream, num_steps=num_steps, num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, seed=seed,
+    )  # fmt: skip
+    console.print(f"{method.value} fit of {len(fitted.tokens)} sequences in {fitted.seconds:.0f} s: {out}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="DIR ...", help="Run directories on the same corpus and density.")
+    ],
+    out: Annotated[Path, typer.Option(help="HTML page to write; the JSON goes beside it.")] = Path("report.html"),
+) -> None:
+    """Compare fits on the held-out sequences: a table here, a page and JSON on disk.
+
+    Example: `probattn compare runs/map runs/posterior --out report.html`
+    """
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; give the name of the page to write, such as {out}/report.html")
+    comparison = _compare_runs(runs, {"command": _command()})
+    try:
+        comparison.save_json(out.with_suffix(".json"))
+        comparison.save_html(out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    _print_comparison(comparison)
+    console.print(f"report: {out.resolve()}")
+
+
+@app.command()
+def generate(
+    run: RunArgument,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many sequences.")] = 10,
+    seed: SeedOption = 0,
+) -> None:
+    """Sample sequences; those of a posterior come from a new draw each, as its mixture says.
+
+    Example: `probattn generate runs/posterior -n 10`
+    """
+    import jax
+    import numpy as np
+
+    fitted, corpus, _ = _load(run)
+    keys = jax.random.split(jax.random.key(seed), number)
+    draws = fitted.flat_draws()
+    total = len(next(iter(draws.values())))
+    chosen = np.random.default_rng(seed).integers(total, size=number)
+    sample = jax.jit(jax.vmap(lambda params, key: fitted.model.generate(params, 1, key=key)[0]))
+    for tokens in np.asarray(sample({name: value[chosen] for name, value in draws.items()}, keys)):
+        console.print(corpus.decode(tokens), markup=False)
+
+
+@app.command()
+def margins(
+    run: RunArgument,
+    text: Annotated[
+        str, typer.Argument(help='A sequence, such as "K AE T" (or a word of the dictionary) for cmudict.')
+    ],
+) -> None:
+    """Stability margin of each position of a text, and which one is its support token.
+
+    Example: `probattn margins runs/posterior "K AE T"`
+    """
+    import numpy as np
+
+    from probattn.inference.compare import support_probability
+    from probattn.inference.fit import over_draws
+
+    fitted, corpus, _ = _load(run)
+    tokens = corpus.encode(text)
+    values = over_draws(fitted.model.margins, fitted.flat_draws(), tokens[None])[:, 0]
+    values = values[:, np.isfinite(values[0])]
+    support = support_probability(values)
+    table = Table("position", "symbol", "margin", title=f"{fitted.method}: {corpus.decode(tokens)}")
+    if fitted.method == "posterior":
+        table.add_column("5 % to 95 %")
+    table.add_column("support token")
+    symbols = ["start", *(corpus.symbols[token] for token in tokens[: values.shape[1] - 1])]
+    for position, symbol in enumerate(symbols):
+        column = values[:, position]
+        cells = [str(position), symbol, f"{column.mean():.3f}"]
+        if fitted.method == "posterior":
+            low, high = np.quantile(column, [0.05, 0.95])
+            cells += [f"{low:.3f} to {high:.3f}", f"with probability {support[position]:.2f}"]
+        else:
+            cells += ["yes" if support[position] else ""]
+        table.add_row(*cells)
+    console.print(table)
+
+
+@app.command()
+def env() -> None:
+    """Print versions, devices and precision, for a report of a problem.
+
+    Example: `probattn env`
+    """
+    import jax
+
+    from probattn.inference.storage import versions
+
+    for name, number in versions().items():
+        console.print(f"{name} {number}")
+    console.print(f"devices: {', '.join(str(device) for device in jax.devices())}; cores: {os.cpu_count()}")
+    console.print(
+        f"precision: {'float64' if jax.config.jax_enable_x64 else 'float32'} (set JAX_ENABLE_X64=1 for float64)"
+    )
+
+
+def _wake_devices(chains: int) -> None:
+    """One host device a chain, as far as there are cores; JAX reads this when its backend first wakes."""
+    import numpyro
+
+    if chains > 1 and (os.cpu_count() or 1) >= chains:
+        numpyro.set_host_device_count(chains)
+
+
+def _fit_and_save(
+    source: str, method: Method, out: Path, *, dim: int = 4, heads: int = 1, length: int | None = None,
+    train_size: int | None = None, barrier_weight: float = 0.05, stream: bool = False, num_steps: int, num_warmup: int,
+    num_samples: int, num_chains: int, max_tree_depth: int = 8, seed: int,
+) -> Any:  # fmt: skip
+    import jax
+
+    from probattn.inference import fit_map, load_corpus, sample_posterior, save_run
+    from probattn.inference.storage import refuse_existing
+    from probattn.models import LanguageModel
+
+    refuse_existing(out)
+    corpus = load_corpus(source, length=length, train_size=train_size, stream=stream)
+    if train_size is None:
+        corpus = load_corpus(source, length=length, train_size=min(TRAIN_SIZE, len(corpus.train)), stream=stream)
+    model = LanguageModel(len(corpus.symbols), corpus.length, dim, heads, barrier_weight=barrier_weight)
+    key = jax.random.key(seed)
+    settings: dict[str, Any] = {"seed": seed, "source": source, "command": _command()}
+    if method is Method.map:
+        own = {"num_steps": num_steps}
+        fitted = fit_map(model, corpus.train, key=key, **own)
+    else:
+        own = {
+            "num_chains": num_chains,
+            "num_warmup": num_warmup,
+            "num_samples": num_samples,
+            "max_tree_depth": max_tree_depth,
+        }
+        fitted = sample_posterior(model, corpus.train, key=key, **own)
+    save_run(out, fitted, corpus, settings | own)
+    return fitted
+
+
+def _load(run: Path | str) -> tuple[Any, Any, dict[str, Any]]:
+    from probattn.inference import load_run
+    from probattn.models import LanguageModel
+
+    return load_run(run, {"LanguageModel": LanguageModel})
+
+
+def _compare_runs(runs: Sequence[Path], about: dict[str, Any]) -> Any:
+    from probattn.inference import compare, load_corpus
+
+    loaded = {}
+    for run in runs:
+        name = run.name if run.name not in loaded else str(run)
+        if name in loaded:
+            raise InputError(f"{run}: given twice; name each run directory once")
+        loaded[name] = _load(run)
+    (first, (_, corpus, _)), *others = loaded.items()
+    for name, (_, other, _) in others:
+        if other.digest() != corpus.digest():
+            raise InputError(f"{name} holds other data than {first}; compare fits of one corpus, length and train size")
+    reference = None
+    if corpus.name == "cmudict":
+        larger = load_corpus("cmudict", length=corpus.length)
+        if larger.symbols == corpus.symbols and (larger.heldout == corpus.heldout).all():
+            reference = larger.train[:REFERENCE_SIZE]
+    about = about | {
+        "corpus": corpus.name,
+        "data SHA-256": corpus.digest(),
+        "seeds": {name: run_config["settings"]["seed"] for name, (_, _, run_config) in loaded.items()},
+        "fitted by": {name: run_config["settings"]["command"] for name, (_, _, run_config) in loaded.items()},
+    }
+    fits = {name: fitted for name, (fitted, _, _) in loaded.items()}
+    return compare(fits, corpus.heldout, symbols=corpus.symbols, reference_tokens=reference, about=about)
+
+
+def _print_comparison(comparison: Any) -> None:
+    from probattn.inference.report import verdicts
+
+    table = Table("predictor", "nats per token", "standard error", title="held-out loss")
+    for score in sorted(comparison.scores, key=lambda score: -score.log_prob_per_token):
+        table.add_row(score.name, f"{-score.log_prob_per_token:.4f}", f"{score.standard_error:.4f}")
+    console.print(table)
+    for sentence in verdicts(comparison):
+        console.print(f"- {sentence}", markup=False)
+
+
+def _command() -> str:
+    return " ".join(["probattn", *sys.argv[1:]])

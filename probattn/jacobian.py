@@ -56,9 +56,7 @@ def log_barrier(attention: Attention, u: ArrayLike) -> Float[Array, "*batch leng
     return -log_det(attention, u)
 
 
-def path_log_density(
-    attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0
-) -> Float[Array, "*batch length"]:
+def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0) -> Float[Array, "*batch length"]:
     """Log density of each embedding given its past, `log N(e_t; 0, scale^2 I) + log det J_t`.
 
     -inf where `det J_t <= 0`: the density lives on the side of the boundary that holds A = 0 (the local domain).

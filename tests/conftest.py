@@ -13,9 +13,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 with install_import_hook(["probattn"], "beartype.beartype"):
-    import probattn  # noqa: F401
     import probattn.inference
-    import probattn.models  # noqa: F401
+    import probattn.models
+
+    import probattn  # noqa: F401
 
 
 @pytest.fixture

@@ -27,7 +27,11 @@ CASES = {
     for heads in (1, 3)
     for extra in ("", "value", "value-origin-bias")
 }
-CONTRACTED = {f"contracted-{heads}heads-{extra or 'plain'}": ("strict", heads, extra) for heads in (1, 3) for extra in ("", "value")}
+CONTRACTED = {
+    f"contracted-{heads}heads-{extra or 'plain'}": ("strict", heads, extra)
+    for heads in (1, 3)
+    for extra in ("", "value")
+}
 
 
 def build(name: str) -> Attention:

@@ -22,8 +22,14 @@ BAD = {
     "complex": (dict(query=Q * 1j, key=Q), "query: expected real numbers, got dtype complex"),
     "strings": (dict(query="words", key=Q), "query: expected an array of numbers, got str"),
     "mask": (dict(query=Q, key=Q, mask="causal"), "mask: expected .* got 'causal'"),
-    "contraction 1": (dict(query=Q, key=Q, contraction=1.0), r"contraction: expected a number inside \(0, 1\).*got 1.0"),
-    "contraction 0": (dict(query=Q, key=Q, contraction=0.0), r"contraction: expected a number inside \(0, 1\).*got 0.0"),
+    "contraction 1": (
+        dict(query=Q, key=Q, contraction=1.0),
+        r"contraction: expected a number inside \(0, 1\).*got 1.0",
+    ),
+    "contraction 0": (
+        dict(query=Q, key=Q, contraction=0.0),
+        r"contraction: expected a number inside \(0, 1\).*got 0.0",
+    ),
     "contraction NaN": (dict(query=Q, key=Q, contraction=float("nan")), "contraction: expected a number"),
     "contraction, inclusive": (dict(query=Q, key=Q, contraction=0.5, mask="inclusive"), "strict mask only"),
 }

@@ -124,7 +124,7 @@ def test_extreme_embeddings_give_finite_values_and_gradients(mask, size, length)
     attention = cases.attention(2, mask=mask)
     draws = size * embeddings(length)
     for u in (draws, jnp.broadcast_to(draws[:1], draws.shape)):
-        blocks, gradient = jax.value_and_grad(lambda a: jacobian_blocks(a, u).sum())(attention)
+        blocks, gradient = jax.value_and_grad(lambda a, u: jacobian_blocks(a, u).sum())(attention, u)
         for leaf in (blocks, jax.grad(lambda u: residuals(attention, u).sum())(u), *jax.tree.leaves(gradient)):
             assert jnp.isfinite(leaf).all()
         assert jnp.isfinite(residuals(attention, u)).all()

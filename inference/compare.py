@@ -1,0 +1,228 @@
+"""MAP beside posterior on held-out sequences: scores, their differences, margins and support tokens."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import arviz as az
+import numpy as np
+from probattn.inference.baselines import fit_ngram, token_counts
+from probattn.inference.fit import Fit, mixture_log_prob, over_draws
+
+from probattn.errors import InputError
+
+MARGIN_SEQUENCES = 200  # held-out sequences whose margins enter the histogram
+MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins and support tokens are computed under
+EXAMPLES = 6
+RHAT_LIMIT = 1.05
+
+
+@dataclass(frozen=True)
+class Score:
+    """Held-out log probability of one predictor, in nats per token, with its standard error across sequences."""
+
+    name: str
+    kind: str
+    log_prob_per_token: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference of two predictors' held-out log probability per token, first minus second."""
+
+    first: str
+    second: str
+    log_prob_per_token: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """Convergence of a posterior's held-out log probability, and what its sampler reports."""
+
+    name: str
+    chains: int
+    draws: int
+    rhat: float
+    ess_bulk: float
+    ess_tail: float
+    divergences: int
+    steps_per_draw: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """Support tokens of one sequence: margin of each position and probability of being the support token.
+
+    Position 0 is the start, position t the t-th symbol. For a MAP the probability is 0 or 1.
+    """
+
+    labels: tuple[str, ...]
+    margins: dict[str, np.ndarray]
+    probability: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What `compare` found; `save_html`, `save_json` and `figures` show it."""
+
+    scores: tuple[Score, ...]
+    differences: tuple[Difference, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    margins: dict[str, np.ndarray]
+    traces: dict[str, np.ndarray]
+    examples: tuple[Example, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number of the comparison as JSON values; NaN as null."""
+        from probattn.inference.report import comparison_json
+
+        return comparison_json(self)
+
+    def save_json(self, path: Any) -> None:
+        from probattn.inference.report import save_json
+
+        save_json(self, path)
+
+    def save_html(self, path: Any) -> None:
+        """Write a self-contained page: figures inline, no script, opens from disk."""
+        from probattn.inference.report import save_html
+
+        save_html(self, path)
+
+    def figures(self) -> dict[str, Any]:
+        """Matplotlib figures by name."""
+        from probattn.inference.figures import figures
+
+        return figures(self)
+
+
+def compare(
+    fits: Mapping[str, Fit],
+    heldout_tokens: Any,
+    *,
+    symbols: Sequence[str] | None = None,
+    reference_tokens: Any = None,
+    about: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Score fits and n-gram baselines on held-out sequences.
+
+    Every predictor gives one log probability per sequence; a posterior gives that of the mixture over its draws
+    (theory, section 8). Per-token figures divide by all tokens that count, end tokens included; standard errors are
+    those of that ratio across sequences, and of the paired difference for differences.
+
+    Args:
+        fits: by name; all of them fitted to the same tokens.
+        heldout_tokens: shape (num_sequences, length).
+        symbols: text of each token, for the examples; its id by default.
+        reference_tokens: a larger training set for one more bigram baseline, to show what more data is worth.
+        about: anything to keep with the result, such as how it was made.
+
+    Raises:
+        InputError: no fits, fits to different training tokens or densities, or tokens that a model refuses.
+    """
+    if not fits:
+        raise InputError("compare: expected at least one fit, got none")
+    first = next(iter(fits.values()))
+    for name, fit in fits.items():
+        if not np.array_equal(fit.tokens, first.tokens):
+            raise InputError(f"compare: {name} was fitted to other training sequences than {next(iter(fits))}")
+        if fit.model != first.model:
+            raise InputError(
+                f"compare: {name} has another density than {next(iter(fits))} ({fit.model} against {first.model}); "
+                "a MAP and a posterior are comparable only under the same one"
+            )
+    vocab_size = first.model.vocab_size
+    symbols = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
+    if len(symbols) != vocab_size:
+        raise InputError(f"symbols: expected {vocab_size}, one for each token of the model, got {len(symbols)}")
+    per_draw = {name: fit.draw_log_prob(heldout_tokens) for name, fit in fits.items()}
+    heldout = np.asarray(heldout_tokens)
+    counts = token_counts(heldout)
+    if heldout.ndim != 2 or len(heldout) < 2:
+        raise InputError(f"held-out tokens: expected at least two sequences, got shape {heldout.shape}")
+
+    log_probs = {name: mixture_log_prob(values) for name, values in per_draw.items()}
+    kinds = {name: fit.method for name, fit in fits.items()}
+    baselines: dict[str, tuple[Any, str]] = {"unigram": (first.tokens, "unigram"), "bigram": (first.tokens, "bigram")}
+    if reference_tokens is not None:
+        baselines[f"bigram, {len(reference_tokens):,} sequences"] = (reference_tokens, "bigram")
+    for name, (tokens, order) in baselines.items():
+        log_probs[name] = fit_ngram(tokens, vocab_size, order).log_prob(heldout)  # type: ignore[arg-type]
+        kinds[name] = "baseline"
+
+    ordered = sorted(fits, key=lambda name: fits[name].method != "posterior")
+    return Comparison(
+        scores=tuple(Score(name, kinds[name], *per_token(values, counts)) for name, values in log_probs.items()),
+        differences=tuple(
+            Difference(a, b, *per_token(log_probs[a] - log_probs[b], counts)) for a, b in combinations(ordered, 2)
+        ),
+        diagnostics=tuple(
+            _diagnose(name, fit, per_draw[name]) for name, fit in fits.items() if fit.method == "posterior"
+        ),
+        margins={name: _margins(fit, heldout[:MARGIN_SEQUENCES]) for name, fit in fits.items()},
+        traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.method == "posterior"},
+        examples=tuple(_example(fits, tokens, symbols) for tokens in _example_tokens(heldout)),
+        about={
+            "training sequences": len(first.tokens),
+            "held-out sequences": len(heldout),
+            "held-out tokens": int(counts.sum()),
+            "model": repr(first.model),
+            "seconds": {name: fit.seconds for name, fit in fits.items()},
+            **(about or {}),
+        },
+    )
+
+
+def per_token(log_prob: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """`sum log_prob / sum counts` and its standard error as a ratio of two means across sequences."""
+    ratio = log_prob.sum() / counts.sum()
+    spread = np.std(log_prob - ratio * counts, ddof=1) / (counts.mean() * math.sqrt(len(counts)))
+    return float(ratio), float(spread)
+
+
+def support_probability(margins: np.ndarray) -> np.ndarray:
+    """Share of draws in which each position has the smallest margin; margins (draws, positions), NaN not counted."""
+    return np.bincount(np.nanargmin(margins, axis=1), minlength=margins.shape[1]) / len(margins)
+
+
+def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:
+    chains, draws = fit.shape
+    total = per_draw.sum(-1)
+    enough = draws >= 4  # R-hat and effective sample size split each chain in two
+    return Diagnostic(
+        name,
+        chains,
+        draws,
+        rhat=float(az.rhat(total)) if enough else math.nan,
+        ess_bulk=float(az.ess(total, method="bulk")) if enough else math.nan,
+        ess_tail=float(az.ess(total, method="tail")) if enough else math.nan,
+        divergences=int(fit.stats["diverging"].sum()),
+        steps_per_draw=float(fit.stats["n_steps"].mean()),
+    )
+
+
+def _margins(fit: Fit, tokens: np.ndarray) -> np.ndarray:
+    """Margins (draws, sequences, positions) of evenly spaced draws."""
+    return over_draws(fit.model.margins, fit.flat_draws(MARGIN_DRAWS), tokens)
+
+
+def _example_tokens(heldout: np.ndarray) -> np.ndarray:
+    """The first held-out sequences that are long enough to have a choice of support tokens."""
+    symbols = (heldout != 0).sum(1)
+    return heldout[symbols >= min(4, symbols.max())][:EXAMPLES]
+
+
+def _example(fits: Mapping[str, Fit], tokens: np.ndarray, symbols: Sequence[str]) -> Example:
+    margins = {name: _margins(fit, tokens[None])[:, 0] for name, fit in fits.items()}
+    positions = int(np.isfinite(next(iter(margins.values()))[0]).sum())
+    labels = ("start", *(symbols[token] for token in tokens[: positions - 1]))
+    return Example(
+        labels,
+        {name: values[:, :positions].mean(0) for name, values in margins.items()},
+        {name: support_probability(values[:, :positions]) for name, values in margins.items()},
+    )

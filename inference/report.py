@@ -1,0 +1,155 @@
+"""A comparison as a self-contained page and as JSON."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from probattn.inference.compare import RHAT_LIMIT, Comparison, Difference
+from probattn.inference.figures import ALWAYS_ONE, figures
+from probattn.inference.storage import versions
+
+CAPTIONS = {
+    "scores": "Held-out loss of each predictor, with two standard errors. Look at whether the fits beat the bigram that "
+    "saw the same sequences. The bars of two predictors may overlap and still differ for sure: the paired difference "
+    "in the table is the test.",
+    "margins": "Stability margins of held-out positions with at least two tokens before them. Near 0 attention is "
+    "ill-conditioned there. Look at how far the posterior spreads where the MAP gives one value.",
+    "support_tokens": "The support token is the position with the smallest margin. The MAP names one (triangle); the "
+    "posterior gives each position a probability (bars). Look at where they disagree, and where no position is sure.",
+    "traces": "Held-out log probability of single draws, chain by chain. Chains that have converged overlap and show no "
+    "trend. The posterior as a whole, a mixture of the draws, is better than most of its draws.",
+}
+
+
+def save_html(comparison: Comparison, path: Any) -> None:
+    """Write the page to `path`, whole or not at all."""
+    loader = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = loader.from_string(files("probattn.inference").joinpath("templates/report.html").read_text("utf-8"))
+    page = template.render(
+        comparison=comparison,
+        verdicts=verdicts(comparison),
+        figures=[
+            (name, _data_uri(figure), CAPTIONS[name], _alt(comparison, name))
+            for name, figure in figures(comparison).items()
+        ],
+        scores=sorted(comparison.scores, key=lambda score: -score.log_prob_per_token),
+        versions=versions(),
+        rhat_limit=RHAT_LIMIT,
+    )
+    _write(Path(path), page)
+
+
+def save_json(comparison: Comparison, path: Any) -> None:
+    """Write every number of the comparison to `path` as JSON."""
+    _write(Path(path), json.dumps(comparison_json(comparison), indent=1, allow_nan=False))
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values: NaN is null; margins are summarised by quantiles."""
+    quantiles = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+
+    def summary(margins: np.ndarray) -> dict[str, float]:
+        values = margins[..., ALWAYS_ONE:]
+        values = values[np.isfinite(values)]
+        return (
+            {f"{q:g}": float(v) for q, v in zip(quantiles, np.quantile(values, quantiles), strict=True)}
+            if len(values)
+            else {}
+        )
+
+    return _plain(
+        {
+            "about": comparison.about,
+            "versions": versions(),
+            "scores": [dataclasses.asdict(score) for score in comparison.scores],
+            "differences": [dataclasses.asdict(difference) for difference in comparison.differences],
+            "diagnostics": [dataclasses.asdict(diagnostic) for diagnostic in comparison.diagnostics],
+            "margin_quantiles": {name: summary(margins) for name, margins in comparison.margins.items()},
+            "traces": comparison.traces,
+            "examples": [dataclasses.asdict(example) for example in comparison.examples],
+        }
+    )
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """What the numbers say, in sentences; a difference within two standard errors is called noise."""
+    sentences = [_difference_verdict(difference) for difference in comparison.differences]
+    for diagnostic in comparison.diagnostics:
+        how = f"R-hat {diagnostic.rhat:.3f}, effective sample size {diagnostic.ess_bulk:.0f}"
+        if not diagnostic.rhat <= RHAT_LIMIT:
+            sentences.append(
+                f"{diagnostic.name}: its held-out log probability has not converged ({how}; the limit is {RHAT_LIMIT}). "
+                "Give it more warmup and draws before trusting small differences."
+            )
+        else:
+            sentences.append(f"{diagnostic.name}: its chains agree on the held-out log probability ({how}).")
+        if diagnostic.divergences:
+            total = diagnostic.chains * diagnostic.draws
+            sentences.append(
+                f"{diagnostic.name}: {diagnostic.divergences} of {total} draws diverged, as steps across the boundary do."
+            )
+    best = max((s for s in comparison.scores if s.kind == "baseline"), key=lambda s: s.log_prob_per_token)
+    for score in comparison.scores:
+        if score.kind != "baseline":
+            gain = score.log_prob_per_token - best.log_prob_per_token
+            word = "better" if gain > 0 else "worse"
+            sentences.append(
+                f"{score.name}: {abs(gain):.3f} nats per token {word} than the best baseline ({best.name})."
+            )
+    return sentences
+
+
+def _difference_verdict(difference: Difference) -> str:
+    size, error = difference.log_prob_per_token, difference.standard_error
+    between = f"{abs(size):.4f} ± {error:.4f} nats per token (paired)"
+    if abs(size) <= 2 * error:
+        return (
+            f"{difference.first} and {difference.second} predict equally well within noise: they differ by {between}."
+        )
+    better, worse = (difference.first, difference.second) if size > 0 else (difference.second, difference.first)
+    return f"{better} predicts held-out sequences better than {worse}, by {between}."
+
+
+def _alt(comparison: Comparison, name: str) -> str:
+    if name == "scores":
+        listed = "; ".join(f"{score.name} {-score.log_prob_per_token:.3f}" for score in comparison.scores)
+        return f"Held-out loss in nats per token: {listed}."
+    if name == "margins":
+        medians = "; ".join(f"{fit} {np.nanmedian(m[..., ALWAYS_ONE:]):.2f}" for fit, m in comparison.margins.items())
+        return f"Histogram of stability margins; medians: {medians}."
+    if name == "support_tokens":
+        return f"Support-token probabilities of {len(comparison.examples)} sequences; the table below has the same numbers."
+    return "Held-out log probability of each draw, one line a chain."
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

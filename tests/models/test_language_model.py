@@ -1,0 +1,192 @@
+"""LanguageModel: its law, its joint density against the formula by hand, and its use by plain NumPyro."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from numpyro.infer.autoguide import AutoDelta
+from numpyro.infer.util import log_density
+
+from probattn import InputError, jacobian_blocks, residuals
+from probattn.models import LanguageModel
+
+TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
+
+
+def random_params(model, seed=0, size=1.0):
+    draw = np.random.default_rng(seed).standard_normal
+    return {name: jnp.asarray(size * draw(prior.shape())) for name, prior in model.priors().items()}
+
+
+def every_sequence(vocab_size, length):
+    """All padded sequences: each ends with an end token and padding, or has none."""
+    grid = np.stack(np.meshgrid(*[np.arange(vocab_size)] * length, indexing="ij"), -1).reshape(-1, length)
+    after_end = np.cumsum(grid == 0, axis=1) - (grid == 0) > 0
+    return grid[~(after_end & (grid != 0)).any(1)]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_law_over_all_padded_sequences_sums_to_one(float64, heads):
+    model = LanguageModel(3, 4, 2, heads)
+    sequences = every_sequence(3, 4)
+    total = np.exp(model.log_likelihood(random_params(model), sequences)).sum()
+    np.testing.assert_allclose(total, 1, rtol=0, atol=1e-12)
+
+
+def test_log_likelihood_follows_the_formula_token_by_token(float64):
+    model = LanguageModel(4, 4, 3, 2, rank=2)
+    params = random_params(model)
+    E, P, O, b = (params[name] for name in ("embedding", "position", "readout", "bias"))
+    for tokens in TOKENS:
+        expected, before = 0.0, [0]
+        for x in tokens:
+            u = jnp.stack([E[symbol] + P[t] for t, symbol in enumerate(before)])
+            hidden = u[-1]
+            for q, k, v in zip(params["query"], params["key"], params["value"], strict=True):
+                logits = jnp.stack([u_s @ k.T @ q @ u[-1] for u_s in u]) / np.sqrt(2)
+                hidden = hidden + v @ (jax.nn.softmax(logits) @ u)
+            expected += jax.nn.log_softmax(O @ hidden + b)[x]
+            before.append(x)
+            if x == 0:
+                break
+        np.testing.assert_allclose(model.log_likelihood(params, tokens), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("contraction", [None, 0.9])
+def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(float64, contraction):
+    model = LanguageModel(4, 4, 3, barrier_weight=0.3, scale=0.7, contraction=contraction)
+    params = random_params(model, size=0.4)
+    path = 0.0
+    for tokens in TOKENS:
+        end = np.flatnonzero(tokens == 0)
+        positions = end[0] + 1 if len(end) else len(tokens)
+        u = model.path(params, tokens)[:positions]
+        e = residuals(model.path_attention(params), u)
+        log_dets = [np.log(np.linalg.det(block)) for block in jacobian_blocks(model.path_attention(params), u)]
+        path += -0.5 * (e**2).sum() / 0.7**2 - e.size * np.log(0.7 * np.sqrt(2 * np.pi)) + sum(log_dets)
+    prior = 0.0
+    stated = {"embedding": 1, "position": 0.5, "query": 3**-0.25, "key": 3**-0.25, "value": 3**-0.5, "readout": 2 * 3**-0.5, "bias": 1}
+    for name, scale in stated.items():
+        prior += (-0.5 * (params[name] / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))).sum()
+    joint = log_density(model, (TOKENS,), {}, params)[0]
+    np.testing.assert_allclose(joint, model.log_likelihood(params, TOKENS).sum() + 0.3 * path + prior, rtol=1e-12)
+
+
+def test_what_follows_the_end_token_does_not_count():
+    model = LanguageModel(4, 4, 2)
+    longer = LanguageModel(4, 6, 2)
+    params = random_params(longer)
+    shorter = params | {"position": params["position"][:4]}
+    tokens = TOKENS[[0, 2, 3]]
+    padded = np.pad(tokens, ((0, 0), (0, 2)))
+    for method in ("log_likelihood", "path_log_density"):
+        ours, theirs = getattr(model, method)(shorter, tokens), getattr(longer, method)(params, padded)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert np.isnan(model.margins(shorter, tokens[0])).tolist() == [False, False, False, True]
+
+
+def test_logits_of_a_position_see_only_the_tokens_before_it():
+    model = LanguageModel(5, 6, 3)
+    params = random_params(model, size=0.3)
+    tokens = np.array([1, 2, 3, 4, 1, 2])
+    base = model.next_token_logits(params, tokens)
+    for position in range(6):
+        changed = tokens.copy()
+        changed[position] = 1 + tokens[position] % 4
+        differs = np.abs(model.next_token_logits(params, changed) - base).max(-1) > 1e-6
+        assert differs.tolist() == [t > position for t in range(6)]
+
+
+def test_joint_is_minus_infinity_outside_the_local_domain_and_the_cap_has_no_outside():
+    params = random_params(LanguageModel(4, 4, 3))
+    params["query"] = params["key"] = 3 * jnp.eye(3)[None]
+    assert log_density(LanguageModel(4, 4, 3), (TOKENS,), {}, params)[0] == -jnp.inf
+    assert np.isfinite(log_density(LanguageModel(4, 4, 3, contraction=0.9), (TOKENS,), {}, params)[0])
+    assert np.isfinite(log_density(LanguageModel(4, 4, 3, barrier_weight=0.0), (TOKENS,), {}, params)[0])
+
+
+def test_generated_tokens_follow_the_law():
+    model = LanguageModel(3, 3, 2)
+    params = random_params(model)
+    sequences = every_sequence(3, 3)
+    probability = np.exp(np.asarray(model.log_likelihood(params, sequences), float))
+    number = 20_000
+    drawn = np.asarray(model.generate(params, number, key=jax.random.key(0)))
+    counts = np.array([(drawn == sequence).all(1).sum() for sequence in sequences])
+    assert counts.sum() == number
+    # Chi-square with 14 degrees of freedom exceeds 36.1 with probability 0.001.
+    assert len(sequences) == 15
+    statistic = ((counts - number * probability) ** 2 / (number * probability)).sum()
+    assert statistic < 36.1
+    swapped = probability[np.r_[1, 0, 2:15]]
+    assert ((counts - number * swapped) ** 2 / (number * swapped)).sum() > 36.1
+
+
+def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
+    model = LanguageModel(5, 6, 4)
+    tokens = Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=30)["tokens"][0]
+    assert tokens.shape == (30, 6)
+    mcmc = MCMC(NUTS(model, max_tree_depth=4), num_warmup=20, num_samples=10, num_chains=1, progress_bar=False)
+    mcmc.run(jax.random.key(1), tokens)
+    draws = mcmc.get_samples()
+    assert set(draws) == set(model.priors())
+    replicated = Predictive(model, draws)(jax.random.key(2), num_sequences=7)["tokens"]
+    assert replicated.shape == (10, 7, 6)
+    svi = SVI(model, AutoDelta(model), numpyro.optim.Adam(0.05), Trace_ELBO())
+    result = svi.run(jax.random.key(3), 50, tokens, progress_bar=False)
+    assert result.losses[-1] < result.losses[0]
+
+
+@pytest.mark.parametrize("dim", [2, 8, 32])
+def test_numpyro_default_start_points_lie_in_the_local_domain(dim):
+    model = LanguageModel(40, 10, dim)
+    tokens = np.random.default_rng(0).integers(1, 40, (300, 10))
+    kernel = NUTS(model)
+    state = kernel.init(jax.random.key(0), 1, None, (tokens,), {})
+    assert np.isfinite(state.potential_energy)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.ones(4, int), r"expected shape \(num_sequences, 4\), got \(4,\)"),
+        (np.ones((2, 5), int), "to length 4, got length 5"),
+        (np.ones((2, 4)), "expected whole numbers, got dtype float"),
+        (np.full((2, 4), np.nan), "expected whole numbers"),
+        (np.full((2, 4), 4), "expected ids 0 to 3, got 4"),
+        (np.full((2, 4), -1), "expected ids 0 to 3, got -1"),
+        ([[1, 0, 2, 0]], "after the end token 0 only 0 may follow"),
+        ([[1, 2], [1]], "rows of different lengths"),
+        (np.ones((0, 4), int), "at least one sequence"),
+    ],
+)
+def test_bad_tokens_are_refused(tokens, message):
+    model = LanguageModel(4, 4, 2)
+    with numpyro.handlers.seed(rng_seed=0), pytest.raises(InputError, match=message):
+        model(tokens)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vocab_size": 1}, "vocab_size: expected a whole number of at least 2, got 1"),
+        ({"length": 0}, "length: expected a whole number"),
+        ({"dim": -2}, "dim: expected a whole number of at least 1, got -2"),
+        ({"heads": True}, "heads: expected a whole number"),
+        ({"rank": 0}, "rank: expected a whole number"),
+        ({"barrier_weight": -1.0}, "barrier_weight: expected a finite number >= 0, got -1.0"),
+        ({"barrier_weight": float("nan")}, "barrier_weight: expected a finite number"),
+        ({"scale": 0.0}, "scale: expected a finite number > 0"),
+        ({"contraction": 1.5}, r"contraction: expected a number inside \(0, 1\) or None, got 1.5"),
+    ],
+)
+def test_bad_fields_are_refused_at_construction(fields, message):
+    with pytest.raises(InputError, match=message):
+        LanguageModel(**({"vocab_size": 4, "length": 4, "dim": 2} | fields))
+
+
+def test_without_tokens_a_number_of_sequences_is_needed():
+    with numpyro.handlers.seed(rng_seed=0), pytest.raises(InputError, match="num_sequences: expected at least 1"):
+        LanguageModel(4, 4, 2)()
