@@ -8,10 +8,10 @@ from typing import Any
 
 import arviz as az
 import numpy as np
-from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.fit import Fit, mixture_log_prob, over_draws
 
 from probattn.errors import InputError
+from probattn.inference.baselines import fit_ngram, token_counts
+from probattn.inference.fit import Fit, mixture_log_prob, over_draws
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins enter the histogram
 MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins and support tokens are computed under
@@ -147,7 +147,7 @@ def compare(
         raise InputError(f"held-out tokens: expected at least two sequences, got shape {heldout.shape}")
 
     log_probs = {name: mixture_log_prob(values) for name, values in per_draw.items()}
-    kinds = {name: fit.method for name, fit in fits.items()}
+    kinds: dict[str, str] = {name: fit.method for name, fit in fits.items()}
     baselines: dict[str, tuple[Any, str]] = {"unigram": (first.tokens, "unigram"), "bigram": (first.tokens, "bigram")}
     if reference_tokens is not None:
         baselines[f"bigram, {len(reference_tokens):,} sequences"] = (reference_tokens, "bigram")
@@ -200,7 +200,7 @@ def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:
         draws,
         rhat=float(az.rhat(total)) if enough else math.nan,
         ess_bulk=float(az.ess(total, method="bulk")) if enough else math.nan,
-        ess_tail=float(az.ess(total, method="tail")) if enough else math.nan,
+        ess_tail=float(az.ess(total, method="tail", prob=0.05)) if enough else math.nan,
         divergences=int(fit.stats["diverging"].sum()),
         steps_per_draw=float(fit.stats["n_steps"].mean()),
     )

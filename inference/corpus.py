@@ -111,18 +111,15 @@ def load_corpus(
     if len(sequences) < 2:
         raise InputError(f"{source}: expected at least two different sequences, one to hold out, got {len(sequences)}")
     num_heldout = min(NUM_HELDOUT, max(1, int(HELDOUT_SHARE * len(sequences))))
-    heldout, rest = (
-        (sequences[-num_heldout:], sequences[:-num_heldout])
-        if stream
-        else (sequences[:num_heldout], sequences[num_heldout:])
-    )
-    if train_size is not None and train_size > len(rest):
-        raise InputError(f"train size: {source} has {len(rest)} training sequences, got {train_size}; ask for fewer")
+    if stream:
+        sequences = sequences[-num_heldout:] + sequences[:-num_heldout]
+    available = len(sequences) - num_heldout
+    if train_size is not None and train_size > available:
+        raise InputError(f"train size: {source} has {available} training sequences, got {train_size}; ask for fewer")
+    last = num_heldout + (available if train_size is None else train_size)
     ids = {symbol: i for i, symbol in enumerate(symbols)}
-    train, heldout = (
-        [[ids[symbol] for symbol in sequence] for sequence in part] for part in (rest[:train_size], heldout)
-    )
-    return Corpus(name, symbols, separator, _pad(train, length), _pad(heldout, length))
+    tokens = _pad([[ids[symbol] for symbol in sequence] for sequence in sequences[:last]], length)
+    return Corpus(name, symbols, separator, tokens[num_heldout:], tokens[:num_heldout])
 
 
 def _cmudict_sequences(longest: int) -> list[tuple[str, ...]]:

@@ -1,16 +1,18 @@
 """The figures of a comparison, in one style; colours are those of Okabe and Ito, told apart by colour-blind readers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from probattn.inference.compare import Comparison, Example
 
 COLOURS = {"map": "#D55E00", "posterior": "#0072B2", "baseline": "#666666"}
 MORE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,7 +58,7 @@ def plot_margins(comparison: Comparison, ax: Axes) -> Axes:
     """Histogram of stability margins over held-out positions that have a past to attend over."""
     values = {name: _attending(margins) for name, margins in comparison.margins.items()}
     every = np.concatenate([*values.values(), [0.0, 1.0]])
-    bins = np.linspace(0, every.max() * 1.001, 41)
+    bins = np.linspace(0, every.max() * 1.001, 41).tolist()
     for (name, margins), colour in zip(values.items(), _colours(comparison, values), strict=True):
         weights = np.full(len(margins), 1 / max(len(margins), 1))
         ax.hist(margins, bins, weights=weights, histtype="stepfilled", alpha=0.2, color=colour)

@@ -12,10 +12,10 @@ from jaxtyping import Array
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.svi import SVIState
-from probattn.inference.fit import Fit
 from rich.progress import Progress
 
 from probattn.errors import FitError, InputError
+from probattn.inference.fit import Fit
 
 CHUNK = 50  # steps between two reports of progress
 HALVINGS = 30  # a step shorter than 2^-30 of its length is no step

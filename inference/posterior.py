@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpyro.infer import MCMC, NUTS
-from probattn.inference.fit import Fit
-from probattn.inference.map import start
 
 from probattn.errors import FitError, InputError
+from probattn.inference.fit import Fit
+from probattn.inference.map import start
 
 # NumPyro's names of what a transition reports, and ArviZ's.
 STATS = {

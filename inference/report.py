@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
+
 from probattn.inference.compare import RHAT_LIMIT, Comparison, Difference
 from probattn.inference.figures import ALWAYS_ONE, figures
 from probattn.inference.storage import versions

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import zarr
-from probattn.inference.corpus import Corpus
-from probattn.inference.fit import Fit
 
 from probattn.errors import InputError
+from probattn.inference.corpus import Corpus
+from probattn.inference.fit import Fit
 
 FORMAT = 1  # of the run directory; raised whenever what it holds changes
 PACKAGES = ("probattn", "jax", "jaxlib", "numpyro", "numpy", "arviz", "zarr")

@@ -10,10 +10,10 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
-from probattn.models.priors import normal
-from probattn.models.tokens import END, check_tokens, counted
 
 from probattn import Attention, InputError, attention_mean, path_log_density, stability_margin
+from probattn.models.priors import normal
+from probattn.models.tokens import END, check_tokens, counted
 
 Params = dict[str, Any]
 
@@ -83,12 +83,12 @@ class LanguageModel:
 
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of each parameter, by name."""
-        d = self.dim
+        d, rank = self.dim, self.rank or self.dim
         return {
             "embedding": normal(1.0, self.vocab_size, d),
             "position": normal(0.5, self.length, d),
-            "query": normal(d**-0.25, self.heads, self.rank, d),
-            "key": normal(d**-0.25, self.heads, self.rank, d),
+            "query": normal(d**-0.25, self.heads, rank, d),
+            "key": normal(d**-0.25, self.heads, rank, d),
             "value": normal(d**-0.5, self.heads, d, d),
             "readout": normal(2 * d**-0.5, self.vocab_size, d),
             "bias": normal(1.0, self.vocab_size),

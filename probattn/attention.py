@@ -6,7 +6,7 @@ loop over the batch; thousands of 4 x 4 matrix products would each be a call of 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -110,7 +110,7 @@ def _flatten(attention: Attention) -> tuple[tuple, tuple]:
     )
 
 
-def _unflatten(static: tuple, arrays: tuple) -> Attention:
+def _unflatten(static: tuple, arrays: Iterable) -> Attention:
     # Transformations rebuild the pytree with placeholders or with batched leaves, which no check should see.
     attention = object.__new__(Attention)
     for name, leaf in zip(ARRAY_FIELDS + STATIC_FIELDS, (*arrays, *static), strict=True):

@@ -256,18 +256,19 @@ def _fit_and_save(
         corpus = load_corpus(source, length=length, train_size=min(TRAIN_SIZE, len(corpus.train)), stream=stream)
     model = LanguageModel(len(corpus.symbols), corpus.length, dim, heads, barrier_weight=barrier_weight)
     key = jax.random.key(seed)
-    settings: dict[str, Any] = {"seed": seed, "source": source, "command": _command()}
-    if method is Method.map:
-        own = {"num_steps": num_steps}
-        fitted = fit_map(model, corpus.train, key=key, **own)
-    else:
-        own = {
+    own = (
+        {"num_steps": num_steps}
+        if method is Method.map
+        else {
             "num_chains": num_chains,
             "num_warmup": num_warmup,
             "num_samples": num_samples,
             "max_tree_depth": max_tree_depth,
         }
-        fitted = sample_posterior(model, corpus.train, key=key, **own)
+    )
+    run: Any = fit_map if method is Method.map else sample_posterior
+    fitted = run(model, corpus.train, key=key, **own)
+    settings = {"seed": seed, "source": source, "command": _command()}
     save_run(out, fitted, corpus, settings | own)
     return fitted
 

@@ -13,10 +13,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 with install_import_hook(["probattn"], "beartype.beartype"):
-    import probattn.inference
-    import probattn.models
-
-    import probattn  # noqa: F401
+    pass
 
 
 @pytest.fixture

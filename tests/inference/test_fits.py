@@ -70,13 +70,17 @@ def test_map_steps_never_leave_the_domain():
     assert np.isfinite(fit.stats["loss"]).all()
 
 
-@pytest.mark.parametrize("method", ["map", "posterior"])
-def test_a_fit_without_a_start_point_raises(method):
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model: fit_map(model, DATA, key=KEY, num_steps=5, progress=False),
+        lambda model: sample_posterior(model, DATA, key=KEY, num_chains=1, num_warmup=5, num_samples=5, progress=False),
+    ],
+    ids=["map", "posterior"],
+)
+def test_a_fit_without_a_start_point_raises(run):
     with pytest.raises(FitError, match="no start point of finite density"):
-        if method == "map":
-            fit_map(Impossible(), DATA, key=KEY, num_steps=5, progress=False)
-        else:
-            sample_posterior(Impossible(), DATA, key=KEY, num_chains=1, num_warmup=5, num_samples=5, progress=False)
+        run(Impossible())
 
 
 @pytest.mark.parametrize("name", ["num_chains", "num_warmup", "num_samples"])
@@ -148,6 +152,8 @@ def test_no_fit_returns_a_finite_number_for_tokens_it_cannot_score(fits):
 def test_vectorised_chains_when_there_are_more_than_devices():
     model = LanguageModel(3, 3, 1)
     tokens = np.array([[1, 2, 0], [2, 1, 1]])
-    fit = sample_posterior(model, tokens, key=KEY, num_chains=3, num_warmup=30, num_samples=8, max_tree_depth=3, progress=False)
+    fit = sample_posterior(
+        model, tokens, key=KEY, num_chains=3, num_warmup=30, num_samples=8, max_tree_depth=3, progress=False
+    )
     assert fit.shape == (3, 8)
     assert len({float(chain[-1]) for chain in fit.stats["potential_energy"]}) == 3

@@ -38,7 +38,7 @@ def test_the_law_over_all_padded_sequences_sums_to_one(float64, heads):
 def test_log_likelihood_follows_the_formula_token_by_token(float64):
     model = LanguageModel(4, 4, 3, 2, rank=2)
     params = random_params(model)
-    E, P, O, b = (params[name] for name in ("embedding", "position", "readout", "bias"))
+    E, P, out, b = (params[name] for name in ("embedding", "position", "readout", "bias"))
     for tokens in TOKENS:
         expected, before = 0.0, [0]
         for x in tokens:
@@ -47,7 +47,7 @@ def test_log_likelihood_follows_the_formula_token_by_token(float64):
             for q, k, v in zip(params["query"], params["key"], params["value"], strict=True):
                 logits = jnp.stack([u_s @ k.T @ q @ u[-1] for u_s in u]) / np.sqrt(2)
                 hidden = hidden + v @ (jax.nn.softmax(logits) @ u)
-            expected += jax.nn.log_softmax(O @ hidden + b)[x]
+            expected += jax.nn.log_softmax(out @ hidden + b)[x]
             before.append(x)
             if x == 0:
                 break
@@ -67,7 +67,15 @@ def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(float64, cont
         log_dets = [np.log(np.linalg.det(block)) for block in jacobian_blocks(model.path_attention(params), u)]
         path += -0.5 * (e**2).sum() / 0.7**2 - e.size * np.log(0.7 * np.sqrt(2 * np.pi)) + sum(log_dets)
     prior = 0.0
-    stated = {"embedding": 1, "position": 0.5, "query": 3**-0.25, "key": 3**-0.25, "value": 3**-0.5, "readout": 2 * 3**-0.5, "bias": 1}
+    stated = {
+        "embedding": 1,
+        "position": 0.5,
+        "query": 3**-0.25,
+        "key": 3**-0.25,
+        "value": 3**-0.5,
+        "readout": 2 * 3**-0.5,
+        "bias": 1,
+    }
     for name, scale in stated.items():
         prior += (-0.5 * (params[name] / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))).sum()
     joint = log_density(model, (TOKENS,), {}, params)[0]

@@ -1,0 +1,51 @@
+# Everything runs in .venv, which each target makes if it is missing.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint types clean
+
+PYTHON = $(shell sh tools/find-python)
+BIN = .venv/bin
+# float32 is JAX's default; the second pass runs the same suite in float64, where the tightest bars are.
+PYTEST = $(BIN)/python -m pytest -n 2
+
+help:
+	@echo "make demo       fit 300 words by MAP and by posterior sampling and compare them (about 3 minutes)"
+	@echo "make test       the test suite, in float32 and in float64"
+	@echo "make test-slow  the tests that take minutes each"
+	@echo "make lint       ruff and the type checker"
+
+demo: .venv/installed
+	$(BIN)/probattn demo
+
+test: .venv/installed-dev
+	JAX_ENABLE_X64=0 $(PYTEST) -m "not slow"
+	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow"
+
+test-slow: .venv/installed-dev
+	JAX_ENABLE_X64=1 $(PYTEST) -m slow
+
+lint: .venv/installed-dev types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The type checker sees the packages where they are installed: models inside probattn.
+types: .venv/installed-dev
+	rm -rf build/types && mkdir -p build/types
+	cp -r probattn build/types/probattn
+	cp -r models inference build/types/probattn/
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p probattn
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.12 or newer was found: install one (python.org, your package manager, or pyenv install 3.13) and run make again." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@ .venv/installed
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,108 @@
+"""Run directories: what is written is what is read; damage is told, nothing is half-written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from probattn import InputError
+from probattn.inference import load_run, save_run, storage
+from probattn.models import LanguageModel
+
+MODELS = {"LanguageModel": LanguageModel}
+
+
+@pytest.fixture
+def run(tmp_path, fits, corpus):
+    path = tmp_path / "run"
+    save_run(path, fits["posterior"], corpus, {"seed": 7})
+    return path
+
+
+def test_round_trip(run, fits, corpus):
+    fit, again, config = load_run(run, MODELS)
+    assert fit.model == fits["posterior"].model
+    assert fit.method == "posterior"
+    assert config["settings"] == {"seed": 7}
+    assert again.digest() == corpus.digest() == config["corpus"]["sha256"]
+    for name, value in fits["posterior"].draws.items():
+        np.testing.assert_array_equal(fit.draws[name], value)
+        assert fit.draws[name].dtype == value.dtype
+    assert set(fit.stats) == set(fits["posterior"].stats)
+    np.testing.assert_array_equal(
+        fit.predictive_log_prob(corpus.heldout), fits["posterior"].predictive_log_prob(corpus.heldout)
+    )
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+def test_nothing_in_it_executes_when_loaded(run):
+    kinds = {path.suffix for path in run.rglob("*") if path.is_file()}
+    assert kinds <= {".json", ""}  # zarr's chunks have no suffix
+    assert b"pickle" not in b"".join(path.read_bytes() for path in run.rglob("*.json"))
+
+
+def test_an_existing_path_is_left_alone(run, fits, corpus):
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(InputError, match="exists already; choose another --out or remove it"):
+        save_run(run, fits["map"], corpus, {})
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, fits, corpus, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "rename", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_run(tmp_path / "run", fits["map"], corpus, {})
+    assert not list(tmp_path.iterdir())
+
+
+def truncate_config(run):
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text[: len(text) // 2])
+
+
+def drop_chunks(run):
+    shutil.rmtree(run / "arrays.zarr" / "draws" / "embedding" / "c")
+
+
+def drop_arrays(run):
+    shutil.rmtree(run / "arrays.zarr")
+
+
+def flip_a_byte(run):
+    chunk = next(path for path in (run / "arrays.zarr" / "train" / "c").rglob("*") if path.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[-1] ^= 1
+    chunk.write_bytes(bytes(data))
+
+
+def other_format(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"format": 99}))
+
+
+def other_model(run):
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["name"] = "Oracle"
+    (run / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (truncate_config, "damaged or truncated"),
+        (drop_chunks, "array draws/embedding is not what was written"),
+        (drop_arrays, "damaged or truncated"),
+        (flip_a_byte, "damaged or truncated"),
+        (other_format, "written in format 99 by probattn .*, this probattn reads format 1; fit again"),
+        (other_model, "holds a Oracle, which this probattn does not know"),
+        (shutil.rmtree, "no run directory"),
+    ],
+)
+def test_damage_is_told(run, harm, message):
+    harm(run)
+    with pytest.raises(InputError, match=message):
+        load_run(run, MODELS)

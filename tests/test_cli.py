@@ -1,0 +1,126 @@
+"""The command line, from a fit to a page, and every bad input: one line, exit code 2, nothing half-made."""
+
+import json
+
+import pytest
+
+from probattn import cli
+
+WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
+SMALL = ["--dim", "2", "--num-steps", "20", "--num-warmup", "10", "--num-samples", "8", "--num-chains", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a corpus and a MAP and a posterior run on it."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "words.txt").write_text(WORDS)
+    for method in ("map", "posterior"):
+        assert call("fit", folder / "words.txt", "--method", method, "--out", folder / method, *SMALL) == 0
+    return folder
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+def test_fit_keeps_config_versions_hash_and_seed(folder):
+    config = json.loads((folder / "posterior" / "config.json").read_text())
+    assert config["settings"]["seed"] == 0
+    assert config["settings"]["num_samples"] == 8
+    assert len(config["corpus"]["sha256"]) == 64
+    assert {"jax", "numpyro", "probattn"} <= set(config["versions"])
+    assert config["model"]["length"] == 4
+
+
+def test_compare_writes_page_and_json(folder, tmp_path, capsys):
+    assert call("compare", folder / "map", folder / "posterior", "--out", tmp_path / "report.html") == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "report.json").read_text())
+    for entry in found["scores"]:
+        assert f"{-entry['log_prob_per_token']:.4f}" in printed
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert {"map", "posterior", "unigram", "bigram"} == {entry["name"] for entry in found["scores"]}
+
+
+def test_generate_prints_sequences_of_known_symbols(folder, capsys):
+    for run in ("map", "posterior"):
+        assert call("generate", folder / run, "-n", "6", "--seed", "3") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 6
+        assert set("".join(lines)) <= set("wxyz")
+    assert call("generate", folder / "posterior", "-n", "6", "--seed", "3") == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_margins_prints_a_row_a_position(folder, capsys):
+    assert call("margins", folder / "posterior", "xyz") == 0
+    posterior = capsys.readouterr().out
+    assert all(symbol in posterior for symbol in ("start", "x", "y", "z", "with probability"))
+    assert call("margins", folder / "map", "xyz") == 0
+    assert capsys.readouterr().out.count("yes") == 1
+
+
+def test_env_tells_versions_devices_and_precision(capsys):
+    assert call("env") == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("jax", "numpyro", "devices:", "precision: float"))
+
+
+@pytest.mark.parametrize("command", ["demo", "fit", "compare", "generate", "margins", "env"])
+def test_help_gives_an_example(command, capsys):
+    assert call(command, "--help") == 0
+    assert f"Example: probattn {command}" in capsys.readouterr().out.replace("`", "")
+
+
+BAD = {
+    "no such file": (["fit", "{}/none.txt", "--method", "map", "--out", "{}/new"], "no such file"),
+    "empty file": (["fit", "{}/empty.txt", "--method", "map", "--out", "{}/new"], "the file is empty"),
+    "one symbol": (["fit", "{}/one.txt", "--method", "map", "--out", "{}/new"], "at least two different symbols"),
+    "lines too long": (
+        ["fit", "{}/words.txt", "--method", "map", "--length", "3", "--out", "{}/new"],
+        "give --length 4",
+    ),
+    "dim": (
+        ["fit", "{}/words.txt", "--method", "map", "--dim", "0", "--out", "{}/new"],
+        "dim: expected a whole number",
+    ),
+    "weight": (
+        ["fit", "{}/words.txt", "--method", "map", "--barrier-weight", "nan", "--out", "{}/new"],
+        "barrier_weight",
+    ),
+    "chains": (["fit", "{}/words.txt", "--method", "posterior", "--num-chains", "0", "--out", "{}/new"], "num_chains"),
+    "out exists": (["fit", "{}/words.txt", "--method", "map", "--out", "{}/map"], "exists already"),
+    "out below a file": (
+        ["fit", "{}/words.txt", "--method", "map", *SMALL, "--out", "{}/words.txt/new"],
+        "cannot be made",
+    ),
+    "unknown symbol": (["margins", "{}/map", "xqz"], "unknown symbol 'q'"),
+    "text too long": (["margins", "{}/map", "wxyzw"], "has 5 symbols, the model of length 4 takes 3"),
+    "no run": (["generate", "{}/none"], "no run directory"),
+    "compare a file": (["compare", "{}/words.txt"], "no run directory"),
+    "given twice": (["compare", "{}/map", "{}/map"], "given twice"),
+    "page is a folder": (["compare", "{}/map", "--out", "{}"], "is a folder"),
+    "other data": (["compare", "{}/map", "{}/other"], "holds other data"),
+    "demo over something else": (["demo", "--quick", "--out", "{}"], "exists and is no earlier demo"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(folder, name, capsys):
+    (folder / "empty.txt").write_text("")
+    (folder / "one.txt").write_text("a\naa\naaa\n")
+    if name == "other data" and not (folder / "other").exists():
+        (folder / "fewer.txt").write_text("\n".join(WORDS.split()[:30]))
+        assert call("fit", folder / "fewer.txt", "--method", "map", "--out", folder / "other", *SMALL) == 0
+        capsys.readouterr()
+    arguments, message = BAD[name]
+    before = sorted(path.name for path in folder.iterdir())
+    assert call(*(argument.replace("{}", str(folder)) for argument in arguments)) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("probattn: ")
+    assert printed.err.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == before

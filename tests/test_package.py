@@ -1,0 +1,47 @@
+"""The wheel installs probattn, probattn.models and probattn.inference, and nothing else at the top."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    source = out / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "probattn", "models", "inference"):
+        (source / name).symlink_to(ROOT / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(source)], check=True, capture_output=True
+    )
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_holds_one_top_level_package(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"probattn"}
+    for folder, prefix in (("probattn", ""), ("models", "models/"), ("inference", "inference/")):
+        for path in (ROOT / folder).glob("*.py"):
+            assert f"probattn/{prefix}{path.name}" in names
+    assert "probattn/inference/templates/report.html" in names
+    assert "probattn/py.typed" in names
+    assert not [name for name in names if "test" in name]
+
+
+def test_arrows_point_one_way():
+    for folder, banned in (
+        ("probattn", ("probattn.models", "probattn.inference")),
+        ("models", ("probattn.inference",)),
+        ("inference", ("probattn.models",)),
+    ):
+        for path in (ROOT / folder).glob("*.py"):
+            imports = [line for line in path.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
+            if path.name not in ("cli.py", "__main__.py"):
+                assert not [line for line in imports if any(name in line for name in banned)], path
