@@ -5,7 +5,7 @@
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
 # float32 is JAX's default; the second pass runs the same suite in float64, where the tightest bars are.
-PYTEST = $(BIN)/python -m pytest -n 2
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 
 help:
 	@echo "make demo       fit 300 words by MAP and by posterior sampling and compare them (about 3 minutes)"

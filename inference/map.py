@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
-from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.svi import SVIState
 from rich.progress import Progress
@@ -50,7 +50,7 @@ def fit_map(
         raise InputError(f"num_steps: expected at least 1, got {num_steps}")
     started = time.perf_counter()
     tokens = jnp.asarray(tokens)
-    guide = AutoDelta(model)
+    guide = AutoDelta(model, init_loc_fn=init_to_uniform)  # where NUTS starts too
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     svi = SVI(model, guide, optimiser, Trace_ELBO())
     state = start(lambda: svi.init(key, tokens))

@@ -37,7 +37,8 @@ SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
 
 TRAIN_SIZE = 300
 REFERENCE_SIZE = 50_000
-DEMO_DRAWS = {False: (170, 170, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
+DEMO_DRAWS = {False: (220, 220, 5), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
+DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
 DEMO_STEPS = {False: 1000, True: 200}
 
 
@@ -69,7 +70,7 @@ def demo(
     Example: `probattn demo`
     """
     _wake_devices(2)
-    if out.exists() and not (out / "map" / "config.json").is_file():
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} == DEMO_FILES):
         raise InputError(f"{out}: exists and is no earlier demo; choose another --out or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -285,9 +286,9 @@ def _compare_runs(runs: Sequence[Path], about: dict[str, Any]) -> Any:
 
     loaded = {}
     for run in runs:
-        name = run.name if run.name not in loaded else str(run)
-        if name in loaded:
+        if run.resolve() in {other.resolve() for other in runs if other is not run}:
             raise InputError(f"{run}: given twice; name each run directory once")
+        name = run.name if run.name not in loaded else str(run)
         loaded[name] = _load(run)
     (first, (_, corpus, _)), *others = loaded.items()
     for name, (_, other, _) in others:

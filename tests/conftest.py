@@ -4,6 +4,7 @@
 """
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -11,6 +12,10 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+# Two workers and two runs compile the same functions; the cache lets the second one load them.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 with install_import_hook(["probattn"], "beartype.beartype"):
     pass

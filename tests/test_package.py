@@ -1,5 +1,6 @@
 """The wheel installs probattn, probattn.models and probattn.inference, and nothing else at the top."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,14 +13,13 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    out = tmp_path_factory.mktemp("wheel")
-    source = out / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "probattn", "models", "inference"):
-        (source / name).symlink_to(ROOT / name)
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(source)], check=True, capture_output=True
-    )
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("probattn", "models", "inference"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
 

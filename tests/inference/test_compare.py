@@ -68,8 +68,8 @@ def test_ngrams_by_hand():
 def test_smoothing_follows_the_data():
     rng = np.random.default_rng(0)
     cycle = np.tile([1, 2, 3, 4], (50, 2))
-    noise = rng.integers(1, 5, (50, 8))
-    assert fit_ngram(cycle, 5, "bigram").k < fit_ngram(noise, 5, "bigram").k
+    noise = rng.integers(1, 20, (20, 8))  # each pair of symbols is seen about once in 300 draws: smooth heavily
+    assert fit_ngram(cycle, 5, "bigram").k < 0.1 < 1 < fit_ngram(noise, 20, "bigram").k
 
 
 def test_support_probability_counts_smallest_margins_only_where_there_are_any():
