@@ -92,7 +92,7 @@ def _run(svi: SVI, tokens: Array, state: SVIState, num_steps: int) -> tuple[SVIS
 def _step(svi: SVI, tokens: Array, state: SVIState) -> tuple[SVIState, Array]:
     """One step of the optimiser, halved until the loss is finite; returns the loss after it."""
     before = state.optim_state[1][0]
-    proposed, _ = svi.update(state, tokens)
+    proposed, loss_before = svi.update(state, tokens)
     count, (target, moments) = proposed.optim_state
 
     def at(fraction: Array) -> SVIState:
@@ -109,4 +109,6 @@ def _step(svi: SVI, tokens: Array, state: SVIState) -> tuple[SVIState, Array]:
 
     one = jnp.ones(())
     fraction, loss = jax.lax.while_loop(outside, halve, (one, svi.evaluate(proposed, tokens)))
-    return at(fraction), loss
+    # No step at all is finite where the last one was: it then stays there, on the edge of the domain.
+    inside = jnp.isfinite(loss)
+    return at(jnp.where(inside, fraction, 0)), jnp.where(inside, loss, loss_before)

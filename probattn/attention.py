@@ -185,7 +185,7 @@ def causal_mask(length: int, mask: str) -> jax.Array:
 def shrinkage(attention: Attention, u: jax.Array) -> jax.Array:
     """What the contraction cap multiplies A by at each position, `1 / (1 + g D_t^2 / (4 kappa))`, as [t, b]."""
     if attention.contraction is None:
-        return jnp.ones((1, 1), u.dtype)
+        return jnp.ones((u.shape[0], 1), u.dtype)
     squared = ((u[:, None] - u[None, :]) ** 2).sum(axis=2)
     farthest = jnp.where(causal_mask(u.shape[0], "inclusive")[..., None], squared, 0).max(axis=1)
     past = jnp.concatenate([jnp.zeros_like(farthest[:1]), jax.lax.cummax(farthest, axis=0)[:-1]])

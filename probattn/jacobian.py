@@ -85,15 +85,19 @@ def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
-    alpha = weights(attention, u)
-    ubar = head_means(alpha, u)
-    centred = u - ubar[:, :, None]  # [h, t, s, i, b]; centring first keeps far-off clusters exact
+    length = u.shape[0]
+    # Under the strict mask positions 1 and 2 have no spread to attend over, and nobody attends to the last one.
+    first, last = (min(2, length), length - 1) if attention.mask == "strict" else (0, length)
+    identity = jnp.eye(attention.dim, dtype=u.dtype)[..., None]
+    alpha = weights(attention, u)[:, first:, :last]
+    ubar = head_means(alpha, u[:last])
+    centred = u[:last] - ubar[:, :, None]  # [h, t, s, i, b]; centring first keeps far-off clusters exact
     covariance = contract("htsi,htsj->htij", alpha[:, :, :, None] * centred, centred)
     interaction = attention.interaction[..., None]
-    slope = contract("htij,hjk->htik", covariance, interaction) * shrinkage(attention, u)[:, None, None]
-    identity = jnp.eye(attention.dim, dtype=u.dtype)[..., None]
+    slope = contract("htij,hjk->htik", covariance, interaction) * shrinkage(attention, u)[first:, None, None]
     if attention.mask == "inclusive":
         own = jnp.moveaxis(jnp.diagonal(alpha, axis1=1, axis2=2), -1, 1)[:, :, None, None]
         towards = contract("hij,tj->hti", interaction, u)
         slope = slope + own * (identity + (u - ubar)[:, :, :, None] * towards[:, :, None])
-    return identity - apply_values(attention, slope)
+    without_spread = jnp.broadcast_to(identity, (first, *identity.shape[:2], u.shape[-1]))
+    return jnp.concatenate([without_spread, identity - apply_values(attention, slope)])

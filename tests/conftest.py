@@ -3,6 +3,7 @@
 `make test` runs the suite twice, with JAX_ENABLE_X64 unset and set.
 """
 
+import importlib
 import os
 from pathlib import Path
 
@@ -18,7 +19,8 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 with install_import_hook(["probattn"], "beartype.beartype"):
-    pass
+    for package in ("probattn", "probattn.models", "probattn.inference"):
+        importlib.import_module(package)
 
 
 @pytest.fixture

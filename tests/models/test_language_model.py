@@ -147,7 +147,7 @@ def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
     assert result.losses[-1] < result.losses[0]
 
 
-@pytest.mark.parametrize("dim", [2, 8, 32])
+@pytest.mark.parametrize("dim", [4, 32])
 def test_numpyro_default_start_points_lie_in_the_local_domain(dim):
     model = LanguageModel(40, 10, dim)
     tokens = np.random.default_rng(0).integers(1, 40, (300, 10))
