@@ -37,7 +37,7 @@ SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
 
 TRAIN_SIZE = 300
 REFERENCE_SIZE = 50_000
-DEMO_DRAWS = {False: (130, 130, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
+DEMO_DRAWS = {False: (155, 155, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
 DEMO_STEPS = {False: 800, True: 200}
 
