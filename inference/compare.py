@@ -152,6 +152,8 @@ def compare(
     if reference_tokens is not None:
         baselines[f"bigram, {len(reference_tokens):,} sequences"] = (reference_tokens, "bigram")
     for name, (tokens, order) in baselines.items():
+        if name in fits:
+            raise InputError(f"compare: {name!r} is the name of a baseline; give the fit another name")
         log_probs[name] = fit_ngram(tokens, vocab_size, order).log_prob(heldout)  # type: ignore[arg-type]
         kinds[name] = "baseline"
 

@@ -95,7 +95,7 @@ def verdicts(comparison: Comparison) -> list[str]:
         if diagnostic.divergences:
             total = diagnostic.chains * diagnostic.draws
             sentences.append(
-                f"{diagnostic.name}: {diagnostic.divergences} of {total} draws diverged, as steps across the boundary do."
+                f"{diagnostic.name}: {diagnostic.divergences} of {total} draws diverged; a step across the boundary is one cause."
             )
     best = max((s for s in comparison.scores if s.name in ("unigram", "bigram")), key=lambda s: s.log_prob_per_token)
     for score in comparison.scores:

@@ -1,5 +1,6 @@
 """The command line. It alone knows models, inference and the theory together."""
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -254,7 +255,7 @@ def _fit_and_save(
     refuse_existing(out)
     corpus = load_corpus(source, length=length, train_size=train_size, stream=stream)
     if train_size is None:
-        corpus = load_corpus(source, length=length, train_size=min(TRAIN_SIZE, len(corpus.train)), stream=stream)
+        corpus = dataclasses.replace(corpus, train=corpus.train[:TRAIN_SIZE])
     model = LanguageModel(len(corpus.symbols), corpus.length, dim, heads, barrier_weight=barrier_weight)
     key = jax.random.key(seed)
     own = (

@@ -156,5 +156,7 @@ def test_what_is_not_comparable_is_refused(fits, corpus):
         compare(fits, np.full((3, 5), 7))
     with pytest.raises(InputError, match="symbols: expected 4, one for each token of the model, got 2"):
         compare(fits, corpus.heldout, symbols=("a", "b"))
+    with pytest.raises(InputError, match="'bigram' is the name of a baseline"):
+        compare({"bigram": fits["map"]}, corpus.heldout)
     with pytest.raises(InputError, match="at least two sequences"):
         compare(fits, corpus.heldout[:1])
