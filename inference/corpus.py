@@ -115,7 +115,9 @@ def load_corpus(
         sequences = sequences[-num_heldout:] + sequences[:-num_heldout]
     available = len(sequences) - num_heldout
     if train_size is not None and train_size > available:
-        raise InputError(f"train size: {source} has {available} training sequences, got {train_size}; ask for fewer")
+        raise InputError(
+            f"train size: {source} has {available} training sequences, got {train_size}; the others are held out; ask for fewer"
+        )
     last = num_heldout + (available if train_size is None else train_size)
     ids = {symbol: i for i, symbol in enumerate(symbols)}
     tokens = _pad([[ids[symbol] for symbol in sequence] for sequence in sequences[:last]], length)
@@ -137,6 +139,8 @@ def _pronounce(word: str) -> list[str] | None:
 
 
 def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[tuple[str, ...]], int]:
+    if path.is_dir():
+        raise InputError(f'{path}: is a folder; CORPUS is "cmudict" or the path of a text file')
     if not path.is_file():
         raise InputError(f'{path}: no such file; CORPUS is "cmudict" or the path of a text file')
     try:
