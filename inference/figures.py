@@ -56,7 +56,7 @@ def plot_scores(comparison: Comparison, ax: Axes) -> Axes:
 
 def plot_margins(comparison: Comparison, ax: Axes) -> Axes:
     """Histogram of stability margins over held-out positions that have a past to attend over."""
-    values = {name: _attending(margins) for name, margins in comparison.margins.items()}
+    values = {name: attending(margins) for name, margins in comparison.margins.items()}
     every = np.concatenate([*values.values(), [0.0, 1.0]])
     bins = np.linspace(0, every.max() * 1.001, 41).tolist()
     for (name, margins), colour in zip(values.items(), _colours(comparison, values), strict=True):
@@ -131,7 +131,8 @@ def _figure(plot, comparison: Comparison, width: float, height: float) -> Figure
     return figure
 
 
-def _attending(margins: np.ndarray) -> np.ndarray:
+def attending(margins: np.ndarray) -> np.ndarray:
+    """The margins of positions that have a spread to attend over, in one row."""
     values = margins[..., ALWAYS_ONE:]
     return values[np.isfinite(values)]
 

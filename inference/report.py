@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from probattn.inference.compare import RHAT_LIMIT, Comparison, Difference
-from probattn.inference.figures import ALWAYS_ONE, figures
+from probattn.inference.figures import ALWAYS_ONE, attending, figures
 from probattn.inference.storage import versions
 
 CAPTIONS = {
@@ -58,8 +58,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     quantiles = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
     def summary(margins: np.ndarray) -> dict[str, float]:
-        values = margins[..., ALWAYS_ONE:]
-        values = values[np.isfinite(values)]
+        values = attending(margins)
         return (
             {f"{q:g}": float(v) for q, v in zip(quantiles, np.quantile(values, quantiles), strict=True)}
             if len(values)
