@@ -129,7 +129,7 @@ def compare(
         raise InputError("compare: expected at least one fit, got none")
     first = next(iter(fits.values()))
     for name, fit in fits.items():
-        if not np.array_equal(fit.tokens, first.tokens):
+        if not np.array_equal(fit.data, first.data):
             raise InputError(f"compare: {name} was fitted to other training sequences than {next(iter(fits))}")
         if fit.model != first.model:
             raise InputError(
@@ -148,7 +148,7 @@ def compare(
 
     log_probs = {name: mixture_log_prob(values) for name, values in per_draw.items()}
     kinds: dict[str, str] = {name: fit.method for name, fit in fits.items()}
-    baselines: dict[str, tuple[Any, str]] = {"unigram": (first.tokens, "unigram"), "bigram": (first.tokens, "bigram")}
+    baselines: dict[str, tuple[Any, str]] = {"unigram": (first.data, "unigram"), "bigram": (first.data, "bigram")}
     if reference_tokens is not None:
         baselines[f"bigram, {len(reference_tokens):,} sequences"] = (reference_tokens, "bigram")
     for name, (tokens, order) in baselines.items():
@@ -170,7 +170,7 @@ def compare(
         traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.method == "posterior"},
         examples=tuple(_example(fits, tokens, symbols) for tokens in _example_tokens(heldout)),
         about={
-            "training sequences": len(first.tokens),
+            "training sequences": len(first.data),
             "held-out sequences": len(heldout),
             "held-out tokens": int(counts.sum()),
             "model": repr(first.model),

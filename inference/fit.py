@@ -1,4 +1,4 @@
-"""What a fit is: a model, the tokens it saw, and parameter draws; a MAP fit has one draw."""
+"""What a fit is: a model, the data it saw, and parameter draws; a MAP fit has one draw."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,12 +18,13 @@ Method = Literal["map", "posterior"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A model fitted to tokens.
+    """A model fitted to data.
 
     Args:
-        model: anything with `log_likelihood(params, tokens)`, such as LanguageModel.
+        model: anything with `log_likelihood(params, data)` and the name of the site it observes, `observed`, such as
+            LanguageModel and LatentAttention.
         method: "map" or "posterior".
-        tokens: the training tokens, shape (num_sequences, length).
+        data: the training data: tokens of shape (num_sequences, length), or embeddings with an axis more.
         draws: parameters by name with leading axes (chains, draws); (1, 1) for a MAP.
         stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint; for a
             posterior per-draw arrays of shape (chains, draws).
@@ -32,7 +33,7 @@ class Fit:
 
     model: Any
     method: Method
-    tokens: np.ndarray
+    data: np.ndarray
     draws: Mapping[str, np.ndarray]
     stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: float = math.nan
@@ -58,18 +59,18 @@ class Fit:
             raise AttributeError("params: a posterior has draws, not one value; use `draws` or `flat_draws()`")
         return {name: np.asarray(value[0, 0]) for name, value in self.draws.items()}
 
-    def draw_log_prob(self, tokens: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
+    def draw_log_prob(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
         """`log P_theta(sequence)` of each sequence under each draw, in nats."""
-        per_draw = over_draws(self.model.log_likelihood, self.flat_draws(), tokens)
+        per_draw = over_draws(self.model.log_likelihood, self.flat_draws(), data)
         return per_draw.reshape(*self.shape, -1)
 
-    def predictive_log_prob(self, tokens: Any) -> Float[np.ndarray, " num_sequences"]:
+    def predictive_log_prob(self, data: Any) -> Float[np.ndarray, " num_sequences"]:
         """Log probability of each sequence, `log mean over draws of P_theta(sequence)`, in nats.
 
         The mixture is over whole sequences: averaging per-token conditionals would be a different law. Source:
         theory, section 8.
         """
-        return mixture_log_prob(self.draw_log_prob(tokens))
+        return mixture_log_prob(self.draw_log_prob(data))
 
     def to_datatree(self) -> xr.DataTree:
         """An ArviZ DataTree.
@@ -77,15 +78,16 @@ class Fit:
         A posterior has the groups posterior, sample_stats, log_likelihood (per training sequence) and
         observed_data. A MAP has `map` in place of the first two: one point is no sample to diagnose.
         """
+        site = self.model.observed
         dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in self.draws.items()}
         attributes = {"model": repr(self.model), "method": self.method, "inference_library": "numpyro"}
-        observed = {"tokens": self.tokens}
-        log_likelihood = {"tokens": self.draw_log_prob(self.tokens)}
-        groups = {"observed_data": az.dict_to_dataset(observed, sample_dims=[], dims={"tokens": ["sequence", "time"]})}
-        dims["tokens"] = ["sequence"]
+        log_likelihood = {site: self.draw_log_prob(self.data)}
+        axes = {site: ["sequence", "time", "axis"][: self.data.ndim]}
+        groups = {"observed_data": az.dict_to_dataset({site: self.data}, sample_dims=[], dims=axes)}
+        dims[site] = ["sequence"]
         if self.method == "map":
             groups["map"] = az.dict_to_dataset(self.params, sample_dims=[], dims=dims, attrs=attributes)
-            point = {"tokens": log_likelihood["tokens"][0, 0]}
+            point = {site: log_likelihood[site][0, 0]}
             groups["log_likelihood"] = az.dict_to_dataset(point, sample_dims=[], dims=dims)
         else:
             groups["posterior"] = az.dict_to_dataset(dict(self.draws), dims=dims, attrs=attributes)
@@ -100,13 +102,13 @@ def mixture_log_prob(log_prob: np.ndarray) -> np.ndarray:
     return np.logaddexp.reduce(log_prob.reshape(chains * draws, -1), axis=0) - math.log(chains * draws)
 
 
-def over_draws(function: Callable, draws: Mapping[str, np.ndarray], tokens: Any) -> np.ndarray:
-    """`function(params, tokens)` at each draw, as an array on the host with the draws first."""
+def over_draws(function: Callable, draws: Mapping[str, np.ndarray], data: Any) -> np.ndarray:
+    """`function(params, data)` at each draw, as an array on the host with the draws first."""
     first = {name: value[0] for name, value in draws.items()}
-    function(first, tokens)  # outside jit, so that bad tokens are refused
-    return np.asarray(_over_draws(function, dict(draws), jnp.asarray(tokens)))
+    function(first, data)  # outside jit, so that bad data are refused
+    return np.asarray(_over_draws(function, dict(draws), jnp.asarray(data)))
 
 
 @partial(jax.jit, static_argnums=0)
-def _over_draws(function: Callable, draws: dict[str, Array], tokens: Array) -> Array:
-    return jax.lax.map(lambda params: function(params, tokens), draws)
+def _over_draws(function: Callable, draws: dict[str, Array], data: Array) -> Array:
+    return jax.lax.map(lambda params: function(params, data), draws)

@@ -23,7 +23,7 @@ HALVINGS = 30  # a step shorter than 2^-30 of its length is no step
 
 def fit_map(
     model: Any,
-    tokens: Any,
+    data: Any,
     *,
     key: Array,
     num_steps: int = 1500,
@@ -36,25 +36,25 @@ def fit_map(
     domain is halved until it does not, since past the boundary the density rises again (theory, section 3).
 
     Args:
-        model: a NumPyro model called as `model(tokens)`.
-        tokens: shape (num_sequences, length).
+        model: a NumPyro model called as `model(data)`.
+        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
         key: JAX random key; it draws the start point.
         num_steps, learning_rate: of Adam, in unconstrained coordinates.
         progress: show a progress bar.
 
     Raises:
-        InputError: tokens that the model refuses, or a number of steps below 1.
+        InputError: data that the model refuses, or a number of steps below 1.
         FitError: no start point of finite density, or a loss that ends as NaN or infinity.
     """
     if num_steps < 1:
         raise InputError(f"num_steps: expected at least 1, got {num_steps}")
     started = time.perf_counter()
-    tokens = jnp.asarray(tokens)
+    data = jnp.asarray(data)
     guide = AutoDelta(model, init_loc_fn=init_to_uniform)  # where NUTS starts too
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     svi = SVI(model, guide, optimiser, Trace_ELBO())
-    state = start(lambda: svi.init(key, tokens))
-    run = jax.jit(partial(_run, svi, tokens), static_argnums=1)
+    state = start(lambda: svi.init(key, data))
+    run = jax.jit(partial(_run, svi, data), static_argnums=1)
     losses = []
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("MAP", total=num_steps)
@@ -69,7 +69,7 @@ def fit_map(
     params = guide.median(svi.get_params(state))
     draws = {name: np.asarray(value)[None, None] for name, value in params.items()}
     stats = {"loss": np.concatenate(losses)}
-    return Fit(model, "map", np.asarray(tokens), draws, stats, time.perf_counter() - started)
+    return Fit(model, "map", np.asarray(data), draws, stats, time.perf_counter() - started)
 
 
 def start(initialise: Any) -> Any:
@@ -85,14 +85,14 @@ def start(initialise: Any) -> Any:
         ) from error
 
 
-def _run(svi: SVI, tokens: Array, state: SVIState, num_steps: int) -> tuple[SVIState, Array]:
-    return jax.lax.scan(lambda state, _: _step(svi, tokens, state), state, None, length=num_steps)
+def _run(svi: SVI, data: Array, state: SVIState, num_steps: int) -> tuple[SVIState, Array]:
+    return jax.lax.scan(lambda state, _: _step(svi, data, state), state, None, length=num_steps)
 
 
-def _step(svi: SVI, tokens: Array, state: SVIState) -> tuple[SVIState, Array]:
+def _step(svi: SVI, data: Array, state: SVIState) -> tuple[SVIState, Array]:
     """One step of the optimiser, halved until the loss is finite; returns the loss after it."""
     before = state.optim_state[1][0]
-    proposed, loss_before = svi.update(state, tokens)
+    proposed, loss_before = svi.update(state, data)
     count, (target, moments) = proposed.optim_state
 
     def at(fraction: Array) -> SVIState:
@@ -105,10 +105,10 @@ def _step(svi: SVI, tokens: Array, state: SVIState) -> tuple[SVIState, Array]:
 
     def halve(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         fraction = carry[0] / 2
-        return fraction, svi.evaluate(at(fraction), tokens)
+        return fraction, svi.evaluate(at(fraction), data)
 
     one = jnp.ones(())
-    fraction, loss = jax.lax.while_loop(outside, halve, (one, svi.evaluate(proposed, tokens)))
+    fraction, loss = jax.lax.while_loop(outside, halve, (one, svi.evaluate(proposed, data)))
     # No step at all is finite where the last one was: it then stays there, on the edge of the domain.
     inside = jnp.isfinite(loss)
     return at(jnp.where(inside, fraction, 0)), jnp.where(inside, loss, loss_before)

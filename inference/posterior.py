@@ -26,7 +26,7 @@ STATS = {
 
 def sample_posterior(
     model: Any,
-    tokens: Any,
+    data: Any,
     *,
     key: Array,
     num_chains: int = 4,
@@ -41,15 +41,15 @@ def sample_posterior(
     vectorised on one device otherwise.
 
     Args:
-        model: a NumPyro model called as `model(tokens)`.
-        tokens: shape (num_sequences, length).
+        model: a NumPyro model called as `model(data)`.
+        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
         key: JAX random key.
         num_chains, num_warmup, num_samples: at least 1 each; samples are per chain.
         max_tree_depth: at most 2^depth - 1 gradients a draw.
         progress: show NumPyro's progress bars.
 
     Raises:
-        InputError: tokens that the model refuses, or a count below 1.
+        InputError: data that the model refuses, or a count below 1.
         FitError: no start point of finite density, a NaN among the draws or their density, or a chain that never
             moved.
     """
@@ -63,7 +63,7 @@ def sample_posterior(
         if value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}")
     started = time.perf_counter()
-    tokens = jnp.asarray(tokens)
+    data = jnp.asarray(data)
     mcmc = MCMC(
         NUTS(model, max_tree_depth=max_tree_depth),
         num_warmup=num_warmup,
@@ -72,12 +72,12 @@ def sample_posterior(
         chain_method="parallel" if jax.local_device_count() >= num_chains else "vectorized",
         progress_bar=progress,
     )
-    start(lambda: mcmc.run(key, tokens, extra_fields=tuple(STATS)))
+    start(lambda: mcmc.run(key, data, extra_fields=tuple(STATS)))
     draws = {name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
     fields = mcmc.get_extra_fields(group_by_chain=True)
     stats = {STATS[name]: np.asarray(value) for name, value in fields.items()}
     _refuse_failure(draws, stats["potential_energy"])
-    return Fit(model, "posterior", np.asarray(tokens), draws, stats, time.perf_counter() - started)
+    return Fit(model, "posterior", np.asarray(data), draws, stats, time.perf_counter() - started)
 
 
 def _refuse_failure(draws: dict[str, np.ndarray], potential: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ class LanguageModel:
     barrier_weight: float = 0.05
     contraction: float | None = None
     scale: float = 1.0
+
+    observed: ClassVar[str] = "tokens"
 
     def __post_init__(self) -> None:
         if self.rank is None:

@@ -1,6 +1,8 @@
-"""A normal prior whose unconstrained coordinates are small near the origin."""
+"""A normal prior whose unconstrained coordinates are small near its mean."""
 
+import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax.typing import ArrayLike
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import AffineTransform
 
@@ -9,13 +11,13 @@ UNIT = 0.25
 
 
 class _RealInUnits(constraints.Constraint):
-    """Any real number; its unconstrained coordinate counts it in units of `unit`."""
+    """Any real number; its unconstrained coordinate counts from `origin` in units of `unit`."""
 
     is_discrete = False
     event_dim = 0
 
-    def __init__(self, unit):
-        self.unit = unit
+    def __init__(self, origin, unit):
+        self.origin, self.unit = origin, unit
 
     def __call__(self, x):
         return constraints.real(x)
@@ -24,19 +26,21 @@ class _RealInUnits(constraints.Constraint):
         return constraints.real.feasible_like(prototype)
 
     def tree_flatten(self):
-        return (self.unit,), (("unit",), {})
+        return (self.origin, self.unit), (("origin", "unit"), {})
 
     def eq(self, other, static=False):
-        return isinstance(other, _RealInUnits) and bool(self.unit == other.unit)
+        if not isinstance(other, _RealInUnits):
+            return False
+        return bool(jnp.array_equal(self.origin, other.origin) & jnp.array_equal(self.unit, other.unit))
 
 
 @biject_to.register(_RealInUnits)
 def _(constraint):
-    return AffineTransform(0.0, constraint.unit)
+    return AffineTransform(constraint.origin, constraint.unit)
 
 
-class NearZeroNormal(dist.Normal):
-    """Normal(0, scale), to which NumPyro's default start points come within half a standard deviation.
+class NearMeanNormal(dist.Normal):
+    """A normal to whose mean NumPyro's default start points come within half a standard deviation.
 
     Attention starts in its local domain only when its interaction is small: under a plain Normal the default start
     in (-2, 2) lies outside it almost surely once there are many sequences. The change of coordinates is linear, so
@@ -45,9 +49,9 @@ class NearZeroNormal(dist.Normal):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self):
-        return _RealInUnits(UNIT * self.scale)
+        return _RealInUnits(self.loc, UNIT * self.scale)
 
 
-def normal(scale: float, *shape: int) -> dist.Distribution:
-    """Independent NearZeroNormal(0, scale) over an array of the given shape, as one event."""
-    return NearZeroNormal(0.0, scale).expand(shape).to_event(len(shape))
+def normal(scale: ArrayLike, *shape: int, mean: ArrayLike = 0.0) -> dist.Distribution:
+    """Independent NearMeanNormal(mean, scale) over an array of the given shape, as one event."""
+    return NearMeanNormal(mean, scale).expand(shape).to_event(len(shape))

@@ -128,7 +128,7 @@ def fit(
         corpus, method, out, dim=dim, heads=heads, length=length, train_size=train_size, barrier_weight=barrier_weight,
         stream=stream, num_steps=num_steps, num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, seed=seed,
     )  # fmt: skip
-    console.print(f"{method.value} fit of {len(fitted.tokens)} sequences in {fitted.seconds:.0f} s: {out}")
+    console.print(f"{method.value} fit of {len(fitted.data)} sequences in {fitted.seconds:.0f} s: {out}")
 
 
 @app.command()

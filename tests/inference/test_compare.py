@@ -146,7 +146,7 @@ def test_verdicts_call_noise_noise(comparison):
 def test_what_is_not_comparable_is_refused(fits, corpus):
     with pytest.raises(InputError, match="at least one fit"):
         compare({}, corpus.heldout)
-    other_data = dataclasses.replace(fits["map"], tokens=fits["map"].tokens[:5])
+    other_data = dataclasses.replace(fits["map"], data=fits["map"].data[:5])
     with pytest.raises(InputError, match="fitted to other training sequences"):
         compare(fits | {"other": other_data}, corpus.heldout)
     other_density = dataclasses.replace(fits["map"], model=dataclasses.replace(fits["map"].model, barrier_weight=0.5))
