@@ -32,28 +32,51 @@ Foundation for Robust LLMs"; where its density is one, the contraction cap and t
     >>> stability_margin(attention, u).shape, support_tokens(attention, u, 1).shape
     ((5,), (1,))
 
+The law of u is a NumPyro distribution, `AttentionProcess`. It integrates to one where `u - mu(u) = e` has one solution
+for every e: under the contraction cap for every parameter and history, elsewhere where `certified` says so, and
+`expected_roots` counts the solutions. Without a certificate the density is restricted to the side of the boundary
+that holds A = 0 (the local domain; outside, the log density is -inf), and samples must be asked for by branch.
+
+    >>> from probattn import AttentionProcess
+    >>> process = AttentionProcess(Attention(query, key, contraction=0.9), scale=0.5, length=5)
+    >>> draws = process.sample(jax.random.key(0), (100,))
+    >>> draws.shape, process.log_prob(draws).shape
+    ((100, 5, 2), (100,))
+
 Models with priors are in `probattn.models`, fits and their comparison in `probattn.inference`.
 """
 
 from importlib.metadata import version
 
-from probattn.attention import Attention, attention_mean
+from probattn.attention import Attention
 from probattn.errors import FitError, InputError
 from probattn.jacobian import jacobian_blocks, log_barrier, log_det, path_log_density, residuals
-from probattn.margins import stability_margin, support_tokens
+from probattn.margins import matrix_inequality_slack, stability_margin, support_tokens, support_weights
+from probattn.mean import attention_mean
+from probattn.process import AttentionProcess
+from probattn.roots import RootCount, expected_roots
+from probattn.transform import AttentionTransform
+from probattn.uniqueness import certified
 
 __version__ = version("probattn")
 
 __all__ = [
     "Attention",
+    "AttentionProcess",
+    "AttentionTransform",
     "FitError",
     "InputError",
+    "RootCount",
     "attention_mean",
+    "certified",
+    "expected_roots",
     "jacobian_blocks",
     "log_barrier",
     "log_det",
+    "matrix_inequality_slack",
     "path_log_density",
     "residuals",
     "stability_margin",
     "support_tokens",
+    "support_weights",
 ]

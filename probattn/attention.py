@@ -1,9 +1,4 @@
-"""One causal attention map: its parameters, its weights and its mean (theory, sections 1 and 4).
-
-Inside, arrays carry the batch of sequences as their **last** axis, `u[t, i, b]`, and sums over the short
-axes are written as a broadcast product and a sum. On small blocks the compiler turns that into one vectorised
-loop over the batch; thousands of 4 x 4 matrix products would each be a call of their own.
-"""
+"""The parameters of a causal attention map, checked once, and how a function of it runs over many sequences."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probattn.errors import InputError
 
-ARRAY_FIELDS = ("query", "key", "value", "origin", "position_bias")
-STATIC_FIELDS = ("contraction", "mask")
+# Each array field with the number of axes of one map; further axes in front are a batch of maps.
+ARRAY_FIELDS = {"query": 3, "key": 3, "value": 3, "origin": 1, "position_bias": 2}
+STATIC_FIELDS = ("contraction", "mask", "symmetric")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,23 +25,28 @@ class Attention:
         l_ts = u_s^T A_h u_t + c_{t-s},   A_h = key_h^T query_h / sqrt(r)
         mu_t = sum_h value_h sum_s softmax_s(l_ts) u_s
 
+    Axes in front of these shapes are a batch of maps; they broadcast against each other and against the axes that
+    embeddings have in front of (length, dim).
+
     Args:
-        query: `W_Q`, shape (H, r, d).
-        key: `W_K`, shape (H, r, d).
-        value: `V`, shape (H, d, d); None is identity / H, so that the mean is the average of the heads.
-        origin: mean of the first position under the strict mask, which has no past, shape (d,); None is 0.
+        query: `W_Q`, shape (..., H, r, d).
+        key: `W_K`, shape (..., H, r, d).
+        value: `V`, shape (..., H, d, d); None is identity / H, so that the mean is the average of the heads.
+        origin: mean of the first position under the strict mask, which has no past, shape (..., d); None is 0.
             An inclusive mask never meets an empty past and does not use it.
         contraction: cap kappa in (0, 1): A_h is divided by `1 + g D_t^2 / (4 kappa)` with
             `g = sum_h |V_h|_F |A_h|_F` and D_t the diameter of the strict past, so that |I - J_t| < kappa
             for every parameter and history. Strict mask only. None leaves A as it is.
         mask: "strict" attends to s < t, "inclusive" to s <= t.
-        position_bias: c by lag t - s, lag 0 first, shape (H, length); None is 0.
+        symmetric: A is declared symmetric (one head, value None, strict mask): the local domain of its density is
+            then the convex set of the linear matrix inequalities `I - S_t^{1/2} A S_t^{1/2} > 0`.
+        position_bias: c by lag t - s, lag 0 first, shape (..., H, length); None is 0.
 
     Raises:
-        InputError: a wrong rank or shape, a non-finite entry, an unknown mask, kappa outside (0, 1), or a
-            contraction with the inclusive mask.
+        InputError: a wrong rank or shape, a non-finite entry, an unknown mask, kappa outside (0, 1), a
+            contraction with the inclusive mask, or an interaction declared symmetric that is not.
 
-    Source: arXiv:2602.22271; theory, sections 1, 2 (masks) and 4 (contraction).
+    Source: arXiv:2602.22271; theory, sections 1, 2 (masks), 3 (symmetric) and 4 (contraction).
     """
 
     query: Any
@@ -55,25 +55,24 @@ class Attention:
     origin: Any = None
     contraction: float | None = None
     mask: str = "strict"
+    symmetric: bool = False
     position_bias: Any = None
+
+    @classmethod
+    def from_interaction(cls, interaction: Any, **others: Any) -> "Attention":
+        """An attention given by A itself, shape (..., H, d, d): `query = sqrt(d) A`, `key = I`; others as above."""
+        interaction = as_float_array("interaction", interaction)
+        if interaction.ndim < 3 or interaction.shape[-2] != interaction.shape[-1]:
+            raise InputError(f"interaction: expected shape (..., heads, dim, dim), got {interaction.shape}")
+        dim = interaction.shape[-1]
+        key = jnp.broadcast_to(jnp.eye(dim, dtype=interaction.dtype), interaction.shape)
+        return cls(math.sqrt(dim) * interaction, key, **others)
 
     def __post_init__(self) -> None:
         for name in ARRAY_FIELDS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_float_array(name, getattr(self, name)))
-        if self.query.ndim != 3 or 0 in self.query.shape:
-            raise InputError(f"query: expected shape (heads, rank, dim), got {self.query.shape}")
-        heads, rank, dim = self.query.shape
-        expected = {"key": (heads, rank, dim), "value": (heads, dim, dim), "origin": (dim,)}
-        for name, shape in expected.items():
-            array = getattr(self, name)
-            if array is not None and array.shape != shape:
-                raise InputError(
-                    f"{name}: expected shape {shape} to go with query {self.query.shape}, got {array.shape}"
-                )
-        bias = self.position_bias
-        if bias is not None and (bias.ndim != 2 or bias.shape[0] != heads):
-            raise InputError(f"position_bias: expected shape ({heads}, length), lag 0 first, got {bias.shape}")
+        _check_shapes(self)
         if self.mask not in ("strict", "inclusive"):
             raise InputError(f'mask: expected "strict" or "inclusive", got {self.mask!r}')
         if self.contraction is not None:
@@ -84,6 +83,8 @@ class Attention:
                     "contraction: the cap holds for the strict mask only (its diameter must not contain the token "
                     'itself); use mask="strict" or contraction=None'
                 )
+        if self.symmetric:
+            _check_symmetric(self)
 
     @property
     def heads(self) -> int:
@@ -98,9 +99,51 @@ class Attention:
         return self.query.shape[-1]
 
     @property
-    def interaction(self) -> Float[Array, "heads dim dim"]:
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of maps, () for one map."""
+        arrays = [(getattr(self, name), axes) for name, axes in ARRAY_FIELDS.items()]
+        return np.broadcast_shapes(*(array.shape[:-axes] for array, axes in arrays if array is not None))
+
+    @property
+    def interaction(self) -> Float[Array, "*batch heads dim dim"]:
         """`A_h = W_K^T W_Q / sqrt(r)`, before any contraction."""
         return jnp.einsum("...hri,...hrj->...hij", self.key, self.query) / math.sqrt(self.rank)
+
+
+def _check_shapes(attention: Attention) -> None:
+    query = attention.query.shape
+    if len(query) < 3 or 0 in query:
+        raise InputError(f"query: expected shape (..., heads, rank, dim), got {query}")
+    heads, rank, dim = query[-3:]
+    expected = {"key": (heads, rank, dim), "value": (heads, dim, dim), "origin": (dim,)}
+    for name, shape in expected.items():
+        array = getattr(attention, name)
+        if array is not None and array.shape[-len(shape) :] != shape:
+            raise InputError(f"{name}: expected shape {shape} to go with query {query}, got {array.shape}")
+    bias = attention.position_bias
+    if bias is not None and (bias.ndim < 2 or bias.shape[-2] != heads):
+        raise InputError(f"position_bias: expected shape ({heads}, length), lag 0 first, got {bias.shape}")
+    try:
+        attention.batch_shape  # noqa: B018
+    except ValueError as error:
+        shapes = {name: getattr(attention, name).shape for name in ARRAY_FIELDS if getattr(attention, name) is not None}
+        raise InputError(f"attention: expected batches of maps that broadcast, got {shapes}") from error
+
+
+def _check_symmetric(attention: Attention) -> None:
+    if attention.heads != 1 or attention.value is not None or attention.mask != "strict":
+        raise InputError(
+            f"symmetric: expected one head, value None and the strict mask, got {attention.heads} heads, value "
+            f"{'None' if attention.value is None else 'given'} and mask {attention.mask!r}"
+        )
+    if isinstance(attention.query, jax.core.Tracer) or isinstance(attention.key, jax.core.Tracer):
+        return
+    interaction = np.asarray(attention.interaction)
+    asymmetry = abs(interaction - interaction.swapaxes(-1, -2)).max()
+    # Rounding of a product of r terms: some r machine epsilons of the largest such term.
+    largest = abs(np.asarray(attention.key)).max() * abs(np.asarray(attention.query)).max()
+    if asymmetry > 4 * attention.rank * np.finfo(interaction.dtype).eps * largest:
+        raise InputError(f"symmetric: expected A = A^T, got entries that differ by up to {asymmetry:.3g}")
 
 
 def _flatten(attention: Attention) -> tuple[tuple, tuple]:
@@ -113,7 +156,7 @@ def _flatten(attention: Attention) -> tuple[tuple, tuple]:
 def _unflatten(static: tuple, arrays: Iterable) -> Attention:
     # Transformations rebuild the pytree with placeholders or with batched leaves, which no check should see.
     attention = object.__new__(Attention)
-    for name, leaf in zip(ARRAY_FIELDS + STATIC_FIELDS, (*arrays, *static), strict=True):
+    for name, leaf in zip((*ARRAY_FIELDS, *STATIC_FIELDS), (*arrays, *static), strict=True):
         object.__setattr__(attention, name, leaf)
     return attention
 
@@ -138,112 +181,65 @@ def as_float_array(name: str, value: Any) -> jax.Array:
     return array
 
 
-def over_sequences(function: Callable, attention: Attention, u: Any) -> Any:
+def as_scale(value: Any) -> jax.Array:
+    """`value` as a floating-point array of standard deviations; an InputError if one is not positive."""
+    scale = as_float_array("scale", value)
+    if not isinstance(scale, jax.core.Tracer) and not (np.asarray(scale) > 0).all():
+        raise InputError(f"scale: expected positive numbers, got {np.asarray(scale).min()}")
+    return scale
+
+
+def over_sequences(function: Callable, attention: Attention, u: Any, name: str = "embeddings") -> Any:
     """`function(attention, u[t, i, b]) -> [..., b]`, compiled, over embeddings of shape (..., length, dim).
+
+    A batch of maps broadcasts against the leading axes of u.
 
     Raises:
         InputError: u is no array of that shape, holds a NaN, or is longer than the position bias.
     """
-    u = as_float_array("embeddings", u)
+    u = as_float_array(name, u)
     if u.ndim < 2 or u.shape[-1] != attention.dim or u.shape[-2] == 0:
-        raise InputError(f"embeddings: expected shape (..., length >= 1, dim {attention.dim}), got {u.shape}")
+        raise InputError(f"{name}: expected shape (..., length >= 1, dim {attention.dim}), got {u.shape}")
     bias = attention.position_bias
     if bias is not None and bias.shape[-1] < u.shape[-2]:
+        raise InputError(f"{name}: length {u.shape[-2]} needs a position bias of as many lags, got {bias.shape[-1]}")
+    try:
+        np.broadcast_shapes(attention.batch_shape, u.shape[:-2])
+    except ValueError as error:
         raise InputError(
-            f"embeddings: length {u.shape[-2]} needs a position bias of as many lags, got {bias.shape[-1]}"
-        )
+            f"{name}: expected leading axes that broadcast against the attention's batch {attention.batch_shape}, "
+            f"got shape {u.shape}"
+        ) from error
     return _over_sequences(function, attention, u)
 
 
 @partial(jax.jit, static_argnums=0)
 def _over_sequences(function: Callable, attention: Attention, u: jax.Array) -> Any:
-    batch_last = jnp.moveaxis(u.reshape(-1, *u.shape[-2:]), 0, -1)
+    maps = attention.batch_shape
+    shape = np.broadcast_shapes(maps, u.shape[:-2])
+    if not maps:
+        batch_last = jnp.moveaxis(u.reshape(-1, *u.shape[-2:]), 0, -1)
+        results = function(attention, batch_last)
+    else:
+        over = shape[len(shape) - len(maps) :]
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(over) :]), broadcast_maps(attention, over))
+        one_axis = jnp.broadcast_to(u, (*shape, *u.shape[-2:])).reshape(-1, math.prod(over), *u.shape[-2:])
+        results = jax.vmap(function, out_axes=-1)(flat, jnp.moveaxis(one_axis, (0, 1), (-1, 0)))
 
     def restore(result: jax.Array) -> jax.Array:
-        return jnp.moveaxis(result, -1, 0).reshape(u.shape[:-2] + result.shape[:-1])
+        kept = result.ndim - 1 - bool(maps)
+        sequences_first = jnp.moveaxis(result, range(kept), range(-kept, 0))
+        return sequences_first.reshape(*shape, *result.shape[:kept])
 
-    return jax.tree.map(restore, function(attention, batch_last))
-
-
-def contract(spec: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """`einsum(spec)` of two arrays that carry the batch as an unnamed last axis (size 1 broadcasts)."""
-    terms, out = spec.split("->")
-    letters = out + "".join(sorted(set(terms) - set(out) - {","}))
-    aligned = []
-    for term, array in zip(terms.split(","), (left, right), strict=True):
-        order = sorted(range(len(term)), key=lambda axis: letters.index(term[axis]))
-        shape = [array.shape[term.index(letter)] if letter in term else 1 for letter in letters]
-        aligned.append(jnp.transpose(array, (*order, len(term))).reshape(*shape, array.shape[-1]))
-    return (aligned[0] * aligned[1]).sum(axis=tuple(range(len(out), len(letters))))
+    return jax.tree.map(restore, results)
 
 
-def causal_mask(length: int, mask: str) -> jax.Array:
-    """Which s position t attends to, as (t, s)."""
-    return jnp.tril(jnp.ones((length, length), bool), -1 if mask == "strict" else 0)
+def broadcast_maps(attention: Attention, shape: tuple[int, ...]) -> Attention:
+    """The attention with all its arrays broadcast to one batch of maps of that shape."""
 
+    def broadcast(name: str, axes: int) -> Any:
+        array = getattr(attention, name)
+        return None if array is None else jnp.broadcast_to(array, (*shape, *array.shape[array.ndim - axes :]))
 
-def shrinkage(attention: Attention, u: jax.Array) -> jax.Array:
-    """What the contraction cap multiplies A by at each position, `1 / (1 + g D_t^2 / (4 kappa))`, as [t, b]."""
-    if attention.contraction is None:
-        return jnp.ones((u.shape[0], 1), u.dtype)
-    squared = ((u[:, None] - u[None, :]) ** 2).sum(axis=2)
-    farthest = jnp.where(causal_mask(u.shape[0], "inclusive")[..., None], squared, 0).max(axis=1)
-    past = jnp.concatenate([jnp.zeros_like(farthest[:1]), jax.lax.cummax(farthest, axis=0)[:-1]])
-    interaction = frobenius_norm(attention.interaction)
-    value = math.sqrt(attention.dim) / attention.heads if attention.value is None else frobenius_norm(attention.value)
-    return 1 / (1 + (value * interaction).sum() * past / (4 * attention.contraction))
-
-
-def frobenius_norm(matrices: jax.Array) -> jax.Array:
-    """Frobenius norm of each matrix, with gradient 0 (not NaN) at the zero matrix."""
-    squares = (matrices**2).sum(axis=(-2, -1))
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
-
-
-def weights(attention: Attention, u: jax.Array) -> jax.Array:
-    """Attention weights `alpha_ts` as [h, t, s, b]; a row without a past is zero."""
-    length = u.shape[0]
-    query = contract("hri,ti->hrt", attention.query[..., None], u)
-    key = contract("hri,si->hrs", attention.key[..., None], u)
-    logits = contract("hrt,hrs->hts", query, key) / math.sqrt(attention.rank)
-    logits = logits * shrinkage(attention, u)[:, None]
-    if attention.position_bias is not None:
-        lag = jnp.maximum(jnp.arange(length)[:, None] - jnp.arange(length), 0)
-        logits = logits + attention.position_bias[:, lag, None]
-    allowed = causal_mask(length, attention.mask)[..., None]
-    # The empty past is a case of its own: no weight anywhere, and value and gradient finite.
-    largest = jax.lax.stop_gradient(jnp.where(allowed, logits, -jnp.inf).max(axis=2, keepdims=True))
-    largest = jnp.where(jnp.isneginf(largest), 0, largest)
-    unnormalised = jnp.where(allowed, jnp.exp(jnp.where(allowed, logits - largest, 0)), 0)
-    total = unnormalised.sum(axis=2, keepdims=True)
-    return jax.lax.optimization_barrier(unnormalised / jnp.where(total > 0, total, 1))
-
-
-def head_means(alpha: jax.Array, u: jax.Array) -> jax.Array:
-    """Weighted mean of the past in each head, `sum_s alpha_ts u_s`, as [h, t, i, b]."""
-    return contract("hts,si->hti", alpha, u)
-
-
-def apply_values(attention: Attention, per_head: jax.Array) -> jax.Array:
-    """`sum_h V_h x_h` over [h, t, i, ..., b], with V_h = I / H when the attention has no value map."""
-    if attention.value is None:
-        return per_head.mean(axis=0)
-    value = attention.value[..., None]
-    return contract("hij,htj->ti" if per_head.ndim == 4 else "hij,htjk->tik", value, per_head)
-
-
-def mean(attention: Attention, u: jax.Array) -> jax.Array:
-    """`mu_t` as [t, i, b]."""
-    mu = apply_values(attention, head_means(weights(attention, u), u))
-    if attention.origin is not None and attention.mask == "strict":
-        mu = mu.at[0].add(attention.origin[:, None])
-    return mu
-
-
-def attention_mean(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
-    """Mean of each embedding given its past, `mu_t = sum_h V_h sum_s alpha^h_ts u_s`.
-
-    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
-    Source: theory, section 1.
-    """
-    return over_sequences(mean, attention, u)
+    arrays = [broadcast(name, axes) for name, axes in ARRAY_FIELDS.items()]
+    return jax.tree.unflatten(jax.tree.structure(attention), [array for array in arrays if array is not None])

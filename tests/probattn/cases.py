@@ -64,3 +64,30 @@ def slow_mean(attention: Attention, u, t: int):
 
 def slow_residuals(attention: Attention, u):
     return jnp.stack([u[t] - slow_mean(attention, u, t) for t in range(len(u))])
+
+
+def dissipative(strength=3.0, dim=DIM, seed=0) -> Attention:
+    """One head with V = I and A + A^T <= 0: one root for every history, without a cap."""
+    square = np.random.default_rng(seed).standard_normal((dim, dim))
+    return Attention.from_interaction(strength * (square - square.T - square @ square.T)[None])
+
+
+PROPER = {
+    "contracted": attention(contraction=0.8),
+    "contracted-value-origin-bias": attention(2, value=True, origin=True, bias=True, contraction=0.95),
+    "dissipative": dissipative(),
+}
+
+
+def slow_sample(attention: Attention, noise, iterations=2000):
+    """Embeddings for given noise by the plain iteration u <- mu(u) + e from the formulas, position by position."""
+    u = []
+    for t, e in enumerate(noise):
+        token = e
+        for _ in range(iterations):
+            again = slow_mean(attention, [*u, token], t) + e
+            if np.abs(again - token).max() <= 1e-13:
+                break
+            token = again
+        u.append(token)
+    return jnp.stack(u)

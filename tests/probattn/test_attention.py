@@ -12,7 +12,7 @@ from probattn import Attention, InputError, residuals
 Q = np.ones((2, 3, 4))
 
 BAD = {
-    "rank of query": (dict(query=Q[0], key=Q), r"query: expected shape \(heads, rank, dim\), got \(3, 4\)"),
+    "rank of query": (dict(query=Q[0], key=Q), r"query: expected shape \(..., heads, rank, dim\), got \(3, 4\)"),
     "key of another rank": (dict(query=Q, key=Q[:, :2]), r"key: expected shape \(2, 3, 4\).*got \(2, 2, 4\)"),
     "value": (dict(query=Q, key=Q, value=np.ones((4, 4))), r"value: expected shape \(2, 4, 4\).*got \(4, 4\)"),
     "origin": (dict(query=Q, key=Q, origin=np.ones(3)), r"origin: expected shape \(4,\).*got \(3,\)"),
