@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types clean
+.PHONY: help demo test test-slow calibration lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -8,10 +8,11 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 
 help:
-	@echo "make demo       fit 300 words by MAP and by posterior sampling and compare them (about 3 minutes)"
-	@echo "make test       the test suite, in float32 and in float64"
-	@echo "make test-slow  the tests that take minutes each"
-	@echo "make lint       ruff and the type checker"
+	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (about 3 minutes)"
+	@echo "make test         the test suite, in float32 and in float64"
+	@echo "make test-slow    the tests that take minutes each"
+	@echo "make calibration  rank figures of LatentAttention with and without the log-determinant, in build/calibration"
+	@echo "make lint         ruff and the type checker"
 
 demo: .venv/installed
 	$(BIN)/probattn demo
@@ -22,6 +23,9 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	JAX_ENABLE_X64=1 $(PYTEST) -m slow
+
+calibration: .venv/installed
+	$(BIN)/python -m benchmarks.calibration
 
 lint: .venv/installed-dev types
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """What one does with any model: fit it by MAP or by full posterior sampling, compare fits, store them."""
 
+from probattn.inference.calibration import Calibration, simulation_based_calibration
+from probattn.inference.calibration_figure import plot_calibration
 from probattn.inference.compare import Comparison, compare
 from probattn.inference.corpus import Corpus, load_corpus
 from probattn.inference.fit import Fit
@@ -8,6 +10,7 @@ from probattn.inference.posterior import sample_posterior
 from probattn.inference.storage import load_run, save_run
 
 __all__ = [
+    "Calibration",
     "Comparison",
     "Corpus",
     "Fit",
@@ -15,6 +18,8 @@ __all__ = [
     "fit_map",
     "load_corpus",
     "load_run",
+    "plot_calibration",
     "sample_posterior",
     "save_run",
+    "simulation_based_calibration",
 ]

@@ -1,8 +1,9 @@
 """Generative models with priors; each is a frozen dataclass that NumPyro calls as a model.
 
-`model(tokens)` conditions on data, `model(num_sequences=n)` generates it.
+`model(data)` conditions on data, `model(num_sequences=n)` generates it.
 """
 
 from probattn.models.language_model import LanguageModel
+from probattn.models.latent_attention import LatentAttention
 
-__all__ = ["LanguageModel"]
+__all__ = ["LanguageModel", "LatentAttention"]

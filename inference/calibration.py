@@ -1,0 +1,186 @@
+"""Simulation-based calibration: does the sampler draw from the posterior of the model that made the data?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from arviz_stats.ecdf_utils import compute_ecdf, ecdf_pit
+from jaxtyping import Array
+from numpyro.handlers import seed, trace
+from numpyro.infer.hmc import hmc
+from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+
+from probattn.errors import FitError, InputError
+
+BAND_SIMULATIONS = 5_000
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Ranks of the true quantities among their posterior draws, over many simulated data sets.
+
+    Args:
+        ranks: by quantity, shape (num_simulations,), from 0 to num_draws; uniform if sampler and model agree.
+        num_draws: posterior draws of each simulation.
+        diverging: share of transitions that diverged.
+        probability: that the bands hold all quantities together when all ranks are uniform (Bonferroni).
+    """
+
+    ranks: Mapping[str, np.ndarray]
+    num_draws: int
+    diverging: float
+    probability: float = 0.95
+
+    def ecdf(self, name: str) -> "RankECDF":
+        """Distribution function of one quantity's ranks with its simultaneous bands."""
+        # A rank is one of num_draws + 1 values: spread over its cell it is uniform on (0, 1) if the rank is uniform.
+        spread = np.random.default_rng(0).uniform(size=len(self.ranks[name]))
+        level = 1 - (1 - self.probability) / len(self.ranks)
+        uniform = (self.ranks[name] + spread) / (self.num_draws + 1)
+        points, lower, upper = _bands(len(uniform), level)
+        return RankECDF(points, compute_ecdf(uniform, points), lower, upper)
+
+    def outside(self) -> list[str]:
+        """Quantities whose ranks leave their bands: the sampler does not draw from the model's posterior."""
+        return [name for name in self.ranks if not self.ecdf(name).inside]
+
+
+class RankECDF(NamedTuple):
+    """Empirical distribution function of ranks at `points` in (0, 1), with simultaneous bands `lower`, `upper`."""
+
+    points: np.ndarray
+    values: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+    @property
+    def inside(self) -> bool:
+        """Whether the bands hold it everywhere."""
+        return bool(((self.lower <= self.values) & (self.values <= self.upper)).all())
+
+
+@lru_cache
+def _bands(count: int, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, lower and upper band of the ECDF of `count` uniform numbers, all inside with probability `level`."""
+    anything = np.linspace(0, 1, count)
+    points, _, lower, upper = ecdf_pit(anything, level, BAND_SIMULATIONS, rng=np.random.default_rng(1))
+    return points, lower, upper
+
+
+def simulation_based_calibration(
+    model: Any,
+    *,
+    key: Array,
+    num_simulations: int = 200,
+    num_sequences: int = 16,
+    num_draws: int = 99,
+    thinning: int = 4,
+    num_warmup: int = 300,
+    max_tree_depth: int = 5,
+    probability: float = 0.95,
+    posterior_model: Any = None,
+) -> Calibration:
+    """Rank true quantities among posterior draws of NUTS, for parameters and data drawn from the model.
+
+    If theta ~ prior, data ~ model(theta) and theta_1 ... theta_L ~ posterior given the data, then theta is one more
+    posterior draw, and the rank of any f(theta, data) among the f(theta_l, data) is uniform on 0 ... L. All
+    simulations are one compiled program, vectorised on a GPU. Chains start at another draw from the prior.
+
+    Args:
+        model: a NumPyro model called as `model(data)` and `model(num_sequences=n)`, with the name of what it observes
+            as `observed` and the quantities to rank as `quantities(params, data)`, such as LatentAttention.
+        key: random key.
+        num_simulations, num_sequences: data sets, and sequences in each.
+        num_draws, thinning: draws kept of each posterior, every `thinning`-th.
+        num_warmup, max_tree_depth: of NUTS.
+        probability: of the bands, over all quantities together.
+        posterior_model: the model whose posterior is sampled, if not `model`: what a wrong one looks like.
+
+    Raises:
+        InputError: a count out of range.
+        FitError: simulated data or draws that are not finite.
+
+    Source: Talts et al., arXiv:1804.06788; the bands: Saeilynoja et al., arXiv:2103.10522, by ArviZ.
+    """
+    least = {"num_simulations": 10, "num_sequences": 1, "num_draws": 1, "thinning": 1, "num_warmup": 1}
+    given = dict(zip(least, (num_simulations, num_sequences, num_draws, thinning, num_warmup), strict=True))
+    for name, low in least.items():
+        if given[name] < low:
+            raise InputError(f"{name}: expected at least {low}, got {given[name]}")
+    if not 0 < probability < 1:
+        raise InputError(f"probability: expected a number inside (0, 1), got {probability}")
+    settings = _Settings(num_sequences, num_draws, thinning, num_warmup, max_tree_depth)
+    keys = jax.random.split(key, num_simulations)
+    truth, draws, diverging = _simulate_and_sample(model, posterior_model or model, settings, keys)
+    truth, draws = (_entries(quantities, axes) for quantities, axes in ((truth, 1), (draws, 2)))
+    for name, values in [*truth.items(), *draws.items()]:
+        if not np.isfinite(values).all():
+            raise FitError(f"calibration: {name} is not finite in {int((~np.isfinite(values)).sum())} cases")
+    ranks = {name: (draws[name] < truth[name][:, None]).sum(-1) for name in truth}
+    return Calibration(ranks, num_draws, float(np.mean(diverging)), probability)
+
+
+class _Settings(NamedTuple):
+    num_sequences: int
+    num_draws: int
+    thinning: int
+    num_warmup: int
+    max_tree_depth: int
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _simulate_and_sample(model: Any, posterior_model: Any, settings: _Settings, keys: Array) -> tuple:
+    one = partial(_one_simulation, model, posterior_model, settings)
+    # Side by side, every simulation waits for the longest trajectory and the arrays leave a CPU's cache: there one
+    # after the other, inside one program, was five times as fast.
+    return jax.lax.map(one, keys) if jax.default_backend() == "cpu" else jax.vmap(one)(keys)
+
+
+def _one_simulation(model: Any, posterior_model: Any, settings: _Settings, key: Array) -> tuple:
+    for_truth, for_start, for_sampler = jax.random.split(key, 3)
+    truth, data = _generate(model, settings.num_sequences, for_truth)
+    start, _ = _generate(model, settings.num_sequences, for_start)
+    args: tuple = (posterior_model, (data,), {})
+
+    initialise, transition = hmc(potential_fn_gen=lambda data: partial(potential_energy, *args), algo="NUTS")
+    state = initialise(
+        unconstrain_fn(*args, start),
+        settings.num_warmup,
+        max_tree_depth=settings.max_tree_depth,
+        model_args=(data,),
+        rng_key=for_sampler,
+    )
+
+    def advance(state: Any, _: Any) -> tuple[Any, Array]:
+        state = transition(state, (data,), {})
+        return state, state.diverging
+
+    def draw(state: Any, _: Any) -> tuple[Any, tuple]:
+        state, diverging = jax.lax.scan(advance, state, None, length=settings.thinning)
+        return state, (model.quantities(constrain_fn(*args, state.z), data), diverging)
+
+    state, _ = jax.lax.scan(advance, state, None, length=settings.num_warmup)
+    _, (draws, diverging) = jax.lax.scan(draw, state, None, length=settings.num_draws)
+    return model.quantities(truth, data), draws, diverging
+
+
+def _generate(model: Any, num_sequences: int, key: Array) -> tuple[dict[str, Array], Array]:
+    """Parameters from the prior, and data given them."""
+    sites = trace(seed(model, key)).get_trace(num_sequences=num_sequences)
+    values = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+    data = values.pop(model.observed)
+    return values, data
+
+
+def _entries(quantities: Mapping[str, Array], axes: int) -> dict[str, np.ndarray]:
+    """Each entry of each quantity as a quantity of its own, with indices counted from 1."""
+    entries = {}
+    for name, value in quantities.items():
+        array = np.asarray(value)
+        for index in np.ndindex(array.shape[axes:]):
+            label = name + (str([i + 1 for i in index]) if index else "")
+            entries[label] = array[(..., *index)]
+    return entries

@@ -1,0 +1,173 @@
+"""The attention process with priors: a generative model of real-valued sequences (theory, sections 1 to 6)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from probattn import Attention, AttentionProcess, InputError, stability_margin
+from probattn.attention import as_float_array
+from probattn.models.priors import normal
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Bayesian attention on observed embeddings: the attention process with priors on its parameters.
+
+        u_t = sum_h V_h sum_{s<t} alpha^h_ts u_s + e_t,   alpha^h_t = softmax_s(u_s^T A_h u_t),   e_t ~ N(0, scale^2 I)
+
+    Call it as a NumPyro model: `model(u)` conditions on embeddings of shape (num_sequences, length, dim);
+    `model(num_sequences=n)` generates them.
+
+    Parameters and priors, with d = dim and r = rank. In each parametrisation the entries of the interaction A (heads,
+    d, d) have standard deviation 1/sqrt(d); off the diagonal of a symmetric one 1/sqrt(2d), which makes its law
+    invariant under rotations.
+        full        interaction (heads, d, d) ~ Normal
+        factored    query, key (heads, r, d) ~ Normal(0, d^(-1/4)), A = key^T query / sqrt(r)
+        symmetric   interaction_entries (d (d + 1) / 2,) ~ Normal, the upper triangle of A row by row; one head
+        value (heads, d, d) ~ Normal(I / heads, 1 / (2 sqrt(d)))
+        scale ~ LogNormal(0, 1/2)
+
+    Args:
+        dim, length: of the embeddings.
+        heads, rank: of the attention; rank is for the factored parametrisation, and None is dim.
+        parametrisation: "full", "factored" or "symmetric".
+        values: whether there are value maps; without, V_h = I / heads. None is yes, but no for symmetric.
+        contraction: cap kappa in (0, 1), under which every parameter is a proper model; None restricts the density
+            to its local domain, over which it does not integrate to one (theory, section 4).
+        branch: of AttentionProcess, for generating without a cap.
+
+    Raises:
+        InputError: a field outside these ranges, and embeddings of a wrong shape or with a NaN.
+
+    Source: theory, sections 1 to 6.
+    """
+
+    dim: int
+    length: int
+    heads: int = 1
+    rank: int | None = None
+    parametrisation: str = "full"
+    values: bool | None = None
+    contraction: float | None = 0.9
+    branch: str | None = None
+
+    observed: ClassVar[str] = "embeddings"
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "length", "heads", "rank"):
+            value = getattr(self, name)
+            if name == "rank" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if self.parametrisation not in ("full", "factored", "symmetric"):
+            raise InputError(
+                f'parametrisation: expected "full", "factored" or "symmetric", got {self.parametrisation!r}'
+            )
+        if self.rank is not None and self.parametrisation != "factored":
+            raise InputError(f'rank: expected None unless parametrisation="factored", got {self.rank}')
+        if self.parametrisation == "symmetric" and (self.heads != 1 or self.values):
+            raise InputError(
+                f"parametrisation: symmetric expects one head and no value maps, got heads={self.heads}, "
+                f"values={self.values}"
+            )
+        if self.values is None:
+            object.__setattr__(self, "values", self.parametrisation != "symmetric")
+        zero = jnp.zeros((1, 1, 1))
+        AttentionProcess(Attention(zero, zero, contraction=self.contraction), branch=self.branch)  # checks both
+
+    def priors(self) -> dict[str, dist.Distribution]:
+        """The prior of each parameter, by name."""
+        d, heads = self.dim, self.heads
+        priors: dict[str, dist.Distribution] = {}
+        if self.parametrisation == "full":
+            priors["interaction"] = normal(d**-0.5, heads, d, d)
+        elif self.parametrisation == "factored":
+            priors["query"] = normal(d**-0.25, heads, self.rank or d, d)
+            priors["key"] = normal(d**-0.25, heads, self.rank or d, d)
+        else:
+            row, column = np.triu_indices(d)
+            spread = np.where(row == column, d**-0.5, (2 * d) ** -0.5)
+            priors["interaction_entries"] = normal(jnp.asarray(spread), len(spread))
+        if self.values:
+            priors["value"] = normal(0.5 * d**-0.5, heads, d, d, mean=jnp.eye(d) / heads)
+        priors["scale"] = dist.LogNormal(0.0, 0.5)
+        return priors
+
+    def __call__(self, embeddings: Any = None, num_sequences: int | None = None) -> Array:
+        if embeddings is not None:
+            embeddings = self._checked(embeddings)
+            if embeddings.ndim != 3:
+                raise InputError(
+                    f"embeddings: expected shape (num_sequences, {self.length}, {self.dim}), got {embeddings.shape}"
+                )
+            if num_sequences not in (None, len(embeddings)):
+                raise InputError(
+                    f"num_sequences: expected {len(embeddings)} to go with the embeddings, got {num_sequences}"
+                )
+            num_sequences = len(embeddings)
+        elif num_sequences is None or num_sequences < 1:
+            raise InputError(f"num_sequences: expected at least 1 when no embeddings are given, got {num_sequences!r}")
+        params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
+        with numpyro.plate("sequences", num_sequences):
+            return numpyro.sample("embeddings", self.process(params), obs=embeddings)
+
+    def interaction(self, params: Params) -> Float[Array, "*batch heads dim dim"]:
+        """The interaction matrices A, the identified form of what the parametrisation samples."""
+        return self.attention(params).interaction
+
+    def attention(self, params: Params) -> Attention:
+        """The attention map at given parameters; leading axes of the parameters make a batch of maps."""
+        value = params["value"] if self.values else None
+        if self.parametrisation == "factored":
+            return Attention(params["query"], params["key"], value, contraction=self.contraction)
+        if self.parametrisation == "full":
+            return Attention.from_interaction(params["interaction"], value=value, contraction=self.contraction)
+        row, column = np.triu_indices(self.dim)
+        entries = jnp.asarray(params["interaction_entries"])
+        interaction = jnp.zeros((*entries.shape[:-1], 1, self.dim, self.dim), entries.dtype)
+        interaction = interaction.at[..., 0, row, column].set(entries).at[..., 0, column, row].set(entries)
+        return Attention.from_interaction(interaction, contraction=self.contraction, symmetric=True)
+
+    def process(self, params: Params) -> AttentionProcess:
+        """The law of one sequence at given parameters."""
+        return AttentionProcess(self.attention(params), params["scale"], self.length, branch=self.branch)
+
+    def log_likelihood(self, params: Params, embeddings: Any) -> Float[Array, "..."]:
+        """Log density of each sequence, in nats; embeddings of shape (..., length, dim)."""
+        return _log_likelihood(self, params, self._checked(embeddings))
+
+    def margins(self, params: Params, embeddings: Any) -> Float[Array, "... length"]:
+        """Stability margin `sigma_min(J_t)` of each position."""
+        return stability_margin(self.attention(params), self._checked(embeddings))
+
+    def quantities(self, params: Params, embeddings: Any) -> dict[str, Array]:
+        """What is identified: interaction, scale, log likelihood of all sequences, and their smallest margin."""
+        return {
+            "interaction": self.interaction(params),
+            "scale": jnp.asarray(params["scale"]),
+            "log_likelihood": self.log_likelihood(params, embeddings).sum(),
+            "smallest_margin": self.margins(params, embeddings).min(),
+        }
+
+    def _checked(self, embeddings: Any) -> Array:
+        embeddings = as_float_array("embeddings", embeddings)
+        if embeddings.ndim < 2 or embeddings.shape[-2:] != (self.length, self.dim) or math.prod(embeddings.shape) == 0:
+            raise InputError(
+                f"embeddings: expected shape (num_sequences >= 1, {self.length}, {self.dim}), got {embeddings.shape}"
+            )
+        return embeddings
+
+
+@jax.jit(static_argnums=0)
+def _log_likelihood(model: LatentAttention, params: Params, embeddings: Array) -> Array:
+    return model.process(params).log_prob(embeddings)
