@@ -69,6 +69,15 @@ def test_under_the_cap_the_density_integrates_to_one_for_any_parameter_and_histo
         np.testing.assert_allclose(total, 1, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("contraction", [0.5, 0.99])
+def test_the_cap_is_tight_and_leaves_one_root(float64, contraction):
+    attention = Attention(np.full((1, 1, 1), 1e4), np.ones((1, 1, 1)), contraction=contraction)
+    # Between two keys, where both weigh 1/2, S is D^2 / 4: the slope of the mean comes within g/(g + kappa) of kappa.
+    slope = 1 - jacobian_blocks(attention, after(KEYS, jnp.zeros((1, 1))))[0, -1, 0, 0]
+    np.testing.assert_allclose(slope, 1e4 / (1 + 1e4 / contraction), rtol=1e-12)
+    np.testing.assert_allclose(expected_roots(attention, KEYS, 0.1).expected, 1, rtol=0, atol=1e-12)
+
+
 def test_counting_roots_in_the_plane_agrees_with_quadrature(float64):
     attention = Attention.from_interaction(3 * jnp.eye(2)[None])
     past = jnp.asarray([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
