@@ -55,14 +55,14 @@ class AttentionTransform(Transform):
 
     def __call__(self, x: ArrayLike) -> Float[Array, "*batch length dim"]:
         length = jnp.shape(x)[-2] if jnp.ndim(x) >= 2 else 0
-        if self.branch is not None:
-            return over_sequences(_iterate, self.attention, x, "noise")
-        if length and not always_unique(self.attention, length):
+        if length == 0 or always_unique(self.attention, length):  # no length is for over_sequences to refuse
+            return over_sequences(_newton, self.attention, x, "noise")
+        if self.branch is None:
             raise InputError(
                 "attention: the equation u = mu(u) + noise may have several solutions, so a sample is not unique; use "
                 'contraction=0.9 (always unique), or ask for branch="fixed_point" and check draws with `certified`'
             )
-        return over_sequences(_newton, self.attention, x, "noise")
+        return over_sequences(_iterate, self.attention, x, "noise")
 
     def _inverse(self, y: ArrayLike) -> Float[Array, "*batch length dim"]:
         return residuals(self.attention, y)

@@ -134,7 +134,8 @@ def test_numerical_failure_is_nan():
     assert jnp.isnan(jax.jit(lambda u: law.log_prob(u * jnp.nan))(OUTSIDE))
     overflow = jax.jit(lambda u: law.log_prob(u))(OUTSIDE * jnp.finfo(OUTSIDE.dtype).max)
     assert not jnp.isfinite(overflow)
-    cycling = AttentionTransform(Attention.from_interaction([[[-30.0]]]), "fixed_point")
+    # Twice the jump against the token, and no certificate: the iteration goes to and fro.
+    cycling = AttentionTransform(Attention.from_interaction([[[-30.0]]], value=[[[2.0]]]), "fixed_point")
     assert jnp.isnan(cycling(jnp.asarray([[1.0], [-2.0], [0.1]]))[2])
 
 
