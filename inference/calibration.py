@@ -13,6 +13,7 @@ from numpyro.handlers import seed, trace
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
+from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
 
 BAND_SIMULATIONS = 5_000
@@ -106,10 +107,9 @@ def simulation_based_calibration(
     Source: Talts et al., arXiv:1804.06788; the bands: Saeilynoja et al., arXiv:2103.10522, by ArviZ.
     """
     least = {"num_simulations": 10, "num_sequences": 1, "num_draws": 1, "thinning": 1, "num_warmup": 1}
-    given = dict(zip(least, (num_simulations, num_sequences, num_draws, thinning, num_warmup), strict=True))
-    for name, low in least.items():
-        if given[name] < low:
-            raise InputError(f"{name}: expected at least {low}, got {given[name]}")
+    given = (num_simulations, num_sequences, num_draws, thinning, num_warmup)
+    for (name, low), value in zip(least.items(), given, strict=True):
+        whole_number(name, value, low)
     if not 0 < probability < 1:
         raise InputError(f"probability: expected a number inside (0, 1), got {probability}")
     settings = _Settings(num_sequences, num_draws, thinning, num_warmup, max_tree_depth)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from probattn import Attention, InputError, attention_mean, path_log_density, stability_margin
+from probattn.checks import whole_number
 from probattn.models.priors import normal
 from probattn.models.tokens import END, check_tokens, counted
 
@@ -73,9 +74,7 @@ class LanguageModel:
             object.__setattr__(self, "rank", self.dim)
         least = {"vocab_size": 2, "length": 1, "dim": 1, "heads": 1, "rank": 1}
         for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise InputError(f"{name}: expected a whole number of at least {low}, got {value!r}")
+            whole_number(name, getattr(self, name), low)
         if not (isinstance(self.barrier_weight, (int, float)) and 0 <= self.barrier_weight < math.inf):
             raise InputError(f"barrier_weight: expected a finite number >= 0, got {self.barrier_weight!r}")
         if not (isinstance(self.scale, (int, float)) and 0 < self.scale < math.inf):

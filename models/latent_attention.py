@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from probattn import Attention, AttentionProcess, InputError, stability_margin
-from probattn.attention import as_float_array
+from probattn.checks import as_float_array, whole_number
 from probattn.models.priors import normal
 
 Params = dict[str, Any]
@@ -26,6 +26,10 @@ class LatentAttention:
 
     Call it as a NumPyro model: `model(u)` conditions on embeddings of shape (num_sequences, length, dim);
     `model(num_sequences=n)` generates them.
+
+        site              batch (plate)       event
+        each parameter    ()                  its shape below
+        embeddings        (num_sequences,)    (length, dim), time first
 
     Parameters and priors, with d = dim and r = rank. In each parametrisation the entries of the interaction A (heads,
     d, d) have standard deviation 1/sqrt(d); off the diagonal of a symmetric one 1/sqrt(2d), which makes its law
@@ -63,12 +67,10 @@ class LatentAttention:
     observed: ClassVar[str] = "embeddings"
 
     def __post_init__(self) -> None:
-        for name in ("dim", "length", "heads", "rank"):
-            value = getattr(self, name)
-            if name == "rank" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        for name in ("dim", "length", "heads"):
+            whole_number(name, getattr(self, name))
+        if self.rank is not None:
+            whole_number("rank", self.rank)
         if self.parametrisation not in ("full", "factored", "symmetric"):
             raise InputError(
                 f'parametrisation: expected "full", "factored" or "symmetric", got {self.parametrisation!r}'

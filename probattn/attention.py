@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from probattn.checks import as_float_array
 from probattn.errors import InputError
 
 # Each array field with the number of axes of one map; further axes in front are a batch of maps.
@@ -163,30 +164,6 @@ def _unflatten(static: tuple, arrays: Iterable) -> Attention:
 
 jax.tree_util.register_pytree_with_keys(Attention, _flatten, _unflatten)
 assert {field.name for field in fields(Attention)} == {*ARRAY_FIELDS, *STATIC_FIELDS}
-
-
-def as_float_array(name: str, value: Any) -> jax.Array:
-    """`value` as a floating-point array; an InputError if it is none, or holds a NaN or an infinity."""
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: expected an array of numbers, got {type(value).__name__}") from error
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
-        array = array.astype(float)
-    # numpy, not jax.numpy: under jit the latter would trace the check of a constant too.
-    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
-        raise InputError(f"{name}: expected finite numbers, got NaN or infinity")
-    return array
-
-
-def as_scale(value: Any) -> jax.Array:
-    """`value` as a floating-point array of standard deviations; an InputError if one is not positive."""
-    scale = as_float_array("scale", value)
-    if not isinstance(scale, jax.core.Tracer) and not (np.asarray(scale) > 0).all():
-        raise InputError(f"scale: expected positive numbers, got {np.asarray(scale).min()}")
-    return scale
 
 
 def over_sequences(function: Callable, attention: Attention, u: Any, name: str = "embeddings") -> Any:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probattn.attention import Attention, as_scale, over_sequences
+from probattn.attention import Attention, over_sequences
+from probattn.checks import as_scale
 from probattn.determinant import sign_and_log_det
 from probattn.mean import apply_values, contract, head_means, mean, shrinkage, weights
 

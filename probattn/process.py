@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from probattn.attention import Attention, as_scale
+from probattn.attention import Attention
+from probattn.checks import as_scale, whole_number
 from probattn.errors import InputError
 from probattn.jacobian import path_log_density
 from probattn.transform import AttentionTransform
@@ -58,8 +59,7 @@ class AttentionProcess(dist.Distribution):
         validate_args: bool | None = None,
     ):
         AttentionTransform(attention, branch)  # checks both
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise InputError(f"length: expected a whole number of at least 1, got {length!r}")
+        length = whole_number("length", length)
         bias = attention.position_bias
         if bias is not None and bias.shape[-1] < length:
             raise InputError(f"length: {length} needs a position bias of as many lags, got {bias.shape[-1]}")

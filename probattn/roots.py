@@ -11,7 +11,8 @@ from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from probattn.attention import Attention, as_float_array, as_scale
+from probattn.attention import Attention
+from probattn.checks import as_float_array, as_scale
 from probattn.errors import InputError
 from probattn.jacobian import jacobian_blocks, residuals
 from probattn.transform import Equation, guarded_newton

@@ -66,8 +66,8 @@ def test_every_parametrisation_is_calibrated_over_a_thousand_simulations(paramet
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(num_simulations=9), "num_simulations: expected at least 10, got 9"),
-        (dict(num_draws=0), "num_draws: expected at least 1, got 0"),
+        (dict(num_simulations=9), "num_simulations: expected a whole number of at least 10, got 9"),
+        (dict(num_draws=0), "num_draws: expected a whole number of at least 1, got 0"),
         (dict(probability=1.0), r"probability: expected a number inside \(0, 1\), got 1.0"),
     ],
 )

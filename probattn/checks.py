@@ -1,0 +1,40 @@
+"""Input checks that several parts share: each returns what it accepts and raises an InputError otherwise."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probattn.errors import InputError
+
+
+def as_float_array(name: str, value: Any) -> jax.Array:
+    """`value` as a floating-point array; an InputError if it is none, or holds a NaN or an infinity."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: expected an array of numbers, got {type(value).__name__}") from error
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        array = array.astype(float)
+    # numpy, not jax.numpy: under jit the latter would trace the check of a constant too.
+    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
+        raise InputError(f"{name}: expected finite numbers, got NaN or infinity")
+    return array
+
+
+def as_scale(value: Any) -> jax.Array:
+    """`value` as a floating-point array of standard deviations; an InputError if one is not positive."""
+    scale = as_float_array("scale", value)
+    if not isinstance(scale, jax.core.Tracer) and not (np.asarray(scale) > 0).all():
+        raise InputError(f"scale: expected positive numbers, got {np.asarray(scale).min()}")
+    return scale
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """`value` if it is an int of at least `least`; an InputError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return value
