@@ -2,9 +2,14 @@
 
 import json
 
+import jax
 import pytest
 
 from probattn import cli
+
+pytestmark = pytest.mark.skipif(
+    jax.config.jax_enable_x64, reason="the command line is the same in float64; fits are tested in both"
+)
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 SMALL = ["--dim", "2", "--num-steps", "20", "--num-warmup", "10", "--num-samples", "8", "--num-chains", "2"]

@@ -85,11 +85,11 @@ def test_counting_roots_in_the_plane_agrees_with_quadrature(float64):
     _, degree, expected = integrals(attention, past, 0.5, grid, cell)
     np.testing.assert_allclose(degree, 1, rtol=0, atol=1e-9)
     assert expected > 1.7
-    count = expected_roots(attention, past, 0.5, key=jax.random.key(0), num_draws=300, num_starts=32)
+    count = expected_roots(attention, past, 0.5, key=jax.random.key(0), num_draws=150, num_starts=24)
     assert count.unbalanced <= 0.02  # roots known to be missed
     assert abs(count.expected - expected) < 4 * count.standard_error + 2 * count.unbalanced
     capped = Attention(attention.query, attention.key, contraction=0.99)
-    count = expected_roots(capped, past, 0.5, key=jax.random.key(0), num_draws=300, num_starts=32)
+    count = expected_roots(capped, past, 0.5, key=jax.random.key(0), num_draws=150, num_starts=24)
     assert count == (1.0, 0.0, 0.0)
 
 
