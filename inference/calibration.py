@@ -94,7 +94,7 @@ def simulation_based_calibration(
         model: a NumPyro model called as `model(data)` and `model(num_sequences=n)`, with the name of what it observes
             as `observed` and the quantities to rank as `quantities(params, data)`, such as LatentAttention.
         key: random key.
-        num_simulations, num_sequences: data sets, and sequences in each.
+        num_simulations, num_sequences: data sets (at least 10), and sequences in each.
         num_draws, thinning: draws kept of each posterior, every `thinning`-th.
         num_warmup, max_tree_depth: of NUTS.
         probability: of the bands, over all quantities together.

@@ -85,7 +85,7 @@ class LatentAttention:
         if self.values is None:
             object.__setattr__(self, "values", self.parametrisation != "symmetric")
         zero = jnp.zeros((1, 1, 1))
-        AttentionProcess(Attention(zero, zero, contraction=self.contraction), branch=self.branch)  # checks both
+        AttentionProcess(Attention(zero, zero, contraction=self.contraction), 1.0, 1, branch=self.branch)  # checks both
 
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of each parameter, by name."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import jax
@@ -71,13 +72,13 @@ class Attention:
 
     def __post_init__(self) -> None:
         for name in ARRAY_FIELDS:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name in ("query", "key"):
                 object.__setattr__(self, name, as_float_array(name, getattr(self, name)))
         _check_shapes(self)
         if self.mask not in ("strict", "inclusive"):
             raise InputError(f'mask: expected "strict" or "inclusive", got {self.mask!r}')
         if self.contraction is not None:
-            if not isinstance(self.contraction, (int, float)) or not 0 < self.contraction < 1:
+            if not isinstance(self.contraction, Real) or not 0 < self.contraction < 1:
                 raise InputError(f"contraction: expected a number inside (0, 1) or None, got {self.contraction!r}")
             if self.mask != "strict":
                 raise InputError(

@@ -25,16 +25,23 @@ def as_float_array(name: str, value: Any) -> jax.Array:
     return array
 
 
-def as_scale(value: Any) -> jax.Array:
-    """`value` as a floating-point array of standard deviations; an InputError if one is not positive."""
+def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
+    """`value` as standard deviations, one for each of a batch; an InputError if one is not positive or too many."""
     scale = as_float_array("scale", value)
     if not isinstance(scale, jax.core.Tracer) and not (np.asarray(scale) > 0).all():
         raise InputError(f"scale: expected positive numbers, got {np.asarray(scale).min()}")
+    try:
+        np.broadcast_shapes(batch_shape, scale.shape)
+    except ValueError as error:
+        raise InputError(
+            f"scale: expected a shape that broadcasts against the batch {batch_shape} (one for each sequence or map), "
+            f"got {scale.shape}"
+        ) from error
     return scale
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """`value` if it is an int of at least `least`; an InputError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    """`value` as an int of at least `least`; an InputError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return value
+    return int(value)

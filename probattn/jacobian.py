@@ -72,8 +72,8 @@ def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0)
         broadcasts against the leading axes of u.
     Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory, sections 2 and 4.
     """
-    scale = as_scale(scale)[..., None]
     e, log_abs_det, inside = over_sequences(_density_parts, attention, u)
+    scale = as_scale(scale, e.shape[:-2])[..., None]
     log_normal = -0.5 * ((e / scale[..., None]) ** 2).sum(-1) - attention.dim * jnp.log(math.sqrt(2 * math.pi) * scale)
     return jnp.where(inside, log_normal + log_abs_det, -jnp.inf)
 

@@ -1,6 +1,7 @@
 """Stability margins, support tokens and support weights (theory, section 3)."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -47,11 +48,13 @@ def support_weights(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
 def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*batch {k}"]:
     """Positions with the k smallest stability margins, smallest first; ties go to the earlier position.
 
+    Under the inclusive mask with V = I position 1 attends to itself alone: its margin is 0, and it always comes first.
+
     Args: attention; u, embeddings of shape (..., length, dim); k, from 1 to length.
     Raises: InputError on a wrong shape, a NaN, or k outside 1 ... length. Source: theory, section 3.
     """
     margin = stability_margin(attention, u)
-    if not 1 <= k <= margin.shape[-1]:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= margin.shape[-1]:
         raise InputError(f"k: expected 1 to {margin.shape[-1]} (the length), got {k}")
     return jnp.argsort(margin, axis=-1, stable=True)[..., :k]
 

@@ -24,7 +24,8 @@ class AttentionProcess(dist.Distribution):
         u_t = mu_t(u_t; u_<t) + e_t,   e_t ~ N(0, scale^2 I)
         log p(u) = sum_t [ log N(e_t; 0, scale^2 I) + log det J_t ]
 
-    `log_prob` is -inf outside the local domain (theory, section 4). It integrates to one where a certificate holds
+    `log_prob` is -inf outside the local domain: where some `det J_t <= 0`, or for an attention declared symmetric some
+    linear matrix inequality does not hold. It integrates to one where a certificate holds
     (`certified`), under the contraction cap always. Without one the implicit equation may have several solutions:
     the density over the local domain then integrates to E[(roots + 1) / 2], and `sample` refuses unless told which
     solution to take.
@@ -33,7 +34,8 @@ class AttentionProcess(dist.Distribution):
         attention: with the strict mask; a batch of maps makes a batch of processes.
         scale: standard deviation sigma > 0 of the noise, broadcast against that batch.
         length: number T >= 1 of embeddings.
-        branch: of `AttentionTransform`: None or "fixed_point".
+        branch: of `AttentionTransform`: None or "fixed_point". Of traced parameters (inside jit, or drawn from a
+            prior) only the cap is known to certify them.
 
     Raises:
         InputError: at construction an inclusive mask, a scale that is not positive, batches that do not broadcast, a
@@ -52,8 +54,8 @@ class AttentionProcess(dist.Distribution):
     def __init__(
         self,
         attention: Attention,
-        scale: ArrayLike = 1.0,
-        length: int = 1,
+        scale: ArrayLike,
+        length: int,
         *,
         branch: str | None = None,
         validate_args: bool | None = None,
@@ -63,7 +65,7 @@ class AttentionProcess(dist.Distribution):
         bias = attention.position_bias
         if bias is not None and bias.shape[-1] < length:
             raise InputError(f"length: {length} needs a position bias of as many lags, got {bias.shape[-1]}")
-        scale = as_scale(scale)
+        scale = as_scale(scale, attention.batch_shape)
         batch_shape, event_shape = self.infer_shapes(attention, scale.shape, length)
         self.attention, self.scale, self.branch = attention, scale, branch
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
@@ -72,14 +74,7 @@ class AttentionProcess(dist.Distribution):
     def infer_shapes(attention: Attention, scale: tuple[int, ...] = (), length: int = 1, **_: Any) -> tuple:
         """Batch and event shape, from the shape of `scale` and an attention whose leaves need only have shapes."""
         require_strict(attention)
-        try:
-            batch_shape = np.broadcast_shapes(attention.batch_shape, scale)
-        except ValueError as error:
-            raise InputError(
-                f"scale: expected a shape that broadcasts against the attention's batch {attention.batch_shape}, "
-                f"got {scale}"
-            ) from error
-        return batch_shape, (length, attention.dim)
+        return np.broadcast_shapes(attention.batch_shape, scale), (length, attention.dim)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -94,7 +89,7 @@ class AttentionProcess(dist.Distribution):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*shape length dim"]:
         """Draws of shape `sample_shape + batch_shape + (length, dim)`, differentiable in attention and scale.
 
-        A draw whose equation the solver could not solve is NaN. Raises: InputError where a draw may not be unique.
+        A draw whose equation the solver could not solve is NaN; on the fixed-point branch that is common. Raises: InputError where a draw may not be unique.
         """
         noise = jax.random.normal(key, (*sample_shape, *self.batch_shape, *self.event_shape))
         return self.transform(self.scale[..., None, None] * noise)

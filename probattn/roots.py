@@ -63,7 +63,8 @@ def expected_roots(
             the starts, then random convex combinations of them.
 
     Raises:
-        InputError: an inclusive mask, a batch of maps, a wrong shape, a count below 1 or a missing key.
+        InputError: an inclusive mask, a batch of maps, a wrong shape, num_draws below 2, num_starts below 1 or a
+            missing key.
 
     Source: theory, section 4.
     """

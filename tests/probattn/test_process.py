@@ -182,8 +182,12 @@ GOOD = cases.PROPER["contracted"]
         (lambda: AttentionProcess(GOOD, np.nan, 3), "scale: expected finite numbers"),
         (lambda: AttentionProcess(GOOD, 1.0, 0), "length: expected a whole number of at least 1, got 0"),
         (lambda: AttentionProcess(cases.attention(bias=True), 1.0, 8), "length: 8 needs a position bias"),
-        (lambda: AttentionProcess(batch_of_maps(3), np.ones(2), 3), r"scale: .*broadcasts.*\(3,\), got \(2,\)"),
+        (lambda: AttentionProcess(batch_of_maps(3), np.ones(2), 3), r"scale: .*broadcasts.*\(3,\).*got \(2,\)"),
         (lambda: AttentionProcess(GOOD, 1.0, 3, branch="any"), "branch: expected None"),
+        (
+            lambda: AttentionProcess(GOOD, np.ones(2), 3).log_prob(np.zeros((5, 3, 3))),
+            r"scale: .*broadcasts.*\(5,\).*got \(2,\)",
+        ),
         (lambda: AttentionProcess(GOOD, 1.0, 3).log_prob(np.ones((4, 3))), r"expected shape .*\(3, 3\).*got \(4, 3\)"),
         (lambda: AttentionProcess(GOOD, 1.0, 3).log_prob(np.ones(3)), r"expected shape .*got \(3,\)"),
         (lambda: AttentionProcess(GOOD, 1.0, 3).log_prob(np.full((3, 3), np.nan)), "expected finite numbers"),
