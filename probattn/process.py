@@ -89,7 +89,8 @@ class AttentionProcess(dist.Distribution):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*shape length dim"]:
         """Draws of shape `sample_shape + batch_shape + (length, dim)`, differentiable in attention and scale.
 
-        A draw whose equation the solver could not solve is NaN; on the fixed-point branch that is common. Raises: InputError where a draw may not be unique.
+        A draw whose equation the solver could not solve is NaN; on the fixed-point branch that is common.
+        Raises: InputError where a draw may not be unique.
         """
         noise = jax.random.normal(key, (*sample_shape, *self.batch_shape, *self.event_shape))
         return self.transform(self.scale[..., None, None] * noise)
