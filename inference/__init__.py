@@ -5,6 +5,7 @@ from probattn.inference.calibration_figure import plot_calibration
 from probattn.inference.compare import Comparison, compare
 from probattn.inference.corpus import Corpus, load_corpus
 from probattn.inference.fit import Fit
+from probattn.inference.generation_figure import plot_generation
 from probattn.inference.map import fit_map
 from probattn.inference.posterior import sample_posterior
 from probattn.inference.storage import load_run, save_run
@@ -19,6 +20,7 @@ __all__ = [
     "load_corpus",
     "load_run",
     "plot_calibration",
+    "plot_generation",
     "sample_posterior",
     "save_run",
     "simulation_based_calibration",

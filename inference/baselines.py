@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from probattn.tokens import counted
+
 SMOOTHING = np.geomspace(0.01, 10, 31)
 FOLDS = 5
 
@@ -48,9 +50,7 @@ def token_counts(tokens: np.ndarray) -> np.ndarray:
 
 def _before(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     before = np.concatenate([np.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
-    is_counted = before != 0
-    is_counted[:, 0] = True
-    return before, is_counted
+    return before, np.asarray(counted(tokens))
 
 
 def _counts(tokens: np.ndarray, vocab_size: int, order: str) -> np.ndarray:

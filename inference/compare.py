@@ -192,6 +192,11 @@ def support_probability(margins: np.ndarray) -> np.ndarray:
     return np.bincount(np.nanargmin(margins, axis=1), minlength=margins.shape[1]) / len(margins)
 
 
+def path_labels(tokens: Sequence[int] | np.ndarray, symbols: Sequence[str], positions: int) -> tuple[str, ...]:
+    """What each of the first positions of an embedding path holds: the start, then the tokens."""
+    return ("start", *(symbols[token] for token in tokens[: positions - 1]))
+
+
 def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:
     chains, draws = fit.shape
     total = per_draw.sum(-1)
@@ -222,9 +227,8 @@ def _example_tokens(heldout: np.ndarray) -> np.ndarray:
 def _example(fits: Mapping[str, Fit], tokens: np.ndarray, symbols: Sequence[str]) -> Example:
     margins = {name: _margins(fit, tokens[None])[:, 0] for name, fit in fits.items()}
     positions = int(np.isfinite(next(iter(margins.values()))[0]).sum())
-    labels = ("start", *(symbols[token] for token in tokens[: positions - 1]))
     return Example(
-        labels,
+        path_labels(tokens, symbols, positions),
         {name: values[:, :positions].mean(0) for name, values in margins.items()},
         {name: support_probability(values[:, :positions]) for name, values in margins.items()},
     )

@@ -1,5 +1,6 @@
 """A causal attention language model with priors, whose embedding path carries the barrier (theory, section 7)."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,12 +10,21 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
-from numpyro.distributions import constraints
 
-from probattn import Attention, InputError, attention_mean, path_log_density, stability_margin
+from probattn import (
+    Attention,
+    CachedStep,
+    InputError,
+    SequenceProcess,
+    attention_mean,
+    path_log_density,
+    stability_margin,
+)
+from probattn.cached_mean import empty_cache, mean_step
 from probattn.checks import whole_number
+from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
-from probattn.models.tokens import END, check_tokens, counted
+from probattn.tokens import END, check_tokens, counted
 
 Params = dict[str, Any]
 
@@ -108,14 +118,21 @@ class LanguageModel:
         if tokens is not None and self.barrier_weight > 0:
             numpyro.factor("path", self.barrier_weight * _path_log_density(self, params, tokens).sum())
         with numpyro.plate("sequences", num_sequences if tokens is None else tokens.shape[0]):
-            return numpyro.sample("tokens", _Sequences(self, params), obs=tokens)
+            return numpyro.sample("tokens", self.process(params), obs=tokens)
+
+    def process(self, params: Params) -> SequenceProcess:
+        """The law of one sequence at given parameters: its prefixes, marginals, random set, samples."""
+        functions = _functions(self)
+        return SequenceProcess(
+            params=params, length=self.length, vocab_size=self.vocab_size, end_token=END, **functions
+        )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """`sum_t log p(x_t | x_<t)` of each sequence: the end token counts, what follows it does not.
 
         Args: params, one value per parameter; tokens, shape (..., length). Returns shape (...), in nats.
         """
-        return _log_likelihood(self, params, check_tokens(tokens, self.vocab_size, self.length))
+        return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
     def path_log_density(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """`sum_t [log N(e_t) + log det J_t]` of each sequence's embedding path, before the barrier weight."""
@@ -148,9 +165,13 @@ class LanguageModel:
         """The attention that predicts: inclusive mask, its own value map, the same query and key."""
         return Attention(params["query"], params["key"], params["value"], mask="inclusive")
 
-    def generate(self, params: Params, num_sequences: int, *, key: Array) -> Array:
-        """Sample sequences left to right, shape (num_sequences, length); after the end token all is end."""
-        return _generate(self, params, key, num_sequences)
+    def generate(self, params: Params, num_sequences: int, *, key: Array) -> Generation:
+        """Sample sequences left to right, with what each step was worth and which token supported it.
+
+        The margin at t is that of the path position that predicts x_t (position 0, the start, predicts the first
+        token); the support token at t is the path position with the smallest margin so far.
+        """
+        return _generate(self, self.process(params), key, num_sequences)
 
 
 def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
@@ -162,46 +183,61 @@ def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
 # Compiled once per model and shape: a model that NumPyro runs step by step to find its sites would otherwise
 # compile every operation by itself.
 @jax.jit(static_argnums=0)
-def _log_likelihood(model: LanguageModel, params: Params, tokens: Array) -> Array:
-    logits = _logits(model, params, tokens)
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    log_prob = chosen - jax.nn.logsumexp(logits, axis=-1)
-    return jnp.where(counted(tokens), log_prob, 0).sum(-1)
-
-
-@jax.jit(static_argnums=0)
 def _path_log_density(model: LanguageModel, params: Params, tokens: Array) -> Array:
     density = path_log_density(model.path_attention(params), model.path(params, tokens), model.scale)
     return jnp.where(counted(tokens), density, 0).sum(-1)
 
 
 @jax.jit(static_argnums=(0, 3))
-def _generate(model: LanguageModel, params: Params, key: Array, num_sequences: int) -> Array:
-    def step(tokens: Array, position_and_key: tuple[Array, Array]) -> tuple[Array, None]:
-        position, key = position_and_key
-        drawn = jax.random.categorical(key, _logits(model, params, tokens)[:, position])
-        return tokens.at[:, position].set(jnp.where(counted(tokens)[:, position], drawn, END)), None
+def _generate(model: LanguageModel, process: SequenceProcess, key: Array, num_sequences: int) -> Generation:
+    tokens = process.sample(key, (num_sequences,))
+    rows = process.conditionals(tokens)
+    is_counted = counted(tokens)
+    log_prob = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
+    margin = stability_margin(model.path_attention(process.params), model.path(process.params, tokens))
+    return Generation(
+        tokens,
+        jnp.where(is_counted, log_prob, jnp.nan),
+        jnp.where(is_counted, margin, jnp.nan),
+        jnp.where(is_counted, support_so_far(margin), -1),
+    )
 
-    # Positions not drawn yet must not read as an end, so they start as symbol 1; causality hides them.
-    start = jnp.ones((num_sequences, model.length), int)
-    keys = jax.random.split(key, model.length)
-    return jax.lax.scan(step, start, (jnp.arange(model.length), keys))[0]
+
+@functools.lru_cache(maxsize=128)
+def _functions(model: LanguageModel) -> dict[str, Any]:
+    """What a SequenceProcess needs of the model; the same functions for equal models, so that they compile once."""
+
+    def start(params: Params) -> Any:
+        return empty_cache(model.readout_attention(params), model.length)
+
+    def step(params: Params, cache: Any, previous: Array, position: Array) -> tuple[Any, Array]:
+        before = jnp.where(position == 0, END, previous)
+        u = jnp.asarray(params["embedding"])[before] + jnp.asarray(params["position"])[position]
+        cache, mu = mean_step(model.readout_attention(params), cache, u, position)
+        return cache, params["readout"] @ (u + mu) + params["bias"]
+
+    def end_probability_bound(params: Params) -> Array:
+        return _end_probability_bound(model, params)
+
+    def next_token_logits(params: Params, tokens: Array) -> Array:
+        return _logits(model, params, tokens)
+
+    return {
+        "next_token_logits": next_token_logits,
+        "batched": True,
+        "cached_step": CachedStep(start, step),
+        "end_probability_bound": end_probability_bound,
+    }
 
 
-class _Sequences(dist.Distribution):
-    """The model's law over one sequence at given parameters, as a NumPyro distribution."""
+def _end_probability_bound(model: LanguageModel, params: Params) -> Array:
+    """`1 / (1 + sum_v exp(largest logit of v over the end's))`.
 
-    support = constraints.independent(constraints.nonnegative_integer, 1)
-    pytree_data_fields = ("params",)
-    pytree_aux_fields = ("model",)
-
-    def __init__(self, model: LanguageModel, params: Params):
-        self.model, self.params = model, params
-        super().__init__(batch_shape=(), event_shape=(model.length,), validate_args=False)
-
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        drawn = _generate(self.model, self.params, key, math.prod(sample_shape))
-        return drawn.reshape(*sample_shape, self.model.length)
-
-    def log_prob(self, value: Array) -> Array:
-        return _log_likelihood(self.model, self.params, value)
+    A logit is linear in u_t and in each head's mean, and that mean lies in the convex hull of the path: over all paths
+    a difference of logits is largest where each of them is one of the finitely many embeddings.
+    """
+    u = (params["embedding"][:, None] + params["position"]).reshape(-1, model.dim)
+    apart = params["readout"] - params["readout"][END]
+    parts = jnp.concatenate([apart[None], jnp.einsum("vi,hij->hvj", apart, params["value"])])
+    largest = jnp.einsum("pvj,uj->pvu", parts, u).max(-1).sum(0) + params["bias"] - params["bias"][END]
+    return 1 / jnp.exp(largest.at[END].set(0)).sum()

@@ -49,12 +49,17 @@ Models with priors are in `probattn.models`, fits and their comparison in `proba
 from importlib.metadata import version
 
 from probattn.attention import Attention
+from probattn.draws import CachedStep
+from probattn.ending import Tightness
 from probattn.errors import FitError, InputError
+from probattn.estimate import Estimate
 from probattn.jacobian import jacobian_blocks, log_barrier, log_det, path_log_density, residuals
 from probattn.margins import matrix_inequality_slack, stability_margin, support_tokens, support_weights
 from probattn.mean import attention_mean
+from probattn.mixture import ProcessMixture
 from probattn.process import AttentionProcess
 from probattn.roots import RootCount, expected_roots
+from probattn.sequence_process import SequenceProcess
 from probattn.transform import AttentionTransform
 from probattn.uniqueness import certified
 
@@ -64,9 +69,14 @@ __all__ = [
     "Attention",
     "AttentionProcess",
     "AttentionTransform",
+    "CachedStep",
+    "Estimate",
     "FitError",
     "InputError",
+    "ProcessMixture",
     "RootCount",
+    "SequenceProcess",
+    "Tightness",
     "attention_mean",
     "certified",
     "expected_roots",

@@ -40,6 +40,8 @@ TRAIN_SIZE = 300
 REFERENCE_SIZE = 50_000
 DEMO_DRAWS = {False: (155, 155, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+MOST_PLOTTED = 8  # rows of a figure that still fit on a page
 DEMO_STEPS = {False: 800, True: 200}
 
 
@@ -158,23 +160,68 @@ def compare(
 def generate(
     run: RunArgument,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many sequences.")] = 10,
+    margins: Annotated[
+        bool, typer.Option("--margins", help="A table for each: log probability, margin and support token.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw margins and log probabilities to this .png, .svg or .pdf.")] = None,
     seed: SeedOption = 0,
-) -> None:
+) -> None:  # fmt: skip
     """Sample sequences; those of a posterior come from a new draw each, as its mixture says.
 
-    Example: `probattn generate runs/posterior -n 10`
+    Example: `probattn generate runs/posterior -n 3 --margins --plot words.png`
     """
     import jax
     import numpy as np
 
+    if plot is not None and plot.suffix not in PLOT_FORMATS:
+        raise InputError(f"{plot}: expected a name that ends in {', '.join(PLOT_FORMATS)}, got {plot.suffix!r}")
     fitted, corpus, _ = _load(run)
     keys = jax.random.split(jax.random.key(seed), number)
     draws = fitted.flat_draws()
     total = len(next(iter(draws.values())))
     chosen = np.random.default_rng(seed).integers(total, size=number)
-    sample = jax.jit(jax.vmap(lambda params, key: fitted.model.generate(params, 1, key=key)[0]))
-    for tokens in np.asarray(sample({name: value[chosen] for name, value in draws.items()}, keys)):
-        console.print(corpus.decode(tokens), markup=False)
+    sample = jax.jit(jax.vmap(lambda params, key: fitted.model.generate(params, 1, key=key)))
+    generation = sample({name: value[chosen] for name, value in draws.items()}, keys)
+    generation = jax.tree.map(lambda array: np.asarray(array)[:, 0], generation)
+    for row, tokens in enumerate(generation.tokens):
+        if margins:
+            console.print(_generation_table(corpus, jax.tree.map(lambda array, row=row: array[row], generation)))
+        else:
+            console.print(corpus.decode(tokens), markup=False)
+    if plot is not None:
+        from probattn.inference import plot_generation
+
+        shown = jax.tree.map(lambda array: array[:MOST_PLOTTED], generation)
+        try:
+            plot_generation(shown, corpus.symbols).savefig(plot, dpi=150)
+        except OSError as error:
+            raise InputError(f"{plot}: cannot be written ({error.strerror}); choose another --plot") from error
+        console.print(f"plot of {len(shown.tokens)} of {number} sequences: {plot.resolve()}", markup=False)
+
+
+def _generation_table(corpus: Any, generation: Any) -> Table:
+    """One generated sequence, a row for each token."""
+    from rich.markup import escape
+
+    from probattn.inference.compare import path_labels
+
+    positions = int((generation.support >= 0).sum())
+    labels = path_labels(generation.tokens, corpus.symbols, positions)
+    total = generation.log_prob[:positions].sum()
+    table = Table(
+        "position", "token", "log probability", "margin before it", "support token so far",
+        title=f"{escape(corpus.decode(generation.tokens))}   (log probability {total:.3f} nats)",
+    )  # fmt: skip
+    for position in range(positions):
+        support = generation.support[position]
+        table.add_row(
+            str(position + 1),
+            escape(corpus.symbols[generation.tokens[position]]),
+            f"{generation.log_prob[position]:.3f}",
+            f"{generation.margin[position]:.3f}",
+            f"{support} {escape(labels[support])}",
+        )
+    return table
 
 
 @app.command()
@@ -190,7 +237,7 @@ def margins(
     """
     import numpy as np
 
-    from probattn.inference.compare import support_probability
+    from probattn.inference.compare import path_labels, support_probability
     from probattn.inference.fit import over_draws
 
     fitted, corpus, _ = _load(run)
@@ -202,8 +249,7 @@ def margins(
     if fitted.method == "posterior":
         table.add_column("5 % to 95 %")
     table.add_column("support token")
-    symbols = ["start", *(corpus.symbols[token] for token in tokens[: values.shape[1] - 1])]
-    for position, symbol in enumerate(symbols):
+    for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1])):
         column = values[:, position]
         cells = [str(position), symbol, f"{column.mean():.3f}"]
         if fitted.method == "posterior":

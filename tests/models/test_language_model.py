@@ -121,7 +121,7 @@ def test_generated_tokens_follow_the_law():
     sequences = every_sequence(3, 3)
     probability = np.exp(np.asarray(model.log_likelihood(params, sequences), float))
     number = 20_000
-    drawn = np.asarray(model.generate(params, number, key=jax.random.key(0)))
+    drawn = np.asarray(model.generate(params, number, key=jax.random.key(0)).tokens)
     counts = np.array([(drawn == sequence).all(1).sum() for sequence in sequences])
     assert counts.sum() == number
     # Chi-square with 14 degrees of freedom exceeds 36.1 with probability 0.001.

@@ -1,0 +1,129 @@
+"""A number with its standard error, and what it rests on: an exact sum or draws."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probattn.errors import InputError
+
+MOST_PATHS = 2**22  # paths that are enumerated: seconds to minutes for a small model
+MOST_CELLS = 2**24  # cells of a table: 128 MiB in float64
+METHODS = ("auto", "exact", "monte_carlo")
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["value", "standard_error", "effective_sample_size"],
+    meta_fields=["method"],
+)
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A probability, or a table of them, and how it was computed.
+
+    Args:
+        value: the probabilities.
+        standard_error: of each; 0 where `method` is an exact sum. A frequency's is at least that of one draw, so that
+            an event no draw fell in is not called impossible.
+        method: in words, "exact: 64 paths" or "Monte Carlo: 10,000 draws".
+        effective_sample_size: of weighted draws, `(sum w)^2 / sum w^2`; None for an exact sum.
+    """
+
+    value: Any
+    standard_error: Any
+    method: str
+    effective_sample_size: Any = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether no draws were used."""
+        return self.effective_sample_size is None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.value, dtype)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __str__(self) -> str:
+        if jnp.ndim(self.value):
+            numbers = f"table of shape {jnp.shape(self.value)}, largest standard error {self.standard_error.max():.2g}"
+        else:
+            numbers = f"{self.value:.6g}" + ("" if self.exact else f" ± {self.standard_error:.2g}")
+        size = "" if self.exact else f", effective sample size {self.effective_sample_size:,.0f}"
+        return f"{numbers} ({self.method}{size})"
+
+
+def exactly(value: Array, paths: int) -> Estimate:
+    """The estimate that a sum over so many paths is."""
+    return Estimate(value, jnp.zeros_like(value), f"exact: {paths:,} path{'' if paths == 1 else 's'}")
+
+
+def choose_exact(method: str, paths: int, what: str, cells: int = 1) -> bool:
+    """Whether to sum over `paths` paths or to draw.
+
+    Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there are too many paths.
+    """
+    if method not in METHODS:
+        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if cells > MOST_CELLS:
+        raise InputError(
+            f"{what}: expected a table of at most {MOST_CELLS:,} cells, got {_large(cells)} ({_memory(cells)}); ask "
+            "for fewer positions or tokens at a time"
+        )
+    if method == "exact" and paths > MOST_PATHS:
+        raise InputError(
+            f"{what}: expected at most {MOST_PATHS:,} paths to enumerate, got {_large(paths)} ({_memory(paths)} for "
+            'their probabilities alone); method="monte_carlo" draws instead, with a standard error'
+        )
+    return method == "exact" or (method == "auto" and paths <= MOST_PATHS)
+
+
+def mean_weight(log_weight: Float[Array, " draws"]) -> Estimate:
+    """Estimate of a probability as the mean of importance weights, with the standard error of that mean."""
+    weight = jnp.exp(log_weight)
+    number = len(weight)
+    size = weight.sum() ** 2 / jnp.maximum((weight**2).sum(), jnp.finfo(weight.dtype).tiny)
+    return Estimate(weight.mean(), weight.std(ddof=1) / number**0.5, _draws(number), size)
+
+
+def frequencies(cell: Array, cells: int, log_weight: Float[Array, " draws"]) -> Estimate:
+    """Share of weighted draws in each of `cells` cells; `cell`, shape (draws, ...), may put a draw in several.
+
+    A cell outside 0 ... cells - 1 is no cell. Self-normalised: with the weights w divided by their sum, the standard error is
+    `sqrt(sum w^2 (1[in cell] - p)^2)`.
+    """
+    weight = jnp.exp(log_weight - log_weight.max())  # of free draws exactly 1: counts are exact
+    cell = cell.reshape(len(weight), -1)
+    cell = jnp.where((cell >= 0) & (cell < cells), cell, cells)
+
+    def per_cell(values: Array) -> Array:
+        everywhere = jnp.broadcast_to(values[:, None], cell.shape)
+        return jnp.zeros(cells, values.dtype).at[cell].add(everywhere, mode="drop")
+
+    total = weight.sum()
+    squares = (weight**2).sum() / total**2
+    # A draw that failed is in no cell; its weight is NaN, and so must every share be.
+    probability = jnp.where(jnp.isnan(total), jnp.nan, per_cell(weight) / total)
+    variance = per_cell(weight**2) / total**2 * (1 - 2 * probability) + probability**2 * squares
+    error = jnp.sqrt(jnp.maximum(variance, squares**2))
+    return Estimate(probability, error, _draws(len(weight)), 1 / squares)
+
+
+def _draws(number: int) -> str:
+    return f"Monte Carlo: {number:,} draws"
+
+
+def _large(number: int) -> str:
+    return f"{number:,}" if number < 10**12 else f"{float(number):.3g}" if number < 10**300 else "more than 1e300"
+
+
+def _memory(numbers: int) -> str:
+    size, units = 8 * numbers, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size // 1024, units[1:]
+    return f"{_large(size)} {units[0]}"

@@ -1,0 +1,89 @@
+"""A mixture of sequence processes, such as a posterior over their parameters makes (theory, section 8)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpyro.distributions import Distribution
+
+from probattn.errors import InputError
+from probattn.sequence_process import SequenceProcess
+
+
+class ProcessMixture(SequenceProcess):
+    """Law of sequences whose parameters are one of several draws, each as probable: again a causal process.
+
+        P(x_1 ... x_n) = mean over draws of P_theta(x_1 ... x_n)
+        P(x_t | x_<t) = sum over draws of w_theta(x_<t) p_theta(x_t | x_<t),   w_theta proportional to P_theta(x_<t)
+
+    Its conditionals reweight the draws by how probable each found the prefix. Averages of per-token conditionals with
+    equal weights are another law. Everything a SequenceProcess offers is offered of the mixture; `sample` takes a draw
+    for each sequence and walks under it.
+
+    Args:
+        process: of one value of the parameters; its own value is not used.
+        draws: its parameters with one more axis in front, (num_draws, ...).
+
+    Raises:
+        InputError: draws of another structure or shape than the process's parameters, or none.
+
+    Source: theory, section 8.
+    """
+
+    def __init__(self, process: SequenceProcess, draws: Any, *, validate_args: bool | None = None):
+        draws = jax.tree.map(jnp.asarray, draws)
+        expected: Any
+        expected, found = jax.tree.structure(process.params), jax.tree.structure(draws)
+        if expected != found:
+            raise InputError(f"draws: expected the parameters of the process, {expected}, got {found}")
+        numbers = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(draws)}
+        wanted = [np.shape(leaf) for leaf in jax.tree.leaves(process.params)]
+        got = [np.shape(leaf) for leaf in jax.tree.leaves(draws)]
+        if [shape[1:] for shape in got] != wanted or len(numbers) != 1 or numbers & {(), (0,)}:
+            raise InputError(
+                f"draws: expected leaves (num_draws, *shape) of the parameters' shapes {wanted} with one number of "
+                f"draws, at least 1, got {got}"
+            )
+        for name in SequenceProcess.pytree_aux_fields:
+            setattr(self, name, getattr(process, name))
+        self.params = draws
+        Distribution.__init__(self, (), (process.length,), validate_args=validate_args)
+
+    @property
+    def num_draws(self) -> int:
+        return jax.tree.leaves(self.params)[0].shape[0]
+
+    def component(self, params: Any) -> SequenceProcess:
+        """The process at one value of the parameters."""
+        return SequenceProcess.tree_unflatten(self.tree_flatten()[1], (params,))
+
+    def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
+        per_draw = jax.lax.map(lambda params: self.component(params).score(tokens), self.params)
+        return jax.nn.logsumexp(per_draw, axis=0) - jnp.log(self.num_draws)
+
+    def conditionals(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length vocab"]:
+        """Rows of the mixture; after a prefix that no draw finds possible, the plain average of the draws' rows."""
+
+        def weigh(sums: tuple[Array, Array, Array], params: Any) -> tuple[tuple[Array, Array, Array], None]:
+            joint, prefix, plain = sums
+            rows = self.component(params).conditionals(tokens)
+            chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
+            before = jnp.pad(jnp.cumsum(chosen, axis=-1)[:, :-1], ((0, 0), (1, 0)))
+            joint = jnp.logaddexp(joint, before[..., None] + rows)
+            return (joint, jnp.logaddexp(prefix, before), jnp.logaddexp(plain, rows)), None
+
+        shape = (*tokens.shape, self.vocab_size)
+        nothing = jnp.full(shape, -jnp.inf)
+        (joint, prefix, plain), _ = jax.lax.scan(weigh, (nothing, nothing[..., 0], nothing), self.params)
+        possible = (prefix > -jnp.inf)[..., None]
+        return jnp.where(possible, joint - jnp.where(possible, prefix[..., None], 0), plain - jnp.log(self.num_draws))
+
+    def components(self, key: Array, number: int) -> tuple[Any, int | None]:
+        chosen = jax.random.randint(key, (number,), 0, self.num_draws)
+        return jax.tree.map(lambda leaf: leaf[chosen], self.params), 0
+
+    def end_bound(self) -> Array:
+        """The least bound of all draws."""
+        return jax.lax.map(lambda params: self.component(params).end_bound(), self.params).min()
