@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow calibration lint types clean
+.PHONY: help demo test test-slow calibration sampling lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -12,6 +12,7 @@ help:
 	@echo "make test         the test suite, in float32 and in float64"
 	@echo "make test-slow    the tests that take minutes each"
 	@echo "make calibration  rank figures of LatentAttention with and without the log-determinant, in build/calibration"
+	@echo "make sampling     what drawing sequences costs, in units of one log_prob"
 	@echo "make lint         ruff and the type checker"
 
 demo: .venv/installed
@@ -26,6 +27,9 @@ test-slow: .venv/installed-dev
 
 calibration: .venv/installed
 	$(BIN)/python -m benchmarks.calibration
+
+sampling: .venv/installed
+	$(BIN)/python -m benchmarks.sampling
 
 lint: .venv/installed-dev types
 	$(BIN)/ruff check .

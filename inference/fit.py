@@ -13,6 +13,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from probattn import InputError, ProcessMixture, SequenceProcess
+
 Method = Literal["map", "posterior"]
 
 
@@ -71,6 +73,17 @@ class Fit:
         theory, section 8.
         """
         return mixture_log_prob(self.draw_log_prob(data))
+
+    def process(self) -> SequenceProcess:
+        """The law over token sequences: of a MAP the model's process, of a posterior the mixture over its draws.
+
+        Raises: InputError for a model without `process(params)`, such as one of embeddings. Source: theory, section 8.
+        """
+        if not hasattr(self.model, "process"):
+            raise InputError(f"process: expected a model of token sequences, got {self.model}")
+        draws = self.flat_draws()
+        one = self.model.process({name: jnp.asarray(value[0]) for name, value in draws.items()})
+        return one if self.method == "map" else ProcessMixture(one, draws)
 
     def to_datatree(self) -> xr.DataTree:
         """An ArviZ DataTree.

@@ -37,7 +37,7 @@ def plot_generation(generation: Any, symbols: Sequence[str]) -> Figure:
             plot_surprise(log_prob[row, :n], [symbols[token] for token in tokens[row, :n]], worths)
         axes[0, 0].set_title("stability margin of each path position, no unit")
         axes[0, 1].set_title("surprise of each token, nats")
-        axes[0, 0].set_ylim(0, 1.05 * max(1.0, np.nanmax(margin)))
+        axes[0, 0].set_ylim(0, 1.15 * max(1.0, np.nanmax(margin)))
         axes[-1, 0].set_xlabel("path position (start, then the tokens)")
         axes[-1, 1].set_xlabel("token generated")
         handles, labels = axes[0, 0].get_legend_handles_labels()

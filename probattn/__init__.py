@@ -43,6 +43,16 @@ that holds A = 0 (the local domain; outside, the log density is -inf), and sampl
     >>> draws.shape, process.log_prob(draws).shape
     ((100, 5, 2), (100,))
 
+A causal model of tokens is one law over sequences too, `SequenceProcess`: with a marginal for every finite set of
+positions, and a law on the power set of the vocabulary, that of the tokens a sequence visits. A posterior over its
+parameters is a mixture of such laws, `ProcessMixture`, and that is again one.
+
+    >>> from probattn import SequenceProcess
+    >>> bigram = lambda table, tokens: table[jax.numpy.concatenate([jax.numpy.zeros(1, int), tokens[:-1]])]
+    >>> process = SequenceProcess(bigram, jax.numpy.zeros((3, 3)), length=4, vocab_size=3)
+    >>> print(process.containment([1]))
+    0.493827 (exact: 1 path)
+
 Models with priors are in `probattn.models`, fits and their comparison in `probattn.inference`.
 """
 

@@ -60,6 +60,19 @@ def test_generate_prints_sequences_of_known_symbols(folder, capsys):
     assert capsys.readouterr().out.splitlines() == lines
 
 
+def test_generate_prints_and_draws_margins(folder, tmp_path, capsys):
+    plot = tmp_path / "words.png"
+    assert call("generate", folder / "posterior", "-n", "9", "--seed", "3", "--margins", "--plot", plot) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("support token so far") == 9
+    assert printed.count("log probability ") == 18
+    assert "0 start" in printed
+    assert "plot of 8 of 9 sequences" in printed
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert call("generate", folder / "map", "--plot", tmp_path / "words.svg", "-n", "1") == 0
+    assert "<svg" in (tmp_path / "words.svg").read_text()[:2000]
+
+
 def test_margins_prints_a_row_a_position(folder, capsys):
     assert call("margins", folder / "posterior", "xyz") == 0
     posterior = capsys.readouterr().out
@@ -104,6 +117,8 @@ BAD = {
     ),
     "unknown symbol": (["margins", "{}/map", "xqz"], "unknown symbol 'q'"),
     "text too long": (["margins", "{}/map", "wxyzw"], "has 5 symbols, the model of length 4 takes 3"),
+    "plot format": (["generate", "{}/map", "--plot", "{}/words.txt"], "expected a name that ends in .png, .svg, .pdf"),
+    "plot folder": (["generate", "{}/map", "--plot", "{}/none/words.png"], "cannot be written"),
     "no run": (["generate", "{}/none"], "no run directory"),
     "compare a file": (["compare", "{}/words.txt"], "no run directory"),
     "given twice": (["compare", "{}/map", "{}/map"], "given twice"),

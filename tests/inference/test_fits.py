@@ -101,7 +101,11 @@ def test_predictive_is_the_mixture_of_sequence_probabilities(fits, corpus):
     expected = np.log(np.mean(probabilities, axis=0))
     tolerance = 100 * np.finfo(posterior.draws["bias"].dtype).eps * np.abs(expected).max()
     np.testing.assert_allclose(posterior.predictive_log_prob(corpus.heldout), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(posterior.process().log_prob(corpus.heldout), expected, rtol=0, atol=tolerance)
     point = fits["map"]
+    np.testing.assert_array_equal(
+        point.process().log_prob(corpus.heldout), model.log_likelihood(point.params, corpus.heldout)
+    )
     single = model.log_likelihood(point.params, corpus.heldout)
     np.testing.assert_allclose(point.predictive_log_prob(corpus.heldout), single, rtol=0, atol=tolerance)
 

@@ -9,7 +9,7 @@ from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.util import log_density
 
-from probattn import InputError, jacobian_blocks, residuals
+from probattn import InputError, SequenceProcess, jacobian_blocks, residuals
 from probattn.models import LanguageModel
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
@@ -115,21 +115,35 @@ def test_joint_is_minus_infinity_outside_the_local_domain_and_the_cap_has_no_out
     assert np.isfinite(log_density(LanguageModel(4, 4, 3, barrier_weight=0.0), (TOKENS,), {}, params)[0])
 
 
-def test_generated_tokens_follow_the_law():
-    model = LanguageModel(3, 3, 2)
+def test_generated_tokens_come_with_their_log_probability_margin_and_support_token():
+    model = LanguageModel(4, 5, 2)
     params = random_params(model)
-    sequences = every_sequence(3, 3)
-    probability = np.exp(np.asarray(model.log_likelihood(params, sequences), float))
-    number = 20_000
-    drawn = np.asarray(model.generate(params, number, key=jax.random.key(0)).tokens)
-    counts = np.array([(drawn == sequence).all(1).sum() for sequence in sequences])
-    assert counts.sum() == number
-    # Chi-square with 14 degrees of freedom exceeds 36.1 with probability 0.001.
-    assert len(sequences) == 15
-    statistic = ((counts - number * probability) ** 2 / (number * probability)).sum()
-    assert statistic < 36.1
-    swapped = probability[np.r_[1, 0, 2:15]]
-    assert ((counts - number * swapped) ** 2 / (number * swapped)).sum() > 36.1
+    found = jax.tree.map(np.asarray, model.generate(params, 200, key=jax.random.key(0)))
+    np.testing.assert_allclose(np.nansum(found.log_prob, -1), model.log_likelihood(params, found.tokens), rtol=1e-4)
+    margins = np.asarray(model.margins(params, found.tokens))
+    np.testing.assert_allclose(found.margin, margins, rtol=1e-5)
+    for margin, support, tokens in zip(margins, found.support, found.tokens, strict=True):
+        positions = np.isfinite(margin).sum()
+        assert positions == (tokens[:-1] != 0).sum() + 1
+        # As the sequence grew: the smallest among the positions it then had.
+        assert support[:positions].tolist() == [int(np.argmin(margin[: t + 1])) for t in range(positions)]
+        assert (support[positions:] == -1).all()
+        assert np.isnan(margin[positions:]).all()
+    assert len(np.unique(found.support)) > 3
+
+
+def test_its_process_is_the_law_that_generates_and_its_cached_step_the_whole_pass():
+    model = LanguageModel(4, 5, 3, heads=2)
+    params = random_params(model)
+    process = model.process(params)
+    assert "a cached step per position" in repr(process)
+    plain = SequenceProcess(process.next_token_logits, params, length=5, vocab_size=4, end_token=0, batched=True)
+    key = jax.random.key(1)
+    drawn = process.sample(key, (100,))
+    # A uniform number that falls within rounding of a boundary may go the other way: not in 500 of them.
+    np.testing.assert_array_equal(drawn, plain.sample(key, (100,)))
+    np.testing.assert_array_equal(drawn, model.generate(params, 100, key=key).tokens)
+    np.testing.assert_allclose(process.log_prob(drawn), model.log_likelihood(params, drawn), rtol=1e-6)
 
 
 def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():

@@ -1,0 +1,36 @@
+"""The figure of generated sequences shows the numbers it was given."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from probattn import InputError
+from probattn.inference import plot_generation
+
+GENERATION = SimpleNamespace(
+    tokens=np.array([[1, 2, 0, 0], [2, 2, 1, 1]]),
+    log_prob=np.array([[-1.0, -2.0, -0.5, np.nan], [-1.0, -1.0, -3.0, -0.1]]),
+    margin=np.array([[1.0, 1.0, 0.6, np.nan], [1.0, 1.0, 1.4, 0.2]]),
+    support=np.array([[0, 0, 2, -1], [0, 0, 0, 3]]),
+)
+
+
+def test_margins_support_and_surprise_are_those_given():
+    figure = plot_generation(GENERATION, ["end", "a", "b"])
+    axes = np.reshape(figure.axes, (2, 2))
+    line, once, last = axes[0, 0].get_lines()
+    assert line.get_ydata().tolist() == [1.0, 1.0, 0.6]
+    assert once.get_xdata().tolist() == [0]
+    assert last.get_xdata().tolist() == [2]
+    assert [text.get_text() for text in axes[0, 0].get_xticklabels()] == ["start", "a", "b"]
+    assert axes[1, 0].get_lines()[2].get_xdata().tolist() == [3]
+    assert [bar.get_height() for bar in axes[0, 1].patches] == [1.0, 2.0, 0.5]
+    assert [text.get_text() for text in axes[0, 1].get_xticklabels()] == ["a", "b", "end"]
+    assert axes[0, 0].get_ylim()[1] > 1.4
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["was support token", "support token"]
+
+
+def test_too_few_symbols_are_refused():
+    with pytest.raises(InputError, match="symbols: expected at least 3, one for each token, got 2"):
+        plot_generation(GENERATION, ["end", "a"])
