@@ -77,12 +77,12 @@ class Fit:
     def process(self) -> SequenceProcess:
         """The law over token sequences: of a MAP the model's process, of a posterior the mixture over its draws.
 
-        Raises: InputError for a model without `process(params)`, such as one of embeddings. Source: theory, section 8.
+        Raises: InputError for a model whose process is not one over tokens. Source: theory, section 8.
         """
-        if not hasattr(self.model, "process"):
-            raise InputError(f"process: expected a model of token sequences, got {self.model}")
         draws = self.flat_draws()
         one = self.model.process({name: jnp.asarray(value[0]) for name, value in draws.items()})
+        if not isinstance(one, SequenceProcess):
+            raise InputError(f"process: expected a model of token sequences, got {self.model}")
         return one if self.method == "map" else ProcessMixture(one, draws)
 
     def to_datatree(self) -> xr.DataTree:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sequence_cases import NAMES, cases, every_array
+from sequence_cases import NAMES, bigram_logits, cases, every_array, recurrent_logits, recurrent_params
 
 from probattn import InputError, SequenceProcess
 from probattn.models import LanguageModel
@@ -21,6 +21,14 @@ def test_survival_is_the_mass_that_has_not_ended(float64, name):
         found = process.survival(n)
         assert found.exact
         np.testing.assert_allclose(float(found), case.law.ravel()[alive].sum(), rtol=0, atol=1e-12)
+
+
+def test_paths_in_chunks_are_each_counted_once(float64, monkeypatch):
+    process = SequenceProcess(recurrent_logits, recurrent_params(7, 4), length=5, vocab_size=4)
+    alive = (every_array(process)[:, :5] != 0).all(1)
+    expected = np.exp(process.log_prob(every_array(process)))[alive].sum()
+    monkeypatch.setattr("probattn.paths.CHUNK_LOGITS", 10 * 5 * 4)  # 81 paths in chunks of 10: the last has one
+    np.testing.assert_allclose(float(process.survival(5)), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["recurrent", "mixture"])
@@ -90,6 +98,22 @@ def test_a_mixture_is_as_tight_as_its_loosest_draw():
     single = [mixture.component({name: value[i] for name, value in draws.items()}).tightness() for i in range(5)]
     assert mixture.tightness().tight
     assert mixture.tightness().delta == pytest.approx(min(one.delta for one in single), rel=1e-5)
+
+
+def test_a_history_that_cannot_occur_does_not_lower_the_bound():
+    table = np.log(np.array([[0.5, 0.5, 1e-300], [0.5, 0.5, 1e-300], [1e-300, 1e-300, 1.0]]))
+    table = np.where(table < -100, -np.inf, table)
+    process = SequenceProcess(bigram_logits, table, length=4, vocab_size=3)
+    assert process.tightness().delta == pytest.approx(0.5)
+
+
+def test_the_models_bound_is_attained_where_all_embeddings_are_one():
+    model = LanguageModel(3, 4, 2, heads=2)
+    params = {name: np.random.default_rng(3).standard_normal(prior.shape()) for name, prior in model.priors().items()}
+    params["embedding"][:] = params["embedding"][0]
+    params["position"][:] = 0
+    process = model.process(params)
+    np.testing.assert_allclose(process.tightness().delta, process.marginal([0]).value[0], rtol=1e-5)
 
 
 def test_a_bound_of_zero_proves_nothing():
