@@ -27,8 +27,8 @@ class Estimate:
 
     Args:
         value: the probabilities.
-        standard_error: of each; 0 where `method` is an exact sum. A frequency's is at least that of one draw, so that
-            an event no draw fell in is not called impossible.
+        standard_error: of each; 0 where `method` is an exact sum. Where no draw fell in an event, or all did, it is
+            that of one draw: the event is not called impossible, or certain.
         method: in words, "exact: 64 paths" or "Monte Carlo: 10,000 draws".
         effective_sample_size: of weighted draws, `(sum w)^2 / sum w^2`; None for an exact sum.
     """
@@ -110,7 +110,9 @@ def frequencies(cell: Array, cells: int, log_weight: Float[Array, " draws"]) -> 
     # A draw that failed is in no cell; its weight is NaN, and so must every share be.
     probability = jnp.where(jnp.isnan(total), jnp.nan, per_cell(weight) / total)
     variance = per_cell(weight**2) / total**2 * (1 - 2 * probability) + probability**2 * squares
-    error = jnp.sqrt(jnp.maximum(variance, squares**2))
+    # With no draw inside, or none outside, what is left is rounding.
+    certain = variance < jnp.finfo(variance.dtype).eps * squares
+    error = jnp.sqrt(jnp.where(certain, squares**2, variance))
     return Estimate(probability, error, _draws(len(weight)), 1 / squares)
 
 
