@@ -3,7 +3,8 @@
 `model(data)` conditions on data, `model(num_sequences=n)` generates it.
 """
 
+from probattn.models.emission_model import EmissionModel
 from probattn.models.language_model import LanguageModel
 from probattn.models.latent_attention import LatentAttention
 
-__all__ = ["LanguageModel", "LatentAttention"]
+__all__ = ["EmissionModel", "LanguageModel", "LatentAttention"]

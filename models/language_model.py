@@ -78,6 +78,7 @@ class LanguageModel:
     scale: float = 1.0
 
     observed: ClassVar[str] = "tokens"
+    path_has_start: ClassVar[bool] = True  # position 0 of the path is the start, position t the t-th token
 
     def __post_init__(self) -> None:
         if self.rank is None:

@@ -60,6 +60,7 @@ from importlib.metadata import version
 
 from probattn.attention import Attention
 from probattn.draws import CachedStep
+from probattn.emission import EmissionProcess
 from probattn.ending import Tightness
 from probattn.errors import FitError, InputError
 from probattn.estimate import Estimate
@@ -67,6 +68,7 @@ from probattn.jacobian import jacobian_blocks, log_barrier, log_det, path_log_de
 from probattn.margins import matrix_inequality_slack, stability_margin, support_tokens, support_weights
 from probattn.mean import attention_mean
 from probattn.mixture import ProcessMixture
+from probattn.particle_filter import Emission, Filtered
 from probattn.process import AttentionProcess
 from probattn.roots import RootCount, expected_roots
 from probattn.sequence_process import SequenceProcess
@@ -80,7 +82,10 @@ __all__ = [
     "AttentionProcess",
     "AttentionTransform",
     "CachedStep",
+    "Emission",
+    "EmissionProcess",
     "Estimate",
+    "Filtered",
     "FitError",
     "InputError",
     "ProcessMixture",

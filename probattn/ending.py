@@ -36,7 +36,7 @@ def survival(
     if n == 0 or process.end_token is None:
         return exactly(jnp.ones(()), 1)
     paths = len(going_on) ** (n - 1)
-    if choose_exact(method, paths, "survival"):
+    if choose_exact(process, method, paths, "survival"):
         return exactly(_exact_survival(process, n), paths)
     allowed = jnp.broadcast_to(jnp.arange(process.vocab_size) != process.end_token, (n, process.vocab_size))
     key = jax.random.key(0) if key is None else key
@@ -91,8 +91,10 @@ def tightness(process: Any) -> Tightness:
         return Tightness(
             False, 0.0, None, f"the model's bound on the probability of ending is {delta:.3g}: not above 0"
         )
-    paths = len(symbols(process)) ** (process.length - 1)
     reason = "the model gives no bound on the probability of ending (end_probability_bound)"
+    if not process.enumerable:
+        return Tightness(False, 0.0, None, f"{reason}, and its conditionals are estimates")
+    paths = len(symbols(process)) ** (process.length - 1)
     if paths > MOST_PATHS:
         return Tightness(False, 0.0, None, f"{reason}, and its histories are too many to enumerate")
     least = float(_least_end_probability(process))

@@ -63,10 +63,11 @@ def exactly(value: Array, paths: int) -> Estimate:
     return Estimate(value, jnp.zeros_like(value), f"exact: {paths:,} path{'' if paths == 1 else 's'}")
 
 
-def choose_exact(method: str, paths: int, what: str, cells: int = 1) -> bool:
+def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 1) -> bool:
     """Whether to sum over `paths` paths or to draw.
 
-    Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there are too many paths.
+    Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there are too many paths, or
+        where the process itself only estimates its probabilities.
     """
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
@@ -75,6 +76,12 @@ def choose_exact(method: str, paths: int, what: str, cells: int = 1) -> bool:
             f"{what}: expected a table of at most {MOST_CELLS:,} cells, got {_large(cells)} ({_memory(cells)}); ask "
             "for fewer positions or tokens at a time"
         )
+    if not process.enumerable:
+        if method == "exact":
+            raise InputError(
+                f'{what}: expected method="monte_carlo", got "exact"; the conditionals of {process} are estimates themselves'
+            )
+        return False
     if method == "exact" and paths > MOST_PATHS:
         raise InputError(
             f"{what}: expected at most {MOST_PATHS:,} paths to enumerate, got {_large(paths)} ({_memory(paths)} for "

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from probattn.attention import Attention, over_sequences
 from probattn.checks import as_scale
 from probattn.determinant import sign_and_log_det
-from probattn.mean import apply_values, contract, head_means, mean, shrinkage, weights
+from probattn.mean import apply_values, capped, contract, first_mean, head_means, mean, shrinkage, weights
 
 
 def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
@@ -122,14 +122,34 @@ def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
     first, last = (min(2, length), length - 1) if attention.mask == "strict" else (0, length)
     identity = jnp.eye(attention.dim, dtype=u.dtype)[..., None]
     alpha = weights(attention, u)[:, first:, :last]
-    ubar = head_means(alpha, u[:last])
-    centred = u[:last] - ubar[:, :, None]  # [h, t, s, i, b]; centring first keeps far-off clusters exact
-    covariance = contract("htsi,htsj->htij", alpha[:, :, :, None] * centred, centred)
-    interaction = attention.interaction[..., None]
-    slope = contract("htij,hjk->htik", covariance, interaction) * shrinkage(attention, u)[first:, None, None]
+    slope, ubar = _slopes(attention, alpha, u[:last], shrinkage(attention, u)[first:])
     if attention.mask == "inclusive":
         own = jnp.moveaxis(jnp.diagonal(alpha, axis1=1, axis2=2), -1, 1)[:, :, None, None]
-        towards = contract("hij,tj->hti", interaction, u)
+        towards = contract("hij,tj->hti", attention.interaction[..., None], u)
         slope = slope + own * (identity + (u - ubar)[:, :, :, None] * towards[:, :, None])
     without_spread = jnp.broadcast_to(identity, (first, *identity.shape[:2], u.shape[-1]))
     return jnp.concatenate([without_spread, identity - apply_values(attention, slope)])
+
+
+def _slopes(attention: Attention, alpha: jax.Array, u: jax.Array, shrink: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`S_t A` with the capped A as [h, t, i, k, b], and the mean `ubar_t` of the past as [h, t, i, b]."""
+    ubar = head_means(alpha, u)
+    centred = u - ubar[:, :, None]  # [h, t, s, i, b]; centring first keeps far-off clusters exact
+    covariance = contract("htsi,htsj->htij", alpha[:, :, :, None] * centred, centred)
+    slope = contract("htij,hjk->htik", covariance, attention.interaction[..., None])
+    return slope * shrink[:, None, None], ubar
+
+
+def conditional_parts(
+    attention: Attention, past: jax.Array, squared: jax.Array, position: jax.Array, token: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Residual [i, b] and block [i, j, b] of tokens [i, b] at one position, each after a past [s, i, b] of its own.
+
+    `squared` [b] is the squared diameter of that past; what `past` holds from the position on is not looked at.
+    """
+    position, shrink = position[None], capped(attention, squared)[None]
+    alpha = weights(attention, past, token[None], position, shrink)
+    slope, ubar = _slopes(attention, alpha, past, shrink)
+    mu = apply_values(attention, ubar) + first_mean(attention, position)
+    identity = jnp.eye(attention.dim, dtype=past.dtype)[..., None]
+    return token - mu[0], identity - apply_values(attention, slope)[0]

@@ -66,9 +66,16 @@ def shrinkage(attention: Attention, u: jax.Array) -> jax.Array:
     """What the contraction cap multiplies A by at each position, `1 / (1 + g D_t^2 / (4 kappa))`, as [t, b]."""
     if attention.contraction is None:
         return jnp.ones((u.shape[0], 1), u.dtype)
+    return capped(attention, squared_diameter(u))
+
+
+def capped(attention: Attention, squared: jax.Array) -> jax.Array:
+    """The same where the squared diameter of the past is known; it has its shape."""
+    if attention.contraction is None:
+        return jnp.ones_like(squared)
     interaction = frobenius_norm(attention.interaction)
     value = math.sqrt(attention.dim) / attention.heads if attention.value is None else frobenius_norm(attention.value)
-    return 1 / (1 + (value * interaction).sum() * squared_diameter(u) / (4 * attention.contraction))
+    return 1 / (1 + (value * interaction).sum() * squared / (4 * attention.contraction))
 
 
 def frobenius_norm(matrices: jax.Array) -> jax.Array:
@@ -78,18 +85,22 @@ def frobenius_norm(matrices: jax.Array) -> jax.Array:
 
 
 def weights(
-    attention: Attention, u: jax.Array, tokens: jax.Array | None = None, positions: jax.Array | None = None
+    attention: Attention,
+    u: jax.Array,
+    tokens: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    shrink: jax.Array | None = None,
 ) -> jax.Array:
     """Attention weights `alpha_ts` as [h, t, s, b]; a row without a past is zero.
 
     By default of every embedding u_t at its own position; with `tokens` [q, i, b] and their `positions` [q], of
-    those tokens in the places of u's (the cap, which looks at all of u, must then be in A already).
+    those tokens in the places of u's. What the cap then multiplies A by must be in A already or be given, [q, b].
     """
     length = u.shape[0]
     if tokens is None or positions is None:
         tokens, positions = u, jnp.arange(length)
         shrink = shrinkage(attention, u)
-    else:
+    elif shrink is None:
         shrink = jnp.ones((1, 1), u.dtype)
     query = contract("hri,ti->hrt", attention.query[..., None], tokens)
     # The softmax is blind to a shift of all keys: without it, long embeddings that lie close would round away.

@@ -32,6 +32,8 @@ class ProcessMixture(SequenceProcess):
     Source: theory, section 8.
     """
 
+    pytree_data_fields = ("template",)
+
     def __init__(self, process: SequenceProcess, draws: Any, *, validate_args: bool | None = None):
         draws = jax.tree.map(jnp.asarray, draws)
         expected: Any
@@ -48,27 +50,31 @@ class ProcessMixture(SequenceProcess):
             )
         for name in SequenceProcess.pytree_aux_fields:
             setattr(self, name, getattr(process, name))
-        self.params = draws
+        self.params, self.template = draws, process
         Distribution.__init__(self, (), (process.length,), validate_args=validate_args)
 
     @property
     def num_draws(self) -> int:
         return jax.tree.leaves(self.params)[0].shape[0]
 
-    def component(self, params: Any) -> SequenceProcess:
-        """The process at one value of the parameters."""
-        return SequenceProcess.tree_unflatten(self.tree_flatten()[1], (params,))
+    @property
+    def enumerable(self) -> bool:
+        return self.template.enumerable
+
+    @property
+    def _numbered(self) -> tuple[Any, Array]:
+        return self.params, jnp.arange(self.num_draws)
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
-        per_draw = jax.lax.map(lambda params: self.component(params).score(tokens), self.params)
+        per_draw = jax.lax.map(lambda draw: self.template.at(*draw).score(tokens), self._numbered)
         return jax.nn.logsumexp(per_draw, axis=0) - jnp.log(self.num_draws)
 
     def conditionals(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length vocab"]:
         """Rows of the mixture; after a prefix that no draw finds possible, the plain average of the draws' rows."""
 
-        def weigh(sums: tuple[Array, Array, Array], params: Any) -> tuple[tuple[Array, Array, Array], None]:
+        def weigh(sums: tuple[Array, Array, Array], draw: Any) -> tuple[tuple[Array, Array, Array], None]:
             joint, prefix, plain = sums
-            rows = self.component(params).conditionals(tokens)
+            rows = self.template.at(*draw).conditionals(tokens)
             chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
             before = jnp.pad(jnp.cumsum(chosen, axis=-1)[:, :-1], ((0, 0), (1, 0)))
             joint = jnp.logaddexp(joint, before[..., None] + rows)
@@ -76,14 +82,21 @@ class ProcessMixture(SequenceProcess):
 
         shape = (*tokens.shape, self.vocab_size)
         nothing = jnp.full(shape, -jnp.inf)
-        (joint, prefix, plain), _ = jax.lax.scan(weigh, (nothing, nothing[..., 0], nothing), self.params)
+        (joint, prefix, plain), _ = jax.lax.scan(weigh, (nothing, nothing[..., 0], nothing), self._numbered)
         possible = (prefix > -jnp.inf)[..., None]
         return jnp.where(possible, joint - jnp.where(possible, prefix[..., None], 0), plain - jnp.log(self.num_draws))
 
     def components(self, key: Array, number: int) -> tuple[Any, int | None]:
-        chosen = jax.random.randint(key, (number,), 0, self.num_draws)
-        return jax.tree.map(lambda leaf: leaf[chosen], self.params), 0
+        for_choice, for_each = jax.random.split(key)
+        chosen = jax.random.randint(for_choice, (number,), 0, self.num_draws)
+
+        def one(params: Any, key: Array) -> Any:
+            found, axis = self.template.at(params).components(key, 1)
+            return found if axis is None else jax.tree.map(lambda leaf: leaf[0], found)
+
+        params = jax.tree.map(lambda leaf: leaf[chosen], self.params)
+        return jax.vmap(one)(params, jax.random.split(for_each, number)), 0
 
     def end_bound(self) -> Array:
         """The least bound of all draws."""
-        return jax.lax.map(lambda params: self.component(params).end_bound(), self.params).min()
+        return jax.lax.map(lambda params: self.template.at(params).end_bound(), self.params).min()

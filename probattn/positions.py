@@ -72,7 +72,7 @@ def _law(
     before = [place for place in range(last) if place not in given]
     every = np.arange(vocab_size)
     alphabets = [np.array([given[place]]) if place in given else every for place in range(last + 1)]
-    if choose_exact(method, vocab_size ** len(before), what, cells):
+    if choose_exact(process, method, vocab_size ** len(before), what, cells):
         table = _exact(process, positions, alphabets)
         law = exactly(table, vocab_size ** len(before))
         total = table.sum()

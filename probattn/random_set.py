@@ -38,7 +38,7 @@ def containment(
     # A set of no tokens allows the empty sequence only.
     positions = process.length if subset else 1
     paths = len(subset) ** (positions - 1)
-    if choose_exact(method, paths, "containment"):
+    if choose_exact(process, method, paths, "containment"):
         return exactly(_exact_containment(process, np.asarray(subset, int), positions), paths)
     allowed = np.zeros((positions, process.vocab_size), bool)
     allowed[:, process.end_token] = True
@@ -55,7 +55,7 @@ def capacity(
     """
     subset = _subset(process, subset)
     paths = len(symbols(process)) ** (process.length - 1)
-    if choose_exact(method, paths, "capacity"):
+    if choose_exact(process, method, paths, "capacity"):
         return exactly(_exact_capacity(process, np.isin(np.arange(process.vocab_size), subset)), paths)
     tokens, log_weight = _draw(process, num_samples, key)
     visited = visited_tokens(process, tokens)
@@ -74,7 +74,7 @@ def set_law(process: Any, *, method: str = "auto", num_samples: int = 10_000, ke
     """
     _subset(process, ())
     paths = len(symbols(process)) ** (process.length - 1)
-    if choose_exact(method, paths, "set_law", 2**process.vocab_size):
+    if choose_exact(process, method, paths, "set_law", 2**process.vocab_size):
         return exactly(_exact_set_law(process), paths)
     tokens, log_weight = _draw(process, num_samples, key)
     visited = visited_tokens(process, tokens)
@@ -92,7 +92,7 @@ def inclusion_probabilities(
     """
     _subset(process, ())
     paths = len(symbols(process)) ** (process.length - 1)
-    if choose_exact(method, paths, "inclusion_probabilities"):
+    if choose_exact(process, method, paths, "inclusion_probabilities"):
         return exactly(_exact_inclusion(process), paths)
     tokens, log_weight = _draw(process, num_samples, key)
     visited = visited_tokens(process, tokens)

@@ -1,5 +1,6 @@
 """The sequence process: one law over token sequences, as a NumPyro distribution (theory, section 8)."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -53,6 +54,7 @@ class SequenceProcess(dist.Distribution):
     """
 
     arg_constraints: ClassVar[dict] = {}
+    enumerable: Any = True  # whether `conditionals` are exact, so that sums over paths are
     pytree_data_fields = ("params",)
     pytree_aux_fields = (
         "next_token_logits", "length", "vocab_size", "end_token", "batched", "cached_step", "end_probability_bound",
@@ -125,13 +127,19 @@ class SequenceProcess(dist.Distribution):
         ended = jnp.where(jnp.arange(self.vocab_size) == self.end_token, 0, -jnp.inf).astype(rows.dtype)
         return jnp.where(counted(tokens, self.end_token)[..., None], rows, ended)
 
+    def at(self, params: Any, number: Any = 0) -> "SequenceProcess":
+        """The process at other parameters; `number` tells apart the randomness of those that estimate."""
+        changed = copy.copy(self)
+        changed.params = params
+        return changed
+
     def end_bound(self) -> Any:
         """What the model claims to be the least probability of ending."""
         bound: Any = self.end_probability_bound
         return bound(self.params)
 
     def components(self, key: Array, number: int) -> tuple[Any, int | None]:
-        """Parameters that `number` draws walk under, and their axis over the draws, None if all share them."""
+        """What `number` draws walk under, the first argument of a cached step, and its axis, None if all share it."""
         return self.params, None
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:

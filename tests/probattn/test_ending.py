@@ -95,7 +95,7 @@ def test_a_mixture_is_as_tight_as_its_loosest_draw():
     draws = {name: jax.random.normal(jax.random.key(1), (5, *prior.shape())) for name, prior in model.priors().items()}
     first = {name: value[0] for name, value in draws.items()}
     mixture = ProcessMixture(model.process(first), draws)
-    single = [mixture.component({name: value[i] for name, value in draws.items()}).tightness() for i in range(5)]
+    single = [mixture.template.at({name: value[i] for name, value in draws.items()}).tightness() for i in range(5)]
     assert mixture.tightness().tight
     assert mixture.tightness().delta == pytest.approx(min(one.delta for one in single), rel=1e-5)
 
