@@ -7,6 +7,7 @@ from probattn.inference.corpus import Corpus, load_corpus
 from probattn.inference.fit import Fit
 from probattn.inference.generation_figure import plot_generation
 from probattn.inference.map import fit_map
+from probattn.inference.particles import ParticleLogProb, particle_log_prob
 from probattn.inference.posterior import sample_posterior
 from probattn.inference.storage import load_run, save_run
 
@@ -15,10 +16,12 @@ __all__ = [
     "Comparison",
     "Corpus",
     "Fit",
+    "ParticleLogProb",
     "compare",
     "fit_map",
     "load_corpus",
     "load_run",
+    "particle_log_prob",
     "plot_calibration",
     "plot_generation",
     "sample_posterior",

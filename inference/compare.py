@@ -11,22 +11,30 @@ import numpy as np
 
 from probattn.errors import InputError
 from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.fit import Fit, mixture_log_prob, over_draws
+from probattn.inference.fit import Fit, mixture_error, mixture_log_prob, over_draws
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins enter the histogram
 MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins and support tokens are computed under
 EXAMPLES = 6
+SCORE_DRAWS = 100  # draws of a posterior whose likelihood is an estimate: each of them is a particle filter
 RHAT_LIMIT = 1.05
 
 
 @dataclass(frozen=True)
 class Score:
-    """Held-out log probability of one predictor, in nats per token, with its standard error across sequences."""
+    """Held-out log probability of one predictor, in nats per token, with its standard error across sequences.
+
+    `density` names the model. Where the log probability is estimated by particles, `monte_carlo_error` is the part of the
+    standard error that is due to them, and the estimate is on average too low by about `monte_carlo_bias`.
+    """
 
     name: str
     kind: str
     log_prob_per_token: float
     standard_error: float
+    density: str = ""
+    monte_carlo_error: float = 0.0
+    monte_carlo_bias: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Difference:
     second: str
     log_prob_per_token: float
     standard_error: float
+    densities: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Diagnostic:
 class Example:
     """Support tokens of one sequence: margin of each position and probability of being the support token.
 
-    Position 0 is the start, position t the t-th symbol. For a MAP the probability is 0 or 1.
+    Fits of one density share an example. For a MAP the probability is 0 or 1.
     """
 
     labels: tuple[str, ...]
@@ -116,7 +125,8 @@ def compare(
     those of that ratio across sequences, and of the paired difference for differences.
 
     Args:
-        fits: by name; all of them fitted to the same tokens.
+        fits: by name; all of them fitted to the same tokens. Models of different kinds may stand side by side, as laws of
+            the same tokens: they are marked as different densities. Of one kind all must have the same.
         heldout_tokens: shape (num_sequences, length).
         symbols: text of each token, for the examples; its id by default.
         reference_tokens: a larger training set for one more bigram baseline, to show what more data is worth.
@@ -131,22 +141,31 @@ def compare(
     for name, fit in fits.items():
         if not np.array_equal(fit.data, first.data):
             raise InputError(f"compare: {name} was fitted to other training sequences than {next(iter(fits))}")
-        if fit.model != first.model:
-            raise InputError(
-                f"compare: {name} has another density than {next(iter(fits))} ({fit.model} against {first.model}); "
-                "a MAP and a posterior are comparable only under the same one"
-            )
+        for other, earlier in fits.items():
+            if type(earlier.model) is type(fit.model) and _law(earlier.model) != _law(fit.model):
+                raise InputError(
+                    f"compare: {name} has another density than {other} ({fit.model} against {earlier.model}); "
+                    "a MAP and a posterior are comparable only under the same one"
+                )
+            if earlier.model.vocab_size != fit.model.vocab_size:
+                raise InputError(f"compare: {name} and {other} have vocabularies of different sizes")
     vocab_size = first.model.vocab_size
     symbols = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
     if len(symbols) != vocab_size:
         raise InputError(f"symbols: expected {vocab_size}, one for each token of the model, got {len(symbols)}")
-    per_draw = {name: fit.draw_log_prob(heldout_tokens) for name, fit in fits.items()}
+    scored = {
+        name: fit.estimate_log_prob(heldout_tokens, SCORE_DRAWS if fit.estimated else None)
+        for name, fit in fits.items()
+    }
+    per_draw = {name: log_prob for name, (log_prob, _) in scored.items()}
     heldout = np.asarray(heldout_tokens)
     counts = token_counts(heldout)
     if heldout.ndim != 2 or len(heldout) < 2:
         raise InputError(f"held-out tokens: expected at least two sequences, got shape {heldout.shape}")
 
     log_probs = {name: mixture_log_prob(values) for name, values in per_draw.items()}
+    errors = {name: mixture_error(*both) for name, both in scored.items()}
+    densities = {name: type(fit.model).__name__ for name, fit in fits.items()}
     kinds: dict[str, str] = {name: fit.method for name, fit in fits.items()}
     baselines: dict[str, tuple[Any, str]] = {"unigram": (first.data, "unigram"), "bigram": (first.data, "bigram")}
     if reference_tokens is not None:
@@ -159,21 +178,31 @@ def compare(
 
     ordered = sorted(fits, key=lambda name: fits[name].method != "posterior")
     return Comparison(
-        scores=tuple(Score(name, kinds[name], *per_token(values, counts)) for name, values in log_probs.items()),
+        scores=tuple(
+            Score(
+                name,
+                kinds[name],
+                *per_token(values, counts),
+                densities.get(name, ""),
+                *_monte_carlo(errors.get(name, np.zeros(1)), counts),
+            )
+            for name, values in log_probs.items()
+        ),
         differences=tuple(
-            Difference(a, b, *per_token(log_probs[a] - log_probs[b], counts)) for a, b in combinations(ordered, 2)
+            Difference(a, b, *per_token(log_probs[a] - log_probs[b], counts), (densities[a], densities[b]))
+            for a, b in combinations(ordered, 2)
         ),
         diagnostics=tuple(
             _diagnose(name, fit, per_draw[name]) for name, fit in fits.items() if fit.method == "posterior"
         ),
         margins={name: _margins(fit, heldout[:MARGIN_SEQUENCES]) for name, fit in fits.items()},
         traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.method == "posterior"},
-        examples=tuple(_example(fits, tokens, symbols) for tokens in _example_tokens(heldout)),
+        examples=_examples(fits, heldout, symbols),
         about={
             "training sequences": len(first.data),
             "held-out sequences": len(heldout),
             "held-out tokens": int(counts.sum()),
-            "model": repr(first.model),
+            "model": {name: repr(fit.model) for name, fit in fits.items()},
             "seconds": {name: fit.seconds for name, fit in fits.items()},
             **(about or {}),
         },
@@ -192,9 +221,23 @@ def support_probability(margins: np.ndarray) -> np.ndarray:
     return np.bincount(np.nanargmin(margins, axis=1), minlength=margins.shape[1]) / len(margins)
 
 
-def path_labels(tokens: Sequence[int] | np.ndarray, symbols: Sequence[str], positions: int) -> tuple[str, ...]:
-    """What each of the first positions of an embedding path holds: the start, then the tokens."""
-    return ("start", *(symbols[token] for token in tokens[: positions - 1]))
+def path_labels(
+    tokens: Sequence[int] | np.ndarray, symbols: Sequence[str], positions: int, start: bool = True
+) -> tuple[str, ...]:
+    """What each of the first positions of an embedding path holds: the start if the path has one, then the tokens."""
+    held = tuple(symbols[token] for token in tokens)
+    return (("start", *held) if start else held)[:positions]
+
+
+def _law(model: Any) -> Any:
+    """What two models share if they are one law of sequences, however they are fitted."""
+    return getattr(model, "law", model)
+
+
+def _monte_carlo(errors: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Error and bias per token of a sum of logarithms of unbiased estimates with these relative errors."""
+    total = counts.sum()
+    return float(np.sqrt((errors**2).sum()) / total), float((errors**2).sum() / 2 / total)
 
 
 def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:
@@ -224,11 +267,20 @@ def _example_tokens(heldout: np.ndarray) -> np.ndarray:
     return heldout[symbols >= min(4, symbols.max())][:EXAMPLES]
 
 
+def _examples(fits: Mapping[str, Fit], heldout: np.ndarray, symbols: Sequence[str]) -> tuple[Example, ...]:
+    """The same sequences for each density, whose positions need not hold the same."""
+    groups: dict[Any, dict[str, Fit]] = {}
+    for name, fit in fits.items():
+        groups.setdefault(_law(fit.model), {})[name] = fit
+    tokens = _example_tokens(heldout)[: max(1, EXAMPLES // len(groups))]
+    return tuple(_example(group, row, symbols) for row in tokens for group in groups.values())
+
+
 def _example(fits: Mapping[str, Fit], tokens: np.ndarray, symbols: Sequence[str]) -> Example:
     margins = {name: _margins(fit, tokens[None])[:, 0] for name, fit in fits.items()}
     positions = int(np.isfinite(next(iter(margins.values()))[0]).sum())
     return Example(
-        path_labels(tokens, symbols, positions),
+        path_labels(tokens, symbols, positions, next(iter(fits.values())).model.path_has_start),
         {name: values[:, :positions].mean(0) for name, values in margins.items()},
         {name: support_probability(values[:, :positions]) for name, values in margins.items()},
     )

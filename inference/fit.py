@@ -14,6 +14,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from probattn import InputError, ProcessMixture, SequenceProcess
+from probattn.inference.particles import particle_log_prob
 
 Method = Literal["map", "posterior"]
 
@@ -28,6 +29,8 @@ class Fit:
         method: "map" or "posterior".
         data: the training data: tokens of shape (num_sequences, length), or embeddings with an axis more.
         draws: parameters by name with leading axes (chains, draws); (1, 1) for a MAP.
+        latents: likewise the latent variables of the training sequences, (chains, draws, num_sequences, ...), of a model
+            that has some (`EmissionModel`).
         stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint; for a
             posterior per-draw arrays of shape (chains, draws).
         seconds: wall time of the fit, compilation included.
@@ -38,7 +41,13 @@ class Fit:
     data: np.ndarray
     draws: Mapping[str, np.ndarray]
     stats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    latents: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: float = math.nan
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the model's likelihood is itself an estimate, by particles."""
+        return hasattr(self.model, "num_particles")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,10 +70,25 @@ class Fit:
             raise AttributeError("params: a posterior has draws, not one value; use `draws` or `flat_draws()`")
         return {name: np.asarray(value[0, 0]) for name, value in self.draws.items()}
 
-    def draw_log_prob(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
-        """`log P_theta(sequence)` of each sequence under each draw, in nats."""
-        per_draw = over_draws(self.model.log_likelihood, self.flat_draws(), data)
-        return per_draw.reshape(*self.shape, -1)
+    def draw_log_prob(self, data: Any, most: int | None = None) -> Float[np.ndarray, "chains draws num_sequences"]:
+        """`log P_theta(sequence)` of each sequence under each draw, in nats; `most` as in `estimate_log_prob`."""
+        return self.estimate_log_prob(data, most)[0]
+
+    def estimate_log_prob(self, data: Any, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """`draw_log_prob`, and the standard error of each: 0 unless it is by particles.
+
+        Args: data, sequences; most, the number of draws to use, evenly spaced in each chain (rounded up to fill them).
+        """
+        chains, total = self.shape
+        used = total if most is None else min(total, -(-most // chains))
+        chosen = np.linspace(0, total - 1, used).round().astype(int)
+        draws = {name: value[:, chosen] for name, value in self.draws.items()}
+        if self.estimated:
+            found = particle_log_prob(self.model, draws, data, self.model.num_particles, jax.random.key(0))
+            return np.asarray(found.log_prob), np.asarray(found.standard_error)
+        flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
+        per_draw = over_draws(self.model.log_likelihood, flat, data).reshape(chains, used, -1)
+        return per_draw, np.zeros_like(per_draw)
 
     def predictive_log_prob(self, data: Any) -> Float[np.ndarray, " num_sequences"]:
         """Log probability of each sequence, `log mean over draws of P_theta(sequence)`, in nats.
@@ -83,36 +107,58 @@ class Fit:
         one = self.model.process({name: jnp.asarray(value[0]) for name, value in draws.items()})
         if not isinstance(one, SequenceProcess):
             raise InputError(f"process: expected a model of token sequences, got {self.model}")
-        return one if self.method == "map" else ProcessMixture(one, draws)
+        if self.method == "map":
+            return one
+        return ProcessMixture(one, jax.vmap(lambda params: self.model.process(params).params)(draws))
 
     def to_datatree(self) -> xr.DataTree:
         """An ArviZ DataTree.
 
         A posterior has the groups posterior, sample_stats, log_likelihood (per training sequence) and
-        observed_data. A MAP has `map` in place of the first two: one point is no sample to diagnose.
+        observed_data. A MAP has `map` in place of the first two: one point is no sample to diagnose. Latent variables are
+        in the group of the parameters. A posterior whose likelihood is an estimate has no log_likelihood: it
+        would be a particle filter for each draw (`draw_log_prob(data, most=100)` runs it for some).
         """
-        site = self.model.observed
-        dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in self.draws.items()}
+        site, values = self.model.observed, {**self.draws, **self.latents}
+        dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()}
         attributes = {"model": repr(self.model), "method": self.method, "inference_library": "numpyro"}
-        log_likelihood = {site: self.draw_log_prob(self.data)}
         axes = {site: ["sequence", "time", "axis"][: self.data.ndim]}
         groups = {"observed_data": az.dict_to_dataset({site: self.data}, sample_dims=[], dims=axes)}
         dims[site] = ["sequence"]
         if self.method == "map":
-            groups["map"] = az.dict_to_dataset(self.params, sample_dims=[], dims=dims, attrs=attributes)
-            point = {site: log_likelihood[site][0, 0]}
+            mode = {name: np.asarray(value[0, 0]) for name, value in values.items()}
+            groups["map"] = az.dict_to_dataset(mode, sample_dims=[], dims=dims, attrs=attributes)
+            point = {site: self.draw_log_prob(self.data)[0, 0]}
             groups["log_likelihood"] = az.dict_to_dataset(point, sample_dims=[], dims=dims)
         else:
-            groups["posterior"] = az.dict_to_dataset(dict(self.draws), dims=dims, attrs=attributes)
+            groups["posterior"] = az.dict_to_dataset(values, dims=dims, attrs=attributes)
             groups["sample_stats"] = az.dict_to_dataset(dict(self.stats))
-            groups["log_likelihood"] = az.dict_to_dataset(log_likelihood, dims=dims)
+            if not self.estimated:
+                groups["log_likelihood"] = az.dict_to_dataset({site: self.draw_log_prob(self.data)}, dims=dims)
         return xr.DataTree.from_dict(groups)
+
+
+def split_latents(model: Any, draws: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Draws of parameters, and of the model's latent variables, if it has any."""
+    names = getattr(model, "latents", ())
+    arrays = {name: np.asarray(value) for name, value in draws.items()}
+    return (
+        {name: value for name, value in arrays.items() if name not in names},
+        {name: value for name, value in arrays.items() if name in names},
+    )
 
 
 def mixture_log_prob(log_prob: np.ndarray) -> np.ndarray:
     """`log mean exp` over the two leading axes, chains and draws."""
     chains, draws = log_prob.shape[:2]
     return np.logaddexp.reduce(log_prob.reshape(chains * draws, -1), axis=0) - math.log(chains * draws)
+
+
+def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Standard error of `mixture_log_prob`, from independent ones of its terms."""
+    flat = log_prob.reshape(-1, log_prob.shape[-1])
+    share = np.exp(flat - np.logaddexp.reduce(flat, axis=0))
+    return np.sqrt(((share * error.reshape(flat.shape)) ** 2).sum(0))
 
 
 def over_draws(function: Callable, draws: Mapping[str, np.ndarray], data: Any) -> np.ndarray:

@@ -19,7 +19,7 @@ def plot_generation(generation: Any, symbols: Sequence[str]) -> Figure:
     A triangle marks the position that is the support token of the whole path, rings those that were it while the
     sequence was shorter.
 
-    Args: generation, as `LanguageModel.generate` returns it; symbols, the text of each token.
+    Args: generation, as the `generate` of a model returns it; symbols, the text of each token.
     Raises: InputError on fewer symbols than tokens.
     """
     tokens = np.asarray(generation.tokens)
@@ -28,17 +28,18 @@ def plot_generation(generation: Any, symbols: Sequence[str]) -> Figure:
     margin, log_prob, support = (
         np.asarray(array) for array in (generation.margin, generation.log_prob, generation.support)
     )
+    start = generation.path_has_start
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 0.7 + 1.6 * len(tokens)), layout="constrained")
         axes = figure.subplots(len(tokens), 2, squeeze=False, sharey="col")
         for row, (margins, worths) in enumerate(axes):
             n = int(np.isfinite(margin[row]).sum())
-            plot_growing_margin(margin[row, :n], support[row, :n], path_labels(tokens[row], symbols, n), margins)
+            plot_growing_margin(margin[row, :n], support[row, :n], path_labels(tokens[row], symbols, n, start), margins)
             plot_surprise(log_prob[row, :n], [symbols[token] for token in tokens[row, :n]], worths)
         axes[0, 0].set_title("stability margin of each path position, no unit")
         axes[0, 1].set_title("surprise of each token, nats")
         axes[0, 0].set_ylim(0, 1.15 * max(1.0, np.nanmax(margin)))
-        axes[-1, 0].set_xlabel("path position (start, then the tokens)")
+        axes[-1, 0].set_xlabel("path position (start, then the tokens)" if start else "latent embedding of each token")
         axes[-1, 1].set_xlabel("token generated")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=9)

@@ -15,7 +15,7 @@ from numpyro.infer.svi import SVIState
 from rich.progress import Progress
 
 from probattn.errors import FitError, InputError
-from probattn.inference.fit import Fit
+from probattn.inference.fit import Fit, split_latents
 
 CHUNK = 50  # steps between two reports of progress
 HALVINGS = 30  # a step shorter than 2^-30 of its length is no step
@@ -32,7 +32,7 @@ def fit_map(
 ) -> Fit:
     """Mode of the joint density, by SVI with AutoDelta and Adam under a cosine schedule.
 
-    The mode is the one in the constrained coordinates of the sites (AutoDelta's). A step that would leave the local
+    The mode is the one in the constrained coordinates of the sites (AutoDelta's), latent variables included. A step that would leave the local
     domain is halved until it does not, since past the boundary the density rises again (theory, section 3).
 
     Args:
@@ -67,9 +67,9 @@ def fit_map(
                     f"MAP: the loss became {loss[-1]} at step {done + len(loss)}; lower learning_rate (now {learning_rate})"
                 )
     params = guide.median(svi.get_params(state))
-    draws = {name: np.asarray(value)[None, None] for name, value in params.items()}
+    draws, latents = split_latents(model, {name: np.asarray(value)[None, None] for name, value in params.items()})
     stats = {"loss": np.concatenate(losses)}
-    return Fit(model, "map", np.asarray(data), draws, stats, time.perf_counter() - started)
+    return Fit(model, "map", np.asarray(data), draws, stats, latents, time.perf_counter() - started)
 
 
 def start(initialise: Any) -> Any:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from numpyro.infer import MCMC, NUTS
 
 from probattn.errors import FitError, InputError
-from probattn.inference.fit import Fit
+from probattn.inference.fit import Fit, split_latents
 from probattn.inference.map import start
 
 # NumPyro's names of what a transition reports, and ArviZ's.
@@ -77,7 +77,8 @@ def sample_posterior(
     fields = mcmc.get_extra_fields(group_by_chain=True)
     stats = {STATS[name]: np.asarray(value) for name, value in fields.items()}
     _refuse_failure(draws, stats["potential_energy"])
-    return Fit(model, "posterior", np.asarray(data), draws, stats, time.perf_counter() - started)
+    draws, latents = split_latents(model, draws)
+    return Fit(model, "posterior", np.asarray(data), draws, stats, latents, time.perf_counter() - started)
 
 
 def _refuse_failure(draws: dict[str, np.ndarray], potential: np.ndarray) -> None:

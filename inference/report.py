@@ -82,6 +82,12 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 def verdicts(comparison: Comparison) -> list[str]:
     """What the numbers say, in sentences; a difference within two standard errors is called noise."""
     sentences = [_difference_verdict(difference) for difference in comparison.differences]
+    for score in comparison.scores:
+        if score.monte_carlo_error:
+            sentences.append(
+                f"{score.name}: its held-out log probability is estimated by particles, to within {score.monte_carlo_error:.4f} "
+                f"nats per token, and on average too low by about {score.monte_carlo_bias:.4f}."
+            )
     for diagnostic in comparison.diagnostics:
         how = f"R-hat {diagnostic.rhat:.3f}, effective sample size {diagnostic.ess_bulk:.0f}"
         if not diagnostic.rhat <= RHAT_LIMIT:
@@ -109,13 +115,13 @@ def verdicts(comparison: Comparison) -> list[str]:
 
 def _difference_verdict(difference: Difference) -> str:
     size, error = difference.log_prob_per_token, difference.standard_error
+    one, other = difference.densities
+    apart = "" if one == other else f" They are different densities: {one} and {other}."
     between = f"{abs(size):.4f} ± {error:.4f} nats per token (paired)"
     if abs(size) <= 2 * error:
-        return (
-            f"{difference.first} and {difference.second} predict equally well within noise: they differ by {between}."
-        )
+        return f"{difference.first} and {difference.second} predict equally well within noise: they differ by {between}.{apart}"
     better, worse = (difference.first, difference.second) if size > 0 else (difference.second, difference.first)
-    return f"{better} predicts held-out sequences better than {worse}, by {between}."
+    return f"{better} predicts held-out sequences better than {worse}, by {between}.{apart}"
 
 
 def _alt(comparison: Comparison, name: str) -> str:

@@ -20,7 +20,7 @@ from probattn.errors import InputError
 from probattn.inference.corpus import Corpus
 from probattn.inference.fit import Fit
 
-FORMAT = 1  # of the run directory; raised whenever what it holds changes
+FORMAT = 2  # of the run directory; raised whenever what it holds changes
 PACKAGES = ("probattn", "jax", "jaxlib", "numpyro", "numpy", "arviz", "zarr")
 
 
@@ -46,6 +46,7 @@ def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, 
     path = refuse_existing(path)
     arrays = {f"draws/{name}": value for name, value in fit.draws.items()}
     arrays |= {f"stats/{name}": value for name, value in fit.stats.items()}
+    arrays |= {f"latents/{name}": value for name, value in fit.latents.items()}
     arrays |= {"train": corpus.train, "heldout": corpus.heldout}
     config = {
         "format": FORMAT,
@@ -108,14 +109,14 @@ def load_run(path: str | Path, models: Mapping[str, Callable]) -> tuple[Fit, Cor
         corpus = Corpus(about["name"], tuple(about["symbols"]), about["separator"], arrays["train"], arrays["heldout"])
         if corpus.digest() != about["sha256"]:
             raise ValueError("symbols or sequences are not what was written")
-        draws, stats = (
+        draws, stats, latents = (
             {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
-            for part in ("draws/", "stats/")
+            for part in ("draws/", "stats/", "latents/")
         )
         method, seconds = config["method"], config["seconds"]
     if model_name not in models:
         raise InputError(f"{path}: holds a {model_name}, which this probattn does not know; fit again")
-    return Fit(models[model_name](**fields), method, corpus.train, draws, stats, seconds), corpus, config
+    return Fit(models[model_name](**fields), method, corpus.train, draws, stats, latents, seconds), corpus, config
 
 
 @contextlib.contextmanager

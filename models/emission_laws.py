@@ -66,7 +66,9 @@ class StoppedTokens(dist.Distribution):
     def log_prob(self, value: Any) -> Float[Array, "*shape"]:
         """Sum over the positions that count; -inf where a symbol follows the end."""
         rows = jax.nn.log_softmax(self.logits)
-        chosen = jnp.take_along_axis(jnp.broadcast_to(rows, (*value.shape, rows.shape[-1])), value[..., None], -1)[..., 0]
+        chosen = jnp.take_along_axis(jnp.broadcast_to(rows, (*value.shape, rows.shape[-1])), value[..., None], -1)[
+            ..., 0
+        ]
         before_end = counted(value)
         scored = jnp.where(before_end, chosen, 0).sum(-1)
         return jnp.where((before_end | (value == END)).all(-1), scored, -jnp.inf)

@@ -20,7 +20,7 @@ from probattn.models.priors import normal
 from probattn.tokens import check_tokens, counted
 
 Params = dict[str, Any]
-COORDINATES = {"embedding": "embeddings", "noise": "noise"}  # and the site that is sampled in each
+COORDINATES = ("embedding", "noise")
 NUM_PARTICLES = 200
 
 
@@ -100,9 +100,9 @@ class EmissionModel:
             raise InputError(f"scale: expected a finite number > 0, got {self.scale!r}")
 
     @property
-    def latent(self) -> str:
-        """The site of the latent variables, one for each sequence."""
-        return COORDINATES[self.coordinates]
+    def latents(self) -> tuple[str, ...]:
+        """Sites that hold one value for each sequence."""
+        return ("embeddings",) if self.coordinates == "embedding" else ("noise", "embeddings")
 
     @property
     def law(self) -> "EmissionModel":
@@ -128,7 +128,9 @@ class EmissionModel:
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
             if num_sequences not in (None, tokens.shape[0]):
-                raise InputError(f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got {num_sequences}")
+                raise InputError(
+                    f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got {num_sequences}"
+                )
             num_sequences = tokens.shape[0]
         elif num_sequences is None or num_sequences < 1:
             raise InputError(f"num_sequences: expected at least 1 when no tokens are given, got {num_sequences!r}")
@@ -139,7 +141,9 @@ class EmissionModel:
                 alone = dist.Normal(0, self.scale).expand([self.length, self.dim]).to_event(2)
                 u = numpyro.deterministic("embeddings", process.transform(numpyro.sample("noise", alone)))
             else:
-                u = numpyro.sample("embeddings", process if tokens is None else StoppedEmbeddings(process, counted(tokens)))
+                u = numpyro.sample(
+                    "embeddings", process if tokens is None else StoppedEmbeddings(process, counted(tokens))
+                )
             return numpyro.sample("tokens", StoppedTokens(u @ params["readout"].T + params["bias"]), obs=tokens)
 
     def attention(self, params: Params) -> Attention:
@@ -199,8 +203,8 @@ class EmissionModel:
     def quantities(self, values: Params, tokens: Any) -> dict[str, Array]:
         """What is identified, of values of all sites: interaction, value in the basis of the readout, the joint's parts.
 
-            interaction, value    Gram forms O A O^T and O V O^T (heads, vocab, vocab), blind to rotations of u
-            emitted               sum of log p(x | u),   smallest_margin, log_det: over the positions that count
+        interaction, value    Gram forms O A O^T and O V O^T (heads, vocab, vocab), blind to rotations of u
+        emitted               sum of log p(x | u),   smallest_margin, log_det: over the positions that count
         """
         u, is_counted = self.embeddings(values), counted(tokens)
         attention, readout = self.attention(values), jnp.asarray(values["readout"])
@@ -236,5 +240,6 @@ def _generate(model: EmissionModel, params: Params, key: Array, num_sequences: i
         tokens,
         jnp.where(is_counted, log_prob, jnp.nan),
         jnp.where(is_counted, margin, jnp.nan),
-        jnp.where(is_counted, support_so_far(margin) + 1, -1),
+        jnp.where(is_counted, support_so_far(margin), -1),
+        path_has_start=False,
     )

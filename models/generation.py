@@ -9,7 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["tokens", "log_prob", "margin", "support"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "log_prob", "margin", "support"],
+    meta_fields=["path_has_start"],
+)
 @dataclass(frozen=True, eq=False)
 class Generation:
     """Generated sequences, all arrays of shape (num_sequences, length); what follows the end is 0, NaN, NaN and -1.
@@ -17,14 +21,17 @@ class Generation:
     Args:
         tokens: ids, padded with the end token.
         log_prob: `log p(x_t | x_<t)` of each, in nats; its sum is the log probability of the sequence.
-        margin: stability margin of the path position that predicts x_t, which reads x_{t-1}; no unit.
-        support: the path position with the smallest margin so far: 0 is the start, s the s-th token.
+        margin: stability margin of the path position that x_t comes from; no unit. With a start it reads x_{t-1} and
+            predicts x_t; without, it is the latent embedding that emits x_t.
+        support: the path position with the smallest margin so far.
+        path_has_start: whether position 0 of the path is the start and position s the s-th token, or the first token.
     """
 
     tokens: Any
     log_prob: Any
     margin: Any
     support: Any
+    path_has_start: bool = True
 
 
 def support_so_far(margin: Float[Array, "*shape length"]) -> Int[Array, "*shape length"]:

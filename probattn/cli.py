@@ -32,6 +32,16 @@ class Method(StrEnum):
     posterior = "posterior"
 
 
+class ModelName(StrEnum):
+    language = "language"
+    emission = "emission"
+
+
+class Coordinates(StrEnum):
+    embedding = "embedding"
+    noise = "noise"
+
+
 CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')]
 RunArgument = Annotated[str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
@@ -109,11 +119,15 @@ def fit(
     corpus: CorpusArgument,
     method: Annotated[Method, typer.Option(help="The mode, or draws from the whole posterior.")],
     out: Annotated[Path, typer.Option(help="Run directory to make.")],
+    model: Annotated[ModelName, typer.Option(help="LanguageModel, or EmissionModel: tokens emitted by latent embeddings.")] = ModelName.language,
     dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
+    rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
     length: Annotated[int | None, typer.Option(help="Longest sequence with its end token; default: 10 for cmudict, what the file needs.")] = None,
     train_size: Annotated[int | None, typer.Option(help=f"Training sequences; default: {TRAIN_SIZE}, or all if fewer.")] = None,
-    barrier_weight: Annotated[float, typer.Option(help="Weight of the embedding path's density; 0 is plain cross-entropy.")] = 0.05,
+    barrier_weight: Annotated[float | None, typer.Option(help="Language model: weight of the embedding path's density, default 0.05; 0 is plain cross-entropy.")] = None,
+    coordinates: Annotated[Coordinates | None, typer.Option(help="Emission model: what is sampled, default embedding. It moves the MAP, not the posterior.")] = None,
+    num_particles: Annotated[int | None, typer.Option(help="Emission model: particles that score a sequence, default 200.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")] = False,
     num_steps: Annotated[int, typer.Option(help="Optimiser steps of a MAP.")] = 1500,
     num_warmup: Annotated[int, typer.Option(help="Warmup iterations of a posterior, per chain.")] = 500,
@@ -121,14 +135,14 @@ def fit(
     num_chains: Annotated[int, typer.Option(help="Chains of a posterior.")] = 4,
     seed: SeedOption = 0,
 ) -> None:  # fmt: skip
-    """Fit a LanguageModel to a corpus and write a run directory.
+    """Fit a model to a corpus and write a run directory.
 
     Example: `probattn fit cmudict --method posterior --out runs/posterior`
     """
     _wake_devices(num_chains if method is Method.posterior else 1)
     fitted = _fit_and_save(
-        corpus, method, out, dim=dim, heads=heads, length=length, train_size=train_size, barrier_weight=barrier_weight,
-        stream=stream, num_steps=num_steps, num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, seed=seed,
+        corpus, method, out, model, dim=dim, heads=heads, rank=rank, length=length, train_size=train_size,
+        barrier_weight=barrier_weight, coordinates=coordinates, num_particles=num_particles, stream=stream, num_steps=num_steps, num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, seed=seed,
     )  # fmt: skip
     console.print(f"{method.value} fit of {len(fitted.data)} sequences in {fitted.seconds:.0f} s: {out}")
 
@@ -206,10 +220,10 @@ def _generation_table(corpus: Any, generation: Any) -> Table:
     from probattn.inference.compare import path_labels
 
     positions = int((generation.support >= 0).sum())
-    labels = path_labels(generation.tokens, corpus.symbols, positions)
+    labels = path_labels(generation.tokens, corpus.symbols, positions, generation.path_has_start)
     total = generation.log_prob[:positions].sum()
     table = Table(
-        "position", "token", "log probability", "margin before it", "support token so far",
+        "position", "token", "log probability", "margin", "support token so far",
         title=f"{escape(corpus.decode(generation.tokens))}   (log probability {total:.3f} nats)",
     )  # fmt: skip
     for position in range(positions):
@@ -249,7 +263,9 @@ def margins(
     if fitted.method == "posterior":
         table.add_column("5 % to 95 %")
     table.add_column("support token")
-    for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1])):
+    for position, symbol in enumerate(
+        path_labels(tokens, corpus.symbols, values.shape[1], fitted.model.path_has_start)
+    ):
         column = values[:, position]
         cells = [str(position), symbol, f"{column.mean():.3f}"]
         if fitted.method == "posterior":
@@ -288,21 +304,24 @@ def _wake_devices(chains: int) -> None:
 
 
 def _fit_and_save(
-    source: str, method: Method, out: Path, *, dim: int = 4, heads: int = 1, length: int | None = None,
-    train_size: int | None = None, barrier_weight: float = 0.05, stream: bool = False, num_steps: int, num_warmup: int,
-    num_samples: int, num_chains: int, max_tree_depth: int = 8, seed: int,
+    source: str, method: Method, out: Path, model_name: ModelName = ModelName.language, *, dim: int = 4, heads: int = 1,
+    rank: int | None = None, length: int | None = None, train_size: int | None = None, barrier_weight: float | None = None,
+    coordinates: Coordinates | None = None, num_particles: int | None = None, stream: bool = False, num_steps: int,
+    num_warmup: int, num_samples: int, num_chains: int, max_tree_depth: int = 8, seed: int,
 ) -> Any:  # fmt: skip
     import jax
 
     from probattn.inference import fit_map, load_corpus, sample_posterior, save_run
     from probattn.inference.storage import refuse_existing
-    from probattn.models import LanguageModel
 
     refuse_existing(out)
     corpus = load_corpus(source, length=length, train_size=train_size, stream=stream)
     if train_size is None:
         corpus = dataclasses.replace(corpus, train=corpus.train[:TRAIN_SIZE])
-    model = LanguageModel(len(corpus.symbols), corpus.length, dim, heads, barrier_weight=barrier_weight)
+    model = _model(
+        model_name, len(corpus.symbols), corpus.length, dim=dim, heads=heads, rank=rank,
+        barrier_weight=barrier_weight, coordinates=coordinates, num_particles=num_particles,
+    )  # fmt: skip
     key = jax.random.key(seed)
     own = (
         {"num_steps": num_steps}
@@ -321,11 +340,31 @@ def _fit_and_save(
     return fitted
 
 
+def _model(name: ModelName, vocab_size: int, length: int, **options: Any) -> Any:
+    """The model of that name; an option that it does not have is refused, one that is None is left at its default."""
+    from probattn.models import EmissionModel, LanguageModel
+
+    foreign = {
+        ModelName.language: {"coordinates": "emission", "num_particles": "emission"},
+        ModelName.emission: {"barrier_weight": "language"},
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, owner in foreign[name].items():
+        if option in given:
+            raise InputError(
+                f"{option}: is an option of the {owner} model, not of --model {name.value}; leave "
+                f"--{option.replace('_', '-')} out"
+            )
+    if "coordinates" in given:
+        given["coordinates"] = str(given["coordinates"])
+    return {ModelName.language: LanguageModel, ModelName.emission: EmissionModel}[name](vocab_size, length, **given)
+
+
 def _load(run: Path | str) -> tuple[Any, Any, dict[str, Any]]:
     from probattn.inference import load_run
-    from probattn.models import LanguageModel
+    from probattn.models import EmissionModel, LanguageModel
 
-    return load_run(run, {"LanguageModel": LanguageModel})
+    return load_run(run, {"LanguageModel": LanguageModel, "EmissionModel": EmissionModel})
 
 
 def _compare_runs(runs: Sequence[Path], about: dict[str, Any]) -> Any:
@@ -359,9 +398,9 @@ def _compare_runs(runs: Sequence[Path], about: dict[str, Any]) -> Any:
 def _print_comparison(comparison: Any) -> None:
     from probattn.inference.report import verdicts
 
-    table = Table("predictor", "nats per token", "standard error", title="held-out loss")
+    table = Table("predictor", "density", "nats per token", "standard error", title="held-out loss")
     for score in sorted(comparison.scores, key=lambda score: -score.log_prob_per_token):
-        table.add_row(score.name, f"{-score.log_prob_per_token:.4f}", f"{score.standard_error:.4f}")
+        table.add_row(score.name, score.density, f"{-score.log_prob_per_token:.4f}", f"{score.standard_error:.4f}")
     console.print(table)
     for sentence in verdicts(comparison):
         console.print(f"- {sentence}", markup=False)

@@ -96,7 +96,9 @@ class EmissionProcess(SequenceProcess):
         )
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
-        possible = (counted(tokens) | (tokens == END)).all(-1) & (tokens >= 0).all(-1) & (tokens < self.vocab_size).all(-1)
+        possible = (
+            (counted(tokens) | (tokens == END)).all(-1) & (tokens >= 0).all(-1) & (tokens < self.vocab_size).all(-1)
+        )
         inside = jnp.clip(tokens, 0, self.vocab_size - 1)
         return jnp.where(possible, _filter(self, inside, False, False).log_prob, -jnp.inf)
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from probattn.attention import Attention
-from probattn.jacobian import conditional_parts
 from probattn.proposal import Proposed, from_prior, guided
 from probattn.tokens import counted
 
