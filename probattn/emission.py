@@ -57,6 +57,7 @@ class EmissionProcess(SequenceProcess):
     ):
         length, num_particles = whole_number("length", length), whole_number("num_particles", num_particles, 2)
         emission = _checked(emission, length)
+        self.next_token_logits, self.batched = None, True
         self.params, self.key = emission, jax.random.key(0) if key is None else key
         self.length, self.vocab_size, self.end_token = length, emission.bias.shape[-1], END
         self.num_particles, self.cached_step, self.end_probability_bound = num_particles, _AT_EMBEDDINGS, None

@@ -60,6 +60,13 @@ class Filtered(NamedTuple):
     weights: Any
     next_token: Any
 
+    def smoothed(self) -> tuple[Array, Array]:
+        """Embeddings given all tokens: mean and standard deviation, each (..., T, d); NaN after the end."""
+        mean = jnp.einsum("...n,...ntd->...td", self.weights, self.paths)
+        squares = jnp.einsum("...n,...ntd->...td", self.weights, (self.paths - mean[..., None, :, :]) ** 2)
+        known = ~jnp.isnan(self.effective_sample_size)[..., None]
+        return jnp.where(known, mean, jnp.nan), jnp.where(known, jnp.sqrt(squares), jnp.nan)
+
 
 class _Particles(NamedTuple):
     u: Array  # [s, i, n]

@@ -14,7 +14,7 @@ from probattn.jacobian import conditional_parts
 from probattn.transform import Equation, newton
 
 STEPS = 2  # of Gauss and Newton, towards the mode of the embedding given its past and its token
-FREEDOM = 5  # degrees of freedom of the proposal: its tails are heavier than those of any target
+FREEDOM = 20  # degrees of freedom of the proposal: tails heavier than any target's, a body close to normal
 
 
 class Proposed(NamedTuple):

@@ -85,8 +85,8 @@ class AttentionTransform(Transform):
 
 
 def _newton(attention: Attention, noise: jax.Array) -> jax.Array:
-    # Under the cap plain Newton steps converged in all of 10^5 random trials, with kappa up to 0.999. Without it,
-    # where A + A^T <= 0 and far from the boundary, they can cycle.
+    # Newton's steps can cycle where interactions are strong: under the cap iteration then takes over, which always
+    # converges there; without it a trust region comes first.
     solve = guarded_newton if attention.contraction is None else newton
     return jax.vmap(partial(_solve_in_turn, attention, solve), -1, -1)(noise)
 
@@ -129,8 +129,8 @@ class Equation(NamedTuple):
 
 
 def newton(equation: Equation, start: jax.Array) -> jax.Array:
-    """The root that Newton's method reaches from `start`, or NaN."""
-    return _root(equation, start, _find_by_newton)
+    """The root under the cap: by Newton's method from `start`, or else by iteration, at rate kappa; NaN if both fail."""
+    return _root(equation, start, _find_under_the_cap)
 
 
 def guarded_newton(equation: Equation, start: jax.Array) -> jax.Array:
@@ -159,6 +159,13 @@ def _root(equation: Equation, start: jax.Array, find: Callable) -> jax.Array:
 def _find_by_newton(difference: Callable, start: jax.Array) -> jax.Array:
     solver: Any = optimistix.Newton(*_tolerances(start))
     return _or_nan(optimistix.root_find(lambda x, _: difference(x), solver, start, max_steps=50, throw=False))
+
+
+def _find_under_the_cap(difference: Callable, start: jax.Array) -> jax.Array:
+    root = _find_by_newton(difference, start)
+    failed = jnp.isnan(root).any()
+    # Where Newton's method has converged the iteration is over at once.
+    return jnp.where(failed, _find_by_iteration(difference, jnp.where(failed, start, root)), root)
 
 
 def _find_by_trust_region(difference: Callable, start: jax.Array) -> jax.Array:

@@ -1,0 +1,182 @@
+"""Tokens emitted by latent embeddings: the particle filter against quadrature, and the process it makes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from emission_cases import LENGTH, VOCAB, by_quadrature, emission, every_sequence, process
+
+from probattn import Attention, Emission, EmissionProcess, InputError, ProcessMixture
+
+TOKENS = every_sequence()
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return by_quadrature(emission(), TOKENS)
+
+
+def test_the_quadrature_has_converged(exact):
+    coarse, _ = by_quadrature(emission(), TOKENS, nodes=50)
+    np.testing.assert_allclose(coarse, exact[0], rtol=1e-3)
+    assert abs(exact[0].sum() - 1) < 1e-5
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_log_prob_is_that_of_quadrature_within_its_standard_error(exact, bootstrap):
+    filtered = process(4000).filter(TOKENS, bootstrap=bootstrap)
+    error = np.asarray(filtered.standard_error)
+    assert (error < 0.05).all()
+    # 15 sequences: all within 4 standard errors but for one run in a thousand.
+    assert (np.abs(np.exp(filtered.log_prob - np.log(exact[0])) - 1) < 4 * error).all()
+    np.testing.assert_allclose(filtered.log_increments.sum(-1), filtered.log_prob, rtol=1e-5)
+
+
+def test_it_is_unbiased_and_its_standard_error_is_right_over_200_seeds(exact):
+    row = [2, 1, 2]
+    place = int(np.flatnonzero((row == TOKENS).all(1))[0])
+    number, seeds = 20, 200
+    filtered = process(number).filter(np.array([row] * seeds))  # each sequence has random numbers of its own
+    ratio = np.exp(np.asarray(filtered.log_prob, float)) / exact[0][place]
+    spread = ratio.std(ddof=1)
+    assert abs(ratio.mean() - 1) < 4 * spread / np.sqrt(seeds)
+    # Reported and actual error agree; the actual one is known to 1 / sqrt(2 seeds), and its tails are heavier.
+    reported = np.sqrt((np.asarray(filtered.standard_error) ** 2).mean())
+    assert abs(reported / spread - 1) < 0.25
+
+
+def test_guided_particles_are_worth_several_of_the_prior():
+    tokens = np.array([[2, 1, 2]] * 200)
+    both = [process(50).filter(tokens, bootstrap=bootstrap).log_prob for bootstrap in (False, True)]
+    guided, bootstrap = (np.exp(np.asarray(values) - np.max(both[0])) for values in both)
+    assert (bootstrap.var() / bootstrap.mean() ** 2) > 3 * (guided.var() / guided.mean() ** 2)
+
+
+def test_probabilities_of_all_sequences_add_up_to_one():
+    for dim, heads in ((1, 1), (3, 2)):
+        filtered = process(2000, dim=dim, heads=heads).filter(TOKENS)
+        probability = np.exp(filtered.log_prob)
+        error = np.sqrt(((probability * filtered.standard_error) ** 2).sum())
+        assert error < 0.02
+        assert abs(probability.sum() - 1) < 4 * error
+
+
+def test_smoothed_embeddings_are_those_of_quadrature(exact):
+    filtered = process(4000).filter(TOKENS)
+    ended = (TOKENS == 0).cumsum(1) - (TOKENS == 0)  # 0 up to and including the end
+    mean, spread = filtered.smoothed()
+    assert (np.isnan(mean[..., 0]) == (ended > 0)).all()
+    error = spread[..., 0] / np.sqrt(filtered.smoothed_sample_size)
+    inside = np.abs(mean[..., 0] - exact[1]) < 4.5 * error
+    assert inside[ended == 0].all()
+    # At the last position that counts, filtered and smoothed are the same.
+    last = (ended == 0).sum(1) - 1
+    rows = np.arange(len(TOKENS))
+    np.testing.assert_allclose(filtered.filtered[rows, 0, last], mean[rows, last], rtol=1e-4)
+    np.testing.assert_allclose(filtered.filtered[rows, 1, last], spread[rows, last], rtol=1e-3)
+
+
+def test_what_follows_the_end_does_not_count():
+    one = process(100)
+    np.testing.assert_allclose(one.log_prob([[1, 0, 0]]), one.log_prob([[1, 0]]), rtol=1e-5)
+    assert one.log_prob([1, 0, 2]) == -np.inf
+    filtered = one.filter([1, 0, 0])
+    assert np.isnan(filtered.effective_sample_size[2])
+    assert filtered.log_increments[2] == 0
+    assert (filtered.paths[:, 2] == 0).all()
+
+
+def test_the_next_token_law(exact):
+    estimate = process(4000).next_token([2, 1, 0])
+    rows, error = np.asarray(estimate.value), np.asarray(estimate.standard_error)
+    np.testing.assert_allclose(rows.sum(-1), 1, rtol=1e-5)
+    by_prefix = lambda *prefix: exact[0][(TOKENS[:, : len(prefix)] == prefix).all(1)].sum()  # noqa: E731
+    for t, prefix in enumerate(([], [2], [2, 1])):
+        for v in range(VOCAB):
+            expected = by_prefix(*prefix, v) / by_prefix(*prefix)
+            assert abs(rows[t, v] - expected) < 4 * error[t, v]
+    assert (error < 0.05).all()
+    np.testing.assert_allclose(np.exp(process(4000).next_token_log_probs([2, 1, 0])), rows, rtol=1e-4)
+    ended = process(100).next_token([0, 0, 0])
+    np.testing.assert_array_equal(ended.value[1:], [[1, 0, 0], [1, 0, 0]])
+
+
+def test_draws_and_the_laws_that_rest_on_them(exact):
+    one, number = process(100), 20_000
+    tokens = np.asarray(one.sample(jax.random.key(3), (number,)))
+    counts = np.array([(tokens == row).all(1).sum() for row in TOKENS])
+    assert counts.sum() == number
+    assert (np.abs(counts / number - exact[0]) < 4.5 * np.sqrt(exact[0] / number)).all()
+    survival = one.survival(LENGTH)
+    expected = exact[0][(TOKENS != 0).all(1)].sum()
+    assert abs(survival.value - expected) < 4 * survival.standard_error
+    infilled = one.conditional([1], {0: 2, 2: 1})
+    joint = np.array([exact[0][(np.array([2, v, 1]) == TOKENS).all(1)].sum() for v in range(VOCAB)])
+    assert (np.abs(infilled.value - joint / joint.sum()) < 4.5 * infilled.standard_error)[1:].all()
+    assert not one.tightness().tight
+    with pytest.raises(InputError, match='survival: expected method="monte_carlo"'):
+        one.survival(2, method="exact")
+
+
+def test_a_mixture_of_emission_processes(exact):
+    seeds = (0, 1, 2)
+    draws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(emission(seed=seed) for seed in seeds))
+    mixture = ProcessMixture(process(4000), draws)
+    expected = np.mean([by_quadrature(emission(seed=seed), TOKENS)[0] for seed in seeds], axis=0)
+    np.testing.assert_allclose(np.exp(mixture.log_prob(TOKENS)), expected, rtol=0.1)
+    tokens = np.asarray(mixture.sample(jax.random.key(1), (20_000,)))
+    counts = np.array([(tokens == row).all(1).mean() for row in TOKENS])
+    assert (np.abs(counts - expected) < 4.5 * np.sqrt(expected / 20_000)).all()
+    with pytest.raises(InputError, match="monte_carlo"):
+        mixture.set_law(method="exact")
+
+
+def test_draws_of_a_mixture_have_random_numbers_of_their_own():
+    same = jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), emission())
+    one, mixture = process(20), ProcessMixture(process(20), same)
+    row = np.array([[2, 1, 2]])
+    alone = np.array([process(20, seed=seed).log_prob(row)[0] for seed in range(30)])
+    together = np.array([ProcessMixture(process(20, seed=seed), same).log_prob(row)[0] for seed in range(30)])
+    assert together.std() < 0.7 * alone.std()
+    assert mixture.log_prob(row)[0] != one.log_prob(row)[0]
+
+
+def test_it_works_under_jit_and_vmap_in_both_precisions():
+    parts = emission(dim=2)
+
+    @jax.jit
+    def score(readout, tokens):
+        changed = parts._replace(readout=readout)
+        return EmissionProcess(changed, length=LENGTH, num_particles=50).filter(tokens).log_prob
+
+    readouts = jnp.stack([parts.readout, 2 * parts.readout])
+    both = jax.vmap(score, (0, None))(readouts, jnp.asarray(TOKENS))
+    assert both.shape == (2, len(TOKENS))
+    assert both.dtype == jnp.result_type(float)
+    np.testing.assert_allclose(both[0], score(parts.readout, jnp.asarray(TOKENS)), rtol=1e-3)
+    assert jnp.isnan(score(readouts[0] * jnp.nan, jnp.asarray(TOKENS[:1])))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda e: (e._replace(attention=Attention(e.attention.query, e.attention.key)), {}), "expected a contraction cap"),
+        (lambda e: (e._replace(readout=jnp.ones((3, 2))), {}), r"expected shapes \(vocab_size >= 2, 1\)"),
+        (lambda e: (e._replace(bias=jnp.ones(4)), {}), r"got \(3, 1\) and \(4,\)"),
+        (lambda e: (e._replace(scale=jnp.asarray(-1.0)), {}), "scale: expected positive numbers"),
+        (lambda e: (e, {"num_particles": 1}), "num_particles: expected a whole number of at least 2, got 1"),
+        (lambda e: (e, {"length": 0}), "length: expected a whole number of at least 1, got 0"),
+        (lambda e: (e, {"length": 4}), "needs a position bias"),
+        (lambda e: (Emission(None, *e[1:]), {}), "expected one Attention"),
+    ],
+)
+def test_bad_input_is_refused(build, message):
+    changed, settings = build(emission())
+    with pytest.raises(InputError, match=message):
+        EmissionProcess(changed, **({"length": LENGTH} | settings))
+
+
+@pytest.mark.parametrize("tokens", [[0, 1, 2, 1], [3, 0, 0], [-1, 0, 0], [0.5, 0.0, 0.0]])
+def test_bad_tokens_are_refused(tokens):
+    with pytest.raises(InputError, match="tokens: expected"):
+        process(10).filter(tokens)
