@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jax.scipy.special import gammaln
 from jaxtyping import Array
 
 from probattn.determinant import sign_and_log_det
 from probattn.jacobian import conditional_parts
 from probattn.transform import Equation, newton
 
-STEPS = 2  # of Gauss and Newton, towards the mode of the embedding given its past and its token
-FREEDOM = 20  # degrees of freedom of the proposal: tails heavier than any target's, a body close to normal
+PRIOR_SHARE = 0.2  # of the guided particles are drawn from the prior: no weight then exceeds five times its likelihood
+STEPS = 6  # of fitting a factor to a token, each half of a full one, which would overshoot where a token surprises
+EXPONENTIALS = 5  # a sum of so many has the chi-square law of twice as many degrees of freedom
+FREEDOM = 2 * EXPONENTIALS  # of the proposal: tails heavier than any target's
 
 
 class Proposed(NamedTuple):
@@ -37,43 +38,68 @@ def from_prior(emission: Any, particles: Any, position: Array, token: Array, key
 
 
 def guided(emission: Any, particles: Any, position: Array, token: Array, key: Array) -> Proposed:
-    """Draws of a Student t around the mode of `N(e_t; 0, sigma^2 I) p(x_t | u_t)`, for each past its own.
+    """Draws of a mixture of the prior and of a Student t around the particle's own prior times a factor for the token.
 
-        precision   J_t^T J_t / sigma^2  +  sum_v p_v (O_v - sum p O)(O_v - sum p O)^T
+        prior     N(e_t; 0, sigma^2 I) |det J_t|;   for the Student t linearised at 0, e_t(u) = e_t(0) + J_t(0) u
+        factor    exp(h^T u - u^T L u / 2),   fitted to p(x_t | u), the same for all particles
 
-    Nothing is solved for: the weight holds the density of the embedding itself, Jacobian included.
+    The weight holds the exact density of the mixture, Jacobian included: what the Student t leaves out costs variance, not
+    truth, and the prior bounds what it costs. Which particles draw from the prior is itself random, their number is not.
     """
     dim, n = particles.u.shape[1:]
-    precision_of_noise = 1 / emission.scale**2
-    outer = (emission.readout[:, :, None] * emission.readout[:, None]).reshape(-1, dim * dim)
+    dtype = particles.u.dtype
 
     def parts(u: Array) -> tuple[Array, Array]:
         return conditional_parts(emission.attention, particles.u, particles.squared_diameter, position, u)
 
-    def towards_the_mode(u: Array) -> tuple[Array, Array]:
-        e, block = parts(u)
-        p = jnp.exp(emission.log_prob(u))
-        mean = emission.readout.T @ p
-        slope = emission.readout[token][:, None] - mean - precision_of_noise * (block * e[:, None]).sum(0)
-        curvature = (outer.T @ p).reshape(dim, dim, n) - mean[:, None] * mean
-        precision = curvature + precision_of_noise * (block[:, :, None] * block[:, None]).sum(0)
-        root = jnp.linalg.cholesky(jnp.moveaxis(precision, -1, 0))
-        return u + cho_solve((root, True), slope.T[..., None])[..., 0].T, root
+    e, block = parts(jnp.zeros((dim, n), dtype))
+    precision = (block[:, :, None] * block[:, None]).sum(0) / emission.scale**2
+    shift = -(block * e[:, None]).sum(0) / emission.scale**2
+    weight = jnp.exp(particles.log_weight)
+    of_token = _token_factor(emission, token, precision @ weight, shift @ weight)
+    root = jnp.linalg.cholesky(jnp.moveaxis(precision, -1, 0) + of_token[0])
+    mean = cho_solve((root, True), (shift.T + of_token[1])[..., None])[..., 0]
 
-    mode = -parts(jnp.zeros((dim, n), particles.u.dtype))[0]
-    for _ in range(STEPS):
-        mode, root = towards_the_mode(mode)
-    for_normal, for_gamma = jax.random.split(key)
-    normal = jax.random.normal(for_normal, (n, dim), particles.u.dtype)
-    shrink = jnp.sqrt(jax.random.gamma(for_gamma, FREEDOM / 2, (n,), particles.u.dtype) * 2 / FREEDOM)
-    standard = normal / shrink[:, None]
-    u = mode + solve_triangular(root, standard[..., None], trans=1, lower=True)[..., 0].T
-    log_proposal = (
-        gammaln((FREEDOM + dim) / 2) - gammaln(FREEDOM / 2) - dim / 2 * math.log(FREEDOM * math.pi)
+    for_normal, for_stretch, for_choice, for_prior = jax.random.split(key, 4)
+    stretch = jax.random.exponential(for_stretch, (EXPONENTIALS, n), dtype).mean(0)
+    standard = jax.random.normal(for_normal, (n, dim), dtype) / jnp.sqrt(stretch)[:, None]
+    u = (mean + solve_triangular(root, standard[..., None], trans=1, lower=True)[..., 0]).T
+    chosen = jax.random.choice(for_choice, n, (max(1, round(PRIOR_SHARE * n)),), replace=False)
+    those = jax.tree.map(lambda leaf: leaf[..., chosen], particles)
+    u = u.at[:, chosen].set(from_prior(emission, those, position, token, for_prior).u)
+
+    standard = jnp.einsum("nji,nj->ni", root, u.T - mean)
+    log_student = (
+        math.lgamma((FREEDOM + dim) / 2) - math.lgamma(FREEDOM / 2) - dim / 2 * math.log(FREEDOM * math.pi)
         + jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
         - (FREEDOM + dim) / 2 * jnp.log1p((standard**2).sum(-1) / FREEDOM)
     )  # fmt: skip
     e, block = parts(u)
-    log_normal = -0.5 * precision_of_noise * (e**2).sum(0) - dim * jnp.log(math.sqrt(2 * math.pi) * emission.scale)
-    log_det = sign_and_log_det(block[None])[1][0]
-    return Proposed(u, log_normal + log_det + emission.log_prob(u)[token] - log_proposal)
+    log_normal = -0.5 * ((e / emission.scale) ** 2).sum(0) - dim * jnp.log(math.sqrt(2 * math.pi) * emission.scale)
+    log_prior = log_normal + sign_and_log_det(block[None])[1][0]
+    share = len(chosen) / n
+    log_proposal = jnp.logaddexp(math.log(share) + log_prior, math.log1p(-share) + log_student)
+    return Proposed(u, log_prior + emission.log_prob(u)[token] - log_proposal)
+
+
+def _token_factor(emission: Any, token: Array, precision: Array, shift: Array) -> tuple[Array, Array]:
+    """Precision L [i, j] and shift h [i] of the Gaussian factor for a token, fitted at a Gaussian prior with these.
+
+    The Gaussian q that is nearest to prior times likelihood (in KL(q | .)) has, in expectation over itself, gradient 0
+    and the precision of that product: L = E_q[Cov_p(O)], with p the tokens' probabilities and O their readouts. A
+    likelihood that cuts off like a wall is described so; a Laplace approximation sees its slope at one point.
+    """
+    readout, dim = emission.readout, len(shift)
+    outer = (readout[:, :, None] * readout[:, None]).reshape(-1, dim * dim)
+    # Two points on each axis: expectations under a Gaussian, exact up to third powers.
+    points = math.sqrt(dim) * jnp.concatenate([jnp.eye(dim), -jnp.eye(dim)], axis=1, dtype=shift.dtype)
+    mean, whole = jnp.linalg.solve(precision, shift), precision
+    for _ in range(STEPS):
+        around = solve_triangular(jnp.linalg.cholesky(whole), points, trans=1, lower=True)
+        p = jnp.exp(emission.log_prob(mean[:, None] + around))
+        expected = readout.T @ p
+        curvature = (outer.T @ p.mean(1)).reshape(dim, dim) - expected @ expected.T / (2 * dim)
+        slope = readout[token] - expected.mean(1) + shift - precision @ mean
+        whole = (whole + precision + curvature) / 2
+        mean = mean + jnp.linalg.solve(whole, slope) / 2
+    return whole - precision, whole @ mean - shift
