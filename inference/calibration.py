@@ -119,7 +119,7 @@ def simulation_based_calibration(
     for name, values in [*truth.items(), *draws.items()]:
         if not np.isfinite(values).all():
             raise FitError(f"calibration: {name} is not finite in {int((~np.isfinite(values)).sum())} cases")
-    ranks = {name: (draws[name] < truth[name][:, None]).sum(-1) for name in truth}
+    ranks = {name: _ranks(truth[name], draws[name]) for name in truth}
     return Calibration(ranks, num_draws, float(np.mean(diverging)), probability)
 
 
@@ -165,6 +165,15 @@ def _one_simulation(model: Any, posterior_model: Any, settings: _Settings, key: 
     state, _ = jax.lax.scan(advance, state, None, length=settings.num_warmup)
     _, (draws, diverging) = jax.lax.scan(draw, state, None, length=settings.num_draws)
     return model.quantities(truth, data), draws, diverging
+
+
+def _ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Ranks of the truth (n,) among draws (n, L); among those that equal it, at random.
+
+    Margins of short sequences are 1 whatever the parameters: were the truth always put first, its ranks would not be uniform.
+    """
+    below, equal = ((compared(draws, truth[:, None])).sum(-1) for compared in (np.less, np.equal))
+    return below + np.random.default_rng(0).integers(0, equal + 1)
 
 
 def _generate(model: Any, num_sequences: int, key: Array) -> tuple[dict[str, Array], Array]:

@@ -75,7 +75,7 @@ class EmissionModel:
     dim: int
     heads: int = 1
     rank: int | None = None
-    contraction: float = 0.9
+    contraction: float | None = 0.9
     coordinates: str = "embedding"
     scale: float = 1.0
     num_particles: int = NUM_PARTICLES

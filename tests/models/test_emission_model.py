@@ -1,0 +1,217 @@
+"""EmissionModel: its joint density in both coordinates, what the end hides, and its use by plain NumPyro."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from numpyro.handlers import substitute
+from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from numpyro.infer.autoguide import AutoDelta
+from numpyro.infer.util import log_density
+
+from probattn import InputError, jacobian_blocks, log_det, residuals, stability_margin
+from probattn.inference import fit_map
+from probattn.models import EmissionModel
+
+TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
+COUNTED = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1]], bool)
+BOTH = ["embedding", "noise"]
+
+
+def model(coordinates="embedding", **fields):
+    return EmissionModel(**(dict(vocab_size=4, length=4, dim=2, heads=2, coordinates=coordinates, scale=0.7) | fields))
+
+
+def random_params(model, seed=0):
+    keys = jax.random.split(jax.random.key(seed), len(model.priors()))
+    return {name: prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+
+
+def random_embeddings(seed=1):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((4, 4, 2)))
+
+
+def at(model, params, u):
+    """Log joint of the model in its own coordinates, at embeddings that are noise after the end."""
+    if model.coordinates == "embedding":
+        site = {"embeddings": u}
+    else:
+        site = {"noise": jnp.where(COUNTED[..., None], residuals(model.attention(params), u), u)}
+    return log_density(model, (TOKENS,), {}, params | site)[0]
+
+
+def test_joint_density_follows_the_formula(float64):
+    one, u = model(), random_embeddings()
+    params = random_params(one)
+    expected = sum(prior.log_prob(params[name]) for name, prior in one.priors().items())
+    for row, tokens, is_counted in zip(u, TOKENS, COUNTED, strict=True):
+        e = residuals(one.attention(params), row)
+        blocks = jacobian_blocks(one.attention(params), row)
+        for t, x in enumerate(tokens):
+            alone = e[t] if is_counted[t] else row[t]
+            expected += -0.5 * (alone**2).sum() / 0.7**2 - 2 * np.log(0.7 * np.sqrt(2 * np.pi))
+            if is_counted[t]:
+                expected += np.log(np.linalg.det(blocks[t]))
+                expected += jax.nn.log_softmax(params["readout"] @ row[t] + params["bias"])[x]
+    np.testing.assert_allclose(at(one, params, u), expected, rtol=0, atol=1e-10)
+
+
+def test_the_two_coordinates_differ_by_the_log_determinant(float64):
+    for seed in range(3):
+        params, u = random_params(model(), seed), random_embeddings(seed)
+        change = jnp.where(COUNTED, log_det(model().attention(params), u), 0).sum()
+        assert abs(change) > 0.01
+        np.testing.assert_allclose(at(model(), params, u) - at(model("noise"), params, u), change, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("coordinates", BOTH)
+def test_what_follows_the_end_bears_on_nothing(float64, coordinates):
+    one = model(coordinates)
+    site = "embeddings" if coordinates == "embedding" else "noise"
+    params, values = random_params(one), random_embeddings(2)
+
+    def log_joint(params, values):
+        return log_density(one, (TOKENS,), {}, params | {site: values})[0]
+
+    elsewhere = jnp.where(COUNTED[..., None], values, 9.0)
+    before, after = (jax.grad(log_joint)(params, at) for at in (values, elsewhere))
+    for name in params:
+        np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-9)
+    slope = jax.grad(log_joint, argnums=1)(params, values)
+    np.testing.assert_allclose(slope[~COUNTED], -values[~COUNTED] / 0.7**2, rtol=0, atol=1e-9)
+    quantities = [one.quantities(params | {site: at}, TOKENS) for at in (values, elsewhere)]
+    for name, value in quantities[0].items():
+        np.testing.assert_allclose(quantities[1][name], value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("coordinates", BOTH)
+def test_prior_predictive_sampling(coordinates):
+    one = model(coordinates, length=5)
+    sites = Predictive(one, num_samples=40)(jax.random.key(0), num_sequences=3)
+    tokens, u = np.asarray(sites["tokens"]), sites["embeddings"]
+    assert tokens.shape == (40, 3, 5)
+    assert u.shape == (40, 3, 5, 2)
+    assert set(sites) == {*one.priors(), "embeddings", "tokens"} | ({"noise"} if coordinates == "noise" else set())
+    ended = np.cumsum(tokens == 0, -1) - (tokens == 0) > 0
+    assert (tokens[ended] == 0).all()
+    assert ended.any()
+    assert jnp.isfinite(u).all()
+    # Given the embeddings each token has its own probability: the share of ends is what their readouts say.
+    expected = jax.nn.softmax(jnp.einsum("snti,svi->sntv", u, sites["readout"]) + sites["bias"][:, None, None])[..., 0]
+    first = np.asarray(expected)[:, :, 0]
+    error = np.sqrt((first * (1 - first)).mean() / first.size)
+    assert abs((tokens[:, :, 0] == 0).mean() - first.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("coordinates", BOTH)
+def test_it_is_a_plain_numpyro_model(coordinates):
+    one = model(coordinates, heads=1)
+    mcmc = MCMC(NUTS(one, max_tree_depth=3), num_warmup=5, num_samples=3, progress_bar=False)
+    mcmc.run(jax.random.key(0), TOKENS)
+    draws = mcmc.get_samples()
+    assert draws["embeddings"].shape == (3, 4, 4, 2)
+    assert jnp.isfinite(draws["embeddings"]).all()
+    svi = SVI(one, AutoDelta(one), optax.adam(0.01), Trace_ELBO())
+    losses = svi.run(jax.random.key(0), 30, TOKENS, progress_bar=False).losses
+    assert losses[-1] < losses[0]
+
+
+def test_quantities_are_blind_to_rotations_of_the_embeddings(float64):
+    one, u = model(), random_embeddings()
+    params = random_params(one)
+    turn = jnp.asarray([[0.6, -0.8], [0.8, 0.6]])
+    turned = params | {
+        "query": params["query"] @ turn.T,
+        "key": params["key"] @ turn.T,
+        "value": turn @ params["value"] @ turn.T,
+        "origin": turn @ params["origin"],
+        "readout": params["readout"] @ turn.T,
+    }
+    before, after = (
+        one.quantities(p | {"embeddings": x}, TOKENS) for p, x in ((params, u), (turned, u @ turn.T))
+    )
+    assert set(before) == {"interaction", "value", "emitted", "log_det", "smallest_margin"}
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(one.log_likelihood(turned, TOKENS), one.log_likelihood(params, TOKENS), atol=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:init_to_uniform skipping")
+def test_a_mode_in_embedding_coordinates_has_the_smaller_barrier(float64):
+    """u maximises f + log det, v maximises f: add up what each gains on the other, and log det is larger at u."""
+    params = random_params(model(), 4)
+
+    def mode(coordinates):
+        one = substitute(model(coordinates), params)
+        site = "embeddings" if coordinates == "embedding" else "noise"
+        fit = fit_map(one, TOKENS, key=jax.random.key(0), num_steps=800, progress=False)
+        u = model(coordinates).embeddings(params | {site: jnp.asarray(fit.draws[site][0, 0])})
+        return jnp.where(COUNTED[..., None], u, 0)
+
+    u, v = mode("embedding"), mode("noise")
+    at_u, at_v = (jnp.where(COUNTED, log_det(model().attention(params), x), 0).sum() for x in (u, v))
+    assert at_u > at_v + 0.1
+    assert at(model(), params, u) > at(model(), params, v) + 0.01
+    assert at(model("noise"), params, v) > at(model("noise"), params, u) + 0.01
+
+
+def test_margins_are_means_given_the_tokens():
+    one = model(num_particles=200)
+    params = random_params(one)
+    margins = np.asarray(one.margins(params, TOKENS))
+    assert (np.isfinite(margins) == COUNTED).all()
+    np.testing.assert_allclose(margins[:, :2][COUNTED[:, :2]], 1, rtol=1e-5)
+    filtered = one.process(params).filter(TOKENS)
+    expected = np.einsum("sn,snt->st", filtered.weights, stability_margin(one.attention(params), filtered.paths))
+    np.testing.assert_allclose(margins[COUNTED], expected[COUNTED], rtol=1e-4)
+    np.testing.assert_allclose(one.margins(params, TOKENS[0]), margins[0], rtol=1e-4)
+
+
+def test_generation_agrees_with_the_process():
+    one = model(num_particles=300)
+    params = random_params(one)
+    generation = one.generate(params, 60, key=jax.random.key(0))
+    ended = np.cumsum(generation.tokens == 0, -1) - (generation.tokens == 0) > 0
+    assert np.isnan(generation.log_prob[ended]).all()
+    assert (generation.support[ended] == -1).all()
+    assert not generation.path_has_start
+    total = np.nansum(generation.log_prob, -1)
+    process = one.process(params, key=jax.random.key(5))
+    filtered = process.filter(generation.tokens)
+    error = np.sqrt(2) * np.asarray(filtered.standard_error)
+    assert (np.abs(total - filtered.log_prob) < 5 * error + 1e-3).all()
+    np.testing.assert_array_equal(generation.margin[:, :2][~ended[:, :2]], 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(vocab_size=1), "vocab_size: expected a whole number of at least 2, got 1"),
+        (dict(dim=0), "dim: expected a whole number of at least 1, got 0"),
+        (dict(num_particles=1), "num_particles: expected a whole number of at least 2, got 1"),
+        (dict(contraction=None), r"contraction: expected a number inside \(0, 1\), got None; without the cap"),
+        (dict(contraction=1.0), r"contraction: expected a number inside \(0, 1\), got 1.0"),
+        (dict(coordinates="polar"), "coordinates: expected \"embedding\" or \"noise\", got 'polar'"),
+        (dict(scale=0.0), "scale: expected a finite number > 0, got 0.0"),
+    ],
+)
+def test_bad_fields_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        EmissionModel(**(dict(vocab_size=4, length=4, dim=2) | fields))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m(TOKENS[:, :3]), "to length 4, got length 3"),
+        (lambda m: m(TOKENS[0]), r"expected shape \(num_sequences, 4\), got \(4,\)"),
+        (lambda m: m(TOKENS * 2), "expected ids 0 to 3, got 4"),
+        (lambda m: m(np.array([[1, 0, 2, 0]])), "after the end token 0 only 0 may follow"),
+        (lambda m: m(TOKENS, num_sequences=2), "num_sequences: expected 4 .* got 2"),
+        (lambda m: m(), "num_sequences: expected at least 1 when no tokens are given, got None"),
+    ],
+)
+def test_bad_tokens_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(model())
