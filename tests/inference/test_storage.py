@@ -97,7 +97,7 @@ def other_model(run):
         (drop_chunks, "array draws/embedding is not what was written"),
         (drop_arrays, "damaged or truncated"),
         (flip_a_byte, "damaged or truncated"),
-        (other_format, "written in format 99 by probattn .*, this probattn reads format 1; fit again"),
+        (other_format, "written in format 99 by probattn .*, this probattn reads format 2; fit again"),
         (other_model, "holds a Oracle, which this probattn does not know"),
         (shutil.rmtree, "no run directory"),
     ],

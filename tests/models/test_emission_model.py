@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from numpyro.handlers import substitute
+from numpyro.handlers import condition
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.util import log_density
@@ -137,21 +137,21 @@ def test_quantities_are_blind_to_rotations_of_the_embeddings(float64):
     np.testing.assert_allclose(one.log_likelihood(turned, TOKENS), one.log_likelihood(params, TOKENS), atol=0.5)
 
 
-@pytest.mark.filterwarnings("ignore:init_to_uniform skipping")
 def test_a_mode_in_embedding_coordinates_has_the_smaller_barrier(float64):
     """u maximises f + log det, v maximises f: add up what each gains on the other, and log det is larger at u."""
-    params = random_params(model(), 4)
+    params = random_params(model())
+    params["query"] = 3 * params["query"]
 
     def mode(coordinates):
-        one = substitute(model(coordinates), params)
+        one = condition(model(coordinates), params)
         site = "embeddings" if coordinates == "embedding" else "noise"
-        fit = fit_map(one, TOKENS, key=jax.random.key(0), num_steps=800, progress=False)
+        fit = fit_map(one, TOKENS, key=jax.random.key(0), num_steps=400, progress=False)
         u = model(coordinates).embeddings(params | {site: jnp.asarray(fit.draws[site][0, 0])})
         return jnp.where(COUNTED[..., None], u, 0)
 
     u, v = mode("embedding"), mode("noise")
     at_u, at_v = (jnp.where(COUNTED, log_det(model().attention(params), x), 0).sum() for x in (u, v))
-    assert at_u > at_v + 0.1
+    assert at_u > at_v + 0.05
     assert at(model(), params, u) > at(model(), params, v) + 0.01
     assert at(model("noise"), params, v) > at(model("noise"), params, u) + 0.01
 
