@@ -1,5 +1,6 @@
 """MAP beside posterior on held-out sequences: scores, their differences, margins and support tokens."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ from probattn.inference.fit import Fit, mixture_error, mixture_log_prob, over_dr
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins enter the histogram
 MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins and support tokens are computed under
 EXAMPLES = 6
-SCORE_DRAWS = 100  # draws of a posterior whose likelihood is an estimate: each of them is a particle filter
+# A posterior whose likelihood is an estimate runs a particle filter for each draw and sequence. Their mixture averages the
+# errors, so that fewer draws with fewer particles each still make it more precise than a MAP.
+FILTERED_DRAWS = 50
+PARTICLE_SHARE = 0.25
 RHAT_LIMIT = 1.05
 
 
@@ -24,7 +28,7 @@ RHAT_LIMIT = 1.05
 class Score:
     """Held-out log probability of one predictor, in nats per token, with its standard error across sequences.
 
-    `density` names the model. Where the log probability is estimated by particles, `monte_carlo_error` is the part of the
+    `density` names the model, `parameters` counts the numbers it has (0 for a baseline). Where the log probability is estimated by particles, `monte_carlo_error` is the part of the
     standard error that is due to them, and the estimate is on average too low by about `monte_carlo_bias`.
     """
 
@@ -33,6 +37,7 @@ class Score:
     log_prob_per_token: float
     standard_error: float
     density: str = ""
+    parameters: int = 0
     monte_carlo_error: float = 0.0
     monte_carlo_bias: float = 0.0
 
@@ -126,7 +131,9 @@ def compare(
 
     Args:
         fits: by name; all of them fitted to the same tokens. Models of different kinds may stand side by side, as laws of
-            the same tokens: they are marked as different densities. Of one kind all must have the same.
+            the same tokens: they are marked as different densities. Of one kind all must have the same. Where log
+            probabilities are estimated by particles, a posterior is scored by 50 of its draws, evenly spaced, with a
+            quarter of the model's particles each.
         heldout_tokens: shape (num_sequences, length).
         symbols: text of each token, for the examples; its id by default.
         reference_tokens: a larger training set for one more bigram baseline, to show what more data is worth.
@@ -153,10 +160,8 @@ def compare(
     symbols = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
     if len(symbols) != vocab_size:
         raise InputError(f"symbols: expected {vocab_size}, one for each token of the model, got {len(symbols)}")
-    scored = {
-        name: fit.estimate_log_prob(heldout_tokens, SCORE_DRAWS if fit.estimated else None)
-        for name, fit in fits.items()
-    }
+    whole, fits = fits, {name: _affordable(fit) for name, fit in fits.items()}
+    scored = {name: fit.estimate_log_prob(heldout_tokens) for name, fit in fits.items()}
     per_draw = {name: log_prob for name, (log_prob, _) in scored.items()}
     heldout = np.asarray(heldout_tokens)
     counts = token_counts(heldout)
@@ -184,6 +189,7 @@ def compare(
                 kinds[name],
                 *per_token(values, counts),
                 densities.get(name, ""),
+                num_parameters(fits[name].model) if name in fits else 0,
                 *_monte_carlo(errors.get(name, np.zeros(1)), counts),
             )
             for name, values in log_probs.items()
@@ -193,7 +199,7 @@ def compare(
             for a, b in combinations(ordered, 2)
         ),
         diagnostics=tuple(
-            _diagnose(name, fit, per_draw[name]) for name, fit in fits.items() if fit.method == "posterior"
+            _diagnose(name, fit, per_draw[name]) for name, fit in whole.items() if fit.method == "posterior"
         ),
         margins={name: _margins(fit, heldout[:MARGIN_SEQUENCES]) for name, fit in fits.items()},
         traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.method == "posterior"},
@@ -202,11 +208,16 @@ def compare(
             "training sequences": len(first.data),
             "held-out sequences": len(heldout),
             "held-out tokens": int(counts.sum()),
-            "model": {name: repr(fit.model) for name, fit in fits.items()},
+            "model": {name: repr(fit.model) for name, fit in whole.items()},
             "seconds": {name: fit.seconds for name, fit in fits.items()},
             **(about or {}),
         },
     )
+
+
+def num_parameters(model: Any) -> int:
+    """How many numbers a model's priors are over; its latent variables are not among them."""
+    return sum(math.prod(prior.shape()) for prior in model.priors().values())
 
 
 def per_token(log_prob: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
@@ -240,10 +251,17 @@ def _monte_carlo(errors: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt((errors**2).sum()) / total), float((errors**2).sum() / 2 / total)
 
 
+def _affordable(fit: Fit) -> Fit:
+    if not fit.estimated or fit.method == "map":
+        return fit
+    particles = max(2, round(PARTICLE_SHARE * fit.model.num_particles))
+    return dataclasses.replace(fit.thinned(FILTERED_DRAWS), model=dataclasses.replace(fit.model, num_particles=particles))
+
+
 def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:
     chains, draws = fit.shape
     total = per_draw.sum(-1)
-    enough = draws >= 4  # R-hat and effective sample size split each chain in two
+    enough = per_draw.shape[1] >= 4  # R-hat and effective sample size split each chain in two
     return Diagnostic(
         name,
         chains,

@@ -1,5 +1,6 @@
 """What a fit is: a model, the data it saw, and parameter draws; a MAP fit has one draw."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -70,24 +71,23 @@ class Fit:
             raise AttributeError("params: a posterior has draws, not one value; use `draws` or `flat_draws()`")
         return {name: np.asarray(value[0, 0]) for name, value in self.draws.items()}
 
-    def draw_log_prob(self, data: Any, most: int | None = None) -> Float[np.ndarray, "chains draws num_sequences"]:
-        """`log P_theta(sequence)` of each sequence under each draw, in nats; `most` as in `estimate_log_prob`."""
-        return self.estimate_log_prob(data, most)[0]
-
-    def estimate_log_prob(self, data: Any, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """`draw_log_prob`, and the standard error of each: 0 unless it is by particles.
-
-        Args: data, sequences; most, the number of draws to use, evenly spaced in each chain (rounded up to fill them).
-        """
+    def thinned(self, most: int) -> "Fit":
+        """The same fit with about `most` draws, evenly spaced in each chain and as many in each; `stats` stay whole."""
         chains, total = self.shape
-        used = total if most is None else min(total, -(-most // chains))
-        chosen = np.linspace(0, total - 1, used).round().astype(int)
-        draws = {name: value[:, chosen] for name, value in self.draws.items()}
+        chosen = np.linspace(0, total - 1, min(total, -(-most // chains))).round().astype(int)
+        draws, latents = ({name: value[:, chosen] for name, value in of.items()} for of in (self.draws, self.latents))
+        return dataclasses.replace(self, draws=draws, latents=latents)
+
+    def draw_log_prob(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
+        """`log P_theta(sequence)` of each sequence under each draw, in nats."""
+        return self.estimate_log_prob(data)[0]
+
+    def estimate_log_prob(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        """`draw_log_prob`, and the standard error of each: 0 unless it is by particles."""
         if self.estimated:
-            found = particle_log_prob(self.model, draws, data, self.model.num_particles, jax.random.key(0))
+            found = particle_log_prob(self.model, self.draws, data, self.model.num_particles, jax.random.key(0))
             return np.asarray(found.log_prob), np.asarray(found.standard_error)
-        flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
-        per_draw = over_draws(self.model.log_likelihood, flat, data).reshape(chains, used, -1)
+        per_draw = over_draws(self.model.log_likelihood, self.flat_draws(), data).reshape(*self.shape, -1)
         return per_draw, np.zeros_like(per_draw)
 
     def predictive_log_prob(self, data: Any) -> Float[np.ndarray, " num_sequences"]:
@@ -117,7 +117,7 @@ class Fit:
         A posterior has the groups posterior, sample_stats, log_likelihood (per training sequence) and
         observed_data. A MAP has `map` in place of the first two: one point is no sample to diagnose. Latent variables are
         in the group of the parameters. A posterior whose likelihood is an estimate has no log_likelihood: it
-        would be a particle filter for each draw (`draw_log_prob(data, most=100)` runs it for some).
+        would be a particle filter for each draw (`thinned(100).draw_log_prob(data)` runs it for some).
         """
         site, values = self.model.observed, {**self.draws, **self.latents}
         dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()}
@@ -164,7 +164,7 @@ def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
 def over_draws(function: Callable, draws: Mapping[str, np.ndarray], data: Any) -> np.ndarray:
     """`function(params, data)` at each draw, as an array on the host with the draws first."""
     first = {name: value[0] for name, value in draws.items()}
-    function(first, data)  # outside jit, so that bad data are refused
+    jax.eval_shape(lambda params: function(params, data), first)  # the data not traced, so that bad ones are refused
     return np.asarray(_over_draws(function, dict(draws), jnp.asarray(data)))
 
 

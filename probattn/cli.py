@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -57,12 +58,17 @@ DEMO_STEPS = {False: 800, True: 200}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line and exit code 2, a failed fit one line and exit code 1."""
+    warnings.showwarning = _print_warning
     try:
         app(args=arguments, standalone_mode=True)
     except InputError as error:
         _stop(error, 2)
     except FitError as error:
         _stop(error, 1)
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"probattn: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _stop(error: Exception, code: int) -> None:
@@ -153,6 +159,9 @@ def compare(
         list[Path], typer.Argument(metavar="DIR ...", help="Run directories on the same corpus and density.")
     ],
     out: Annotated[Path, typer.Option(help="HTML page to write; the JSON goes beside it.")] = Path("report.html"),
+    num_particles: Annotated[
+        int | None, typer.Option(help="Emission models: particles that score a sequence, in place of the fit's own.")
+    ] = None,
 ) -> None:
     """Compare fits on the held-out sequences: a table here, a page and JSON on disk.
 
@@ -160,7 +169,7 @@ def compare(
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder; give the name of the page to write, such as {out}/report.html")
-    comparison = _compare_runs(runs, {"command": _command()})
+    comparison = _compare_runs(runs, {"command": _command()}, num_particles)
     try:
         comparison.save_json(out.with_suffix(".json"))
         comparison.save_html(out)
@@ -367,7 +376,7 @@ def _load(run: Path | str) -> tuple[Any, Any, dict[str, Any]]:
     return load_run(run, {"LanguageModel": LanguageModel, "EmissionModel": EmissionModel})
 
 
-def _compare_runs(runs: Sequence[Path], about: dict[str, Any]) -> Any:
+def _compare_runs(runs: Sequence[Path], about: dict[str, Any], num_particles: int | None = None) -> Any:
     from probattn.inference import compare, load_corpus
 
     loaded = {}
@@ -392,15 +401,25 @@ def _compare_runs(runs: Sequence[Path], about: dict[str, Any]) -> Any:
         "fitted by": {name: run_config["settings"]["command"] for name, (_, _, run_config) in loaded.items()},
     }
     fits = {name: fitted for name, (fitted, _, _) in loaded.items()}
+    if num_particles is not None:
+        if not any(fitted.estimated for fitted in fits.values()):
+            raise InputError("num_particles: none of the runs is of an emission model; leave --num-particles out")
+        fits = {
+            name: dataclasses.replace(fitted, model=dataclasses.replace(fitted.model, num_particles=num_particles))
+            if fitted.estimated
+            else fitted
+            for name, fitted in fits.items()
+        }
     return compare(fits, corpus.heldout, symbols=corpus.symbols, reference_tokens=reference, about=about)
 
 
 def _print_comparison(comparison: Any) -> None:
     from probattn.inference.report import verdicts
 
-    table = Table("predictor", "density", "nats per token", "standard error", title="held-out loss")
+    table = Table("predictor", "density", "parameters", "nats per token", "standard error", title="held-out loss")
     for score in sorted(comparison.scores, key=lambda score: -score.log_prob_per_token):
-        table.add_row(score.name, score.density, f"{-score.log_prob_per_token:.4f}", f"{score.standard_error:.4f}")
+        loss, error = f"{-score.log_prob_per_token:.4f}", f"{score.standard_error:.4f}"
+        table.add_row(score.name, score.density, str(score.parameters or ""), loss, error)
     console.print(table)
     for sentence in verdicts(comparison):
         console.print(f"- {sentence}", markup=False)

@@ -157,8 +157,22 @@ def _root(equation: Equation, start: jax.Array, find: Callable) -> jax.Array:
 
 
 def _find_by_newton(difference: Callable, start: jax.Array) -> jax.Array:
-    solver: Any = optimistix.Newton(*_tolerances(start))
-    return _or_nan(optimistix.root_find(lambda x, _: difference(x), solver, start, max_steps=50, throw=False))
+    # By hand: lineax, under optimistix's Newton, refuses arrays that lie on several devices, as parallel chains do.
+    slope = jax.jacfwd(difference)
+
+    def goes_on(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        _, step, number = carry
+        return (jnp.abs(step).max() > small) & (number < 50)
+
+    def advance(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x, _, number = carry
+        step = jnp.linalg.solve(slope(x), difference(x))
+        return x - step, step, number + 1
+
+    # Convergence is quadratic: after a step below a tenth of the root of the machine epsilon one more is exact.
+    small = 0.1 * jnp.finfo(start.dtype).eps ** 0.5
+    x, step, _ = jax.lax.while_loop(goes_on, advance, (start, jnp.full_like(start, jnp.inf), jnp.zeros((), int)))
+    return jnp.where(jnp.abs(step).max() <= small, x - jnp.linalg.solve(slope(x), difference(x)), jnp.nan)
 
 
 def _find_under_the_cap(difference: Callable, start: jax.Array) -> jax.Array:

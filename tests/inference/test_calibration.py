@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.calibration import WithoutLogDet
+from benchmarks.calibration import EmissionWithoutLogDet, WithoutLogDet
 from probattn import InputError
 from probattn.inference import Calibration, plot_calibration, simulation_based_calibration
-from probattn.models import LatentAttention
+from probattn.models import EmissionModel, LatentAttention
 
 FIELDS = dict(dim=2, length=8, values=False)
 QUANTITIES = {
@@ -43,6 +43,38 @@ def test_leaving_the_log_determinant_out_is_seen():
     assert {"interaction[1, 1, 1]", "interaction[1, 2, 2]", "log_likelihood", "smallest_margin"} <= set(outside)
     titles = [ax.get_title(loc="left") for ax in plot_calibration(calibration).axes]
     assert "log_likelihood: outside" in titles
+
+
+EMISSION = dict(vocab_size=3, length=4, dim=1)
+
+
+def calibrate_emission(posterior_model=None, **settings):
+    settings = dict(num_simulations=100, num_sequences=8, num_draws=49, thinning=3, num_warmup=150) | settings
+    model = EmissionModel(**EMISSION, coordinates=settings.pop("coordinates", "embedding"))
+    return simulation_based_calibration(model, posterior_model=posterior_model, key=jax.random.key(1), **settings)
+
+
+def test_parameters_and_embeddings_of_an_emission_model_are_calibrated_together():
+    calibration = calibrate_emission()
+    assert calibration.outside() == []
+    assert {"interaction[1, 1, 1]", "value[1, 3, 2]", "emitted", "log_det", "smallest_margin"} <= set(calibration.ranks)
+    # The margins of short sequences are 1 under any parameters: such ranks are drawn, and neither all 0 nor all 49.
+    assert 0 <= calibration.ranks["smallest_margin"].min() < 10 < 40 < calibration.ranks["smallest_margin"].max()
+
+
+def test_an_emission_model_without_the_log_determinant_is_seen():
+    outside = calibrate_emission(EmissionWithoutLogDet(**EMISSION)).outside()
+    assert {"log_det", "smallest_margin"} <= set(outside)
+
+
+def test_an_emission_model_is_calibrated_in_noise_coordinates_too():
+    assert calibrate_emission(coordinates="noise", num_simulations=40).outside() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coordinates", ["embedding", "noise"])
+def test_the_emission_model_is_calibrated_over_a_thousand_simulations(coordinates):
+    assert calibrate_emission(coordinates=coordinates, num_simulations=1000).outside() == []
 
 
 def test_bands_hold_uniform_ranks_together_and_see_a_shift():

@@ -1,0 +1,186 @@
+"""Fits of an emission model: latent embeddings, scores by particles, comparison with another density, storage."""
+
+import dataclasses
+import json
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probattn import InputError, ProcessMixture
+from probattn.inference import compare, fit_map, load_run, particle_log_prob, sample_posterior, save_run
+from probattn.inference.fit import mixture_error, mixture_log_prob
+from probattn.inference.report import verdicts
+from probattn.models import EmissionModel, LanguageModel
+
+MODEL = EmissionModel(4, 5, 1, num_particles=20)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def emission_fits(corpus):
+    return {
+        "emission map": fit_map(MODEL, corpus.train, key=KEY, num_steps=60, progress=False),
+        "emission posterior": sample_posterior(
+            MODEL, corpus.train, key=KEY, num_chains=2, num_warmup=60, num_samples=30, max_tree_depth=4, progress=False
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def comparison(fits, emission_fits, corpus):
+    return compare(fits | emission_fits, corpus.heldout, symbols=corpus.symbols)
+
+
+def test_embeddings_are_kept_apart_from_parameters(emission_fits, corpus):
+    posterior = emission_fits["emission posterior"]
+    assert set(posterior.draws) == set(MODEL.priors())
+    assert posterior.latents["embeddings"].shape == (2, 30, 40, 5, 1)
+    assert emission_fits["emission map"].latents["embeddings"].shape == (1, 1, 40, 5, 1)
+    tree = posterior.to_datatree()
+    assert tree["posterior"]["embeddings"].shape == (2, 30, 40, 5, 1)
+    assert "log_likelihood" not in tree.children
+    mixture = posterior.process()
+    assert isinstance(mixture, ProcessMixture)
+    assert mixture.num_draws == 60
+    noise = dataclasses.replace(MODEL, coordinates="noise")
+    fit = fit_map(noise, corpus.train, key=KEY, num_steps=20, progress=False)
+    assert set(fit.latents) == {"noise", "embeddings"}
+    solved = noise.embedding_process(fit.params).transform(fit.latents["noise"][0, 0])
+    np.testing.assert_allclose(fit.latents["embeddings"][0, 0], solved, rtol=1e-3, atol=1e-4)
+
+
+def test_particle_log_prob_over_draws_and_sequences(emission_fits, corpus):
+    draws = emission_fits["emission posterior"].thinned(6).draws
+    found = particle_log_prob(MODEL, draws, corpus.heldout[:4], 2000, KEY)
+    assert found.log_prob.shape == found.standard_error.shape == (2, 3, 4)
+    assert found.effective_sample_size.shape == (2, 3, 4, 5)
+    one = {name: value[1, 2] for name, value in draws.items()}
+    alone = particle_log_prob(MODEL, one, corpus.heldout[1], 2000, jax.random.key(1))
+    assert alone.log_prob.shape == ()
+    error = np.hypot(alone.standard_error, found.standard_error[1, 2, 1])
+    assert 0 < error < 0.1
+    assert abs(alone.log_prob - found.log_prob[1, 2, 1]) < 4 * error
+    compiled = jax.jit(lambda params: particle_log_prob(MODEL, params, corpus.heldout[1], 2000, jax.random.key(1)))
+    np.testing.assert_allclose(compiled(one).log_prob, alone.log_prob, rtol=1e-3)
+
+
+def test_the_same_draw_given_twice_is_estimated_twice(corpus):
+    keys = jax.random.split(KEY, len(MODEL.priors()))
+    one = {name: prior.sample(key) for key, (name, prior) in zip(keys, MODEL.priors().items(), strict=True)}
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), one)
+    first, second = particle_log_prob(MODEL, twice, corpus.heldout[:4], 20, KEY).log_prob
+    assert (first != second).all()
+
+
+def test_too_few_particles_are_told_with_the_step():
+    """A readout of length 60 in three dimensions hardly leaves the prior a place; two particles of 60 are under 5 %."""
+    model = EmissionModel(6, 4, 3)
+    keys = jax.random.split(KEY, len(model.priors()))
+    params = {name: prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+    params["readout"] = 60 * params["readout"]
+    tokens = np.array([[1, 2, 3, 4], [5, 4, 3, 2]])
+    with pytest.warns(UserWarning, match=r"of 60 particles at position \d .*Raise num_particles") as caught:
+        found = particle_log_prob(model, params, tokens, 60, KEY)
+    worst = int(np.asarray(found.effective_sample_size).min(0).argmin())
+    assert f"at position {worst} (counted from 0)" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, t: particle_log_prob(MODEL, p, t, 1, KEY), "num_particles: expected a whole number of at least 2"),
+        (lambda p, t: particle_log_prob(MODEL, p, t * 9, 10, KEY), "tokens: expected ids 0 to 3"),
+        (lambda p, t: particle_log_prob(MODEL, p, t[:, :3], 10, KEY), "to length 5, got length 3"),
+        (lambda p, t: particle_log_prob(LanguageModel(4, 5, 1), p, t, 10, KEY), "model: expected one with a particle"),
+        (
+            lambda p, t: particle_log_prob(MODEL, p | {"bias": p["bias"][0]}, t, 10, KEY),
+            "params: expected the same leading axes",
+        ),
+    ],
+)
+def test_bad_input_is_refused(emission_fits, corpus, call, message):
+    with pytest.raises(InputError, match=message):
+        call(emission_fits["emission posterior"].draws, corpus.heldout)
+
+
+def test_scores_are_those_of_the_particle_filter(comparison, emission_fits, corpus):
+    score = next(score for score in comparison.scores if score.name == "emission posterior")
+    counts = np.array([1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout])
+    draws = emission_fits["emission posterior"].draws
+    found = particle_log_prob(MODEL, draws, corpus.heldout, 200, jax.random.key(3))
+    expected = mixture_log_prob(np.asarray(found.log_prob)).sum() / counts.sum()
+    # 50 of the 60 draws, with 5 particles each, against all of them with 200.
+    assert abs(score.log_prob_per_token - expected) < 4 * score.monte_carlo_error + 0.02
+    assert 0 < score.monte_carlo_error < 0.05
+    assert score.parameters == 4 + 4 + 1 + 1 + 1 + 1 + 4
+    errors = mixture_error(np.asarray(found.log_prob), np.asarray(found.standard_error))
+    assert (errors < np.asarray(found.standard_error).max((0, 1))).all()
+
+
+def test_another_density_is_marked_wherever_it_stands(comparison, tmp_path):
+    densities = {score.name: score.density for score in comparison.scores}
+    assert densities["map"] == "LanguageModel"
+    assert densities["emission map"] == "EmissionModel"
+    assert densities["bigram"] == ""
+    sentences = verdicts(comparison)
+    assert sum("They are different densities" in sentence for sentence in sentences) == 4
+    assert sum("estimated by particles" in sentence for sentence in sentences) == 2
+    comparison.save_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>EmissionModel</td>" in page
+    assert "of it from particles" in page
+    comparison.save_json(tmp_path / "report.json")
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert {score["density"] for score in found["scores"]} == {"LanguageModel", "EmissionModel", ""}
+    # Paths of the two models hold different things: examples are labelled for each.
+    assert any(example.labels[0] == "start" and "map" in example.margins for example in comparison.examples)
+    assert any(example.labels[0] != "start" and "emission map" in example.margins for example in comparison.examples)
+
+
+def test_coordinates_and_particles_do_not_make_another_density(emission_fits, corpus):
+    fit = emission_fits["emission map"]
+    noise = dataclasses.replace(fit, model=dataclasses.replace(MODEL, coordinates="noise", num_particles=30))
+    assert len(compare({"u": fit, "e": noise}, corpus.heldout).differences) == 1
+    other = dataclasses.replace(fit, model=dataclasses.replace(MODEL, contraction=0.5))
+    with pytest.raises(InputError, match="another density"):
+        compare({"u": fit, "other": other}, corpus.heldout)
+
+
+def test_a_run_directory_keeps_the_embeddings(emission_fits, corpus, tmp_path):
+    fit = emission_fits["emission posterior"]
+    save_run(tmp_path / "run", fit, corpus, {})
+    again, _, _ = load_run(tmp_path / "run", {"EmissionModel": EmissionModel})
+    assert again.model == MODEL
+    for name, value in {**fit.draws, **fit.latents}.items():
+        np.testing.assert_array_equal({**again.draws, **again.latents}[name], value)
+
+
+def test_expectations_agree_in_both_coordinates():
+    tokens = np.array([[1, 2, 1, 2], [1, 2, 0, 0], [2, 1, 2, 1], [1, 1, 2, 0]])
+    found = []
+    for coordinates in ("embedding", "noise"):
+        model = EmissionModel(3, 4, 1, coordinates=coordinates)
+        fit = sample_posterior(
+            model, tokens, key=KEY, num_chains=2, num_warmup=200, num_samples=400, max_tree_depth=5, progress=False
+        )
+        values = {**fit.draws, **fit.latents}
+        quantities = jax.jit(jax.vmap(jax.vmap(lambda values, m=model: m.quantities(values, tokens))))(values)
+        # Norms and signless forms: O and V are known up to a reflection of u.
+        quantities = {
+            "interaction": quantities["interaction"][..., 0, 1, 1],
+            "value": quantities["value"][..., 0, 1, 2],
+            "emitted": quantities["emitted"],
+            "log_det": quantities["log_det"],
+            "first": (values["embeddings"][:, :, 0, 0, 0] * values["readout"][:, :, 1, 0]),
+        }
+        found.append({name: np.asarray(value, float) for name, value in quantities.items()})
+    for name in found[0]:
+        means = [values[name].mean() for values in found]
+        sizes = [float(az.ess(values[name])) for values in found]
+        assert min(sizes) > 40, name
+        error = np.sqrt(sum(values[name].var() / size for values, size in zip(found, sizes, strict=True)))
+        assert abs(means[0] - means[1]) < 4 * error, name
+        assert error < 0.35 * found[0][name].std(), name
