@@ -12,15 +12,16 @@ import numpy as np
 
 from probattn.errors import InputError
 from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.fit import Fit, mixture_error, mixture_log_prob, over_draws
+from probattn.inference.fit import Fit, flatten, mixture_error, mixture_log_prob, over_draws
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins enter the histogram
 MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins and support tokens are computed under
 EXAMPLES = 6
 # A posterior whose likelihood is an estimate runs a particle filter for each draw and sequence. Their mixture averages the
 # errors, so that fewer draws with fewer particles each still make it more precise than a MAP.
-FILTERED_DRAWS = 50
+FILTERED_DRAWS = 32
 PARTICLE_SHARE = 0.25
+FILTERED_MARGIN_SEQUENCES = 50
 RHAT_LIMIT = 1.05
 
 
@@ -55,9 +56,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """Convergence of a posterior's held-out log probability, and what its sampler reports."""
+    """Convergence of one quantity of a posterior, over all its draws, and what its sampler reports.
+
+    The quantity is the held-out log probability, or where that is an estimate and of some draws only, the log probability
+    of the training tokens given their embeddings, which is exact.
+    """
 
     name: str
+    quantity: str
     chains: int
     draws: int
     rhat: float
@@ -132,7 +138,7 @@ def compare(
     Args:
         fits: by name; all of them fitted to the same tokens. Models of different kinds may stand side by side, as laws of
             the same tokens: they are marked as different densities. Of one kind all must have the same. Where log
-            probabilities are estimated by particles, a posterior is scored by 50 of its draws, evenly spaced, with a
+            probabilities are estimated by particles, a posterior is scored by 32 of its draws, evenly spaced, with a
             quarter of the model's particles each.
         heldout_tokens: shape (num_sequences, length).
         symbols: text of each token, for the examples; its id by default.
@@ -201,7 +207,10 @@ def compare(
         diagnostics=tuple(
             _diagnose(name, fit, per_draw[name]) for name, fit in whole.items() if fit.method == "posterior"
         ),
-        margins={name: _margins(fit, heldout[:MARGIN_SEQUENCES]) for name, fit in fits.items()},
+        margins={
+            name: _margins(fit, heldout[: FILTERED_MARGIN_SEQUENCES if fit.estimated else MARGIN_SEQUENCES])
+            for name, fit in fits.items()
+        },
         traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.method == "posterior"},
         examples=_examples(fits, heldout, symbols),
         about={
@@ -260,10 +269,15 @@ def _affordable(fit: Fit) -> Fit:
 
 def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:
     chains, draws = fit.shape
-    total = per_draw.sum(-1)
-    enough = per_draw.shape[1] >= 4  # R-hat and effective sample size split each chain in two
+    quantity, total = "held-out log probability", per_draw.sum(-1)
+    if fit.estimated:
+        quantity = "log probability of the training tokens given their embeddings"
+        values = {**fit.flat_draws(), **flatten(fit.latents)}
+        total = over_draws(fit.model.emitted, values, fit.data).reshape(chains, draws)
+    enough = draws >= 4  # R-hat and effective sample size split each chain in two
     return Diagnostic(
         name,
+        quantity,
         chains,
         draws,
         rhat=float(az.rhat(total)) if enough else math.nan,

@@ -59,10 +59,10 @@ class Fit:
     def flat_draws(self, most: int | None = None) -> dict[str, np.ndarray]:
         """Draws of all chains on one axis; with `most`, at most so many, evenly spaced."""
         total = self.shape[0] * self.shape[1]
-        chosen = (
-            np.arange(total) if most is None or most >= total else np.linspace(0, total - 1, most).round().astype(int)
-        )
-        return {name: value.reshape(total, *value.shape[2:])[chosen] for name, value in self.draws.items()}
+        if most is None or most >= total:
+            return flatten(self.draws)
+        chosen = np.linspace(0, total - 1, most).round().astype(int)
+        return {name: value[chosen] for name, value in flatten(self.draws).items()}
 
     @property
     def params(self) -> dict[str, np.ndarray]:
@@ -146,6 +146,11 @@ def split_latents(model: Any, draws: Mapping[str, Any]) -> tuple[dict[str, np.nd
         {name: value for name, value in arrays.items() if name not in names},
         {name: value for name, value in arrays.items() if name in names},
     )
+
+
+def flatten(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays with the leading axes (chains, draws) as one."""
+    return {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
 
 
 def mixture_log_prob(log_prob: np.ndarray) -> np.ndarray:

@@ -92,11 +92,11 @@ def verdicts(comparison: Comparison) -> list[str]:
         how = f"R-hat {diagnostic.rhat:.3f}, effective sample size {diagnostic.ess_bulk:.0f}"
         if not diagnostic.rhat <= RHAT_LIMIT:
             sentences.append(
-                f"{diagnostic.name}: its held-out log probability has not converged ({how}; the limit is {RHAT_LIMIT}). "
+                f"{diagnostic.name}: its {diagnostic.quantity} has not converged ({how}; the limit is {RHAT_LIMIT}). "
                 "Give it more warmup and draws before trusting small differences."
             )
         else:
-            sentences.append(f"{diagnostic.name}: its chains agree on the held-out log probability ({how}).")
+            sentences.append(f"{diagnostic.name}: its chains agree on the {diagnostic.quantity} ({how}).")
         if diagnostic.divergences:
             total = diagnostic.chains * diagnostic.draws
             sentences.append(

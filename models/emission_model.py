@@ -196,9 +196,14 @@ class EmissionModel:
 
     def embeddings(self, values: Params) -> Float[Array, "num_sequences length dim"]:
         """The embeddings among values of all sites, in either coordinates."""
-        if self.coordinates == "embedding":
-            return values["embeddings"]
+        if "embeddings" in values:  # a deterministic site in noise coordinates
+            return jnp.asarray(values["embeddings"])
         return self.embedding_process(values).transform(values["noise"])
+
+    def emitted(self, values: Params, tokens: Any) -> Float[Array, ""]:
+        """`log p(tokens | embeddings, parameters)` of all sequences together, of values of all sites; exact."""
+        logits = self.embeddings(values) @ values["readout"].T + values["bias"]
+        return StoppedTokens(logits).log_prob(jnp.asarray(tokens)).sum()
 
     def quantities(self, values: Params, tokens: Any) -> dict[str, Array]:
         """What is identified, of values of all sites: interaction, value in the basis of the readout, the joint's parts.
@@ -213,7 +218,7 @@ class EmissionModel:
         return {
             "interaction": jnp.einsum("vi,hij,wj->hvw", readout, attention.interaction, readout),
             "value": jnp.einsum("vi,hij,wj->hvw", readout, attention.value, readout),
-            "emitted": StoppedTokens(u @ readout.T + values["bias"]).log_prob(tokens).sum(),
+            "emitted": self.emitted(values, tokens),
             "log_det": jnp.where(is_counted, log_det, 0).sum(),
             "smallest_margin": jnp.where(is_counted, margin, jnp.inf).min(),
         }

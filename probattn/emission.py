@@ -17,7 +17,7 @@ from probattn.process import AttentionProcess
 from probattn.sequence_process import SequenceProcess
 from probattn.tokens import END, as_tokens, counted
 
-BATCH = 64  # sequences that are filtered side by side
+AT_ONCE = 12_800  # particles of all sequences that are filtered side by side, which bounds memory
 
 
 class EmissionProcess(SequenceProcess):
@@ -128,7 +128,8 @@ def _filter(process: EmissionProcess, tokens: Array, bootstrap: bool, predict: b
         return run_filter(process.params, *inputs, process.num_particles, bootstrap, predict)
 
     keys = jax.random.split(process.key, len(tokens))
-    return jax.lax.map(one, (tokens, keys), batch_size=min(BATCH, len(tokens)))
+    side_by_side = max(1, AT_ONCE // process.num_particles)
+    return jax.lax.map(one, (tokens, keys), batch_size=min(side_by_side, len(tokens)))
 
 
 def _checked(emission: Emission, length: int) -> Emission:
