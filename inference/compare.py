@@ -264,7 +264,9 @@ def _affordable(fit: Fit) -> Fit:
     if not fit.estimated or fit.method == "map":
         return fit
     particles = max(2, round(PARTICLE_SHARE * fit.model.num_particles))
-    return dataclasses.replace(fit.thinned(FILTERED_DRAWS), model=dataclasses.replace(fit.model, num_particles=particles))
+    return dataclasses.replace(
+        fit.thinned(FILTERED_DRAWS), model=dataclasses.replace(fit.model, num_particles=particles)
+    )
 
 
 def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:

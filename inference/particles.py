@@ -55,13 +55,13 @@ def particle_log_prob(
         raise InputError(f"model: expected one with a particle filter, such as EmissionModel, got {model}")
     tokens = check_tokens(tokens, model.vocab_size, model.length)
     priors = model.priors()
-    params = {name: jnp.asarray(params[name]) for name in priors}
-    batches = {value.shape[: value.ndim - len(priors[name].event_shape)] for name, value in params.items()}
+    arrays = {name: jnp.asarray(params[name]) for name in priors}
+    batches = {value.shape[: value.ndim - len(priors[name].event_shape)] for name, value in arrays.items()}
     if len(batches) != 1:
         raise InputError(f"params: expected the same leading axes in every parameter, got {sorted(batches)}")
     shape = (*batches.pop(), *tokens.shape[:-1])
     draws = math.prod(shape[: len(shape) - tokens.ndim + 1])
-    flat = {name: value.reshape(draws, *priors[name].event_shape) for name, value in params.items()}
+    flat = {name: value.reshape(draws, *priors[name].event_shape) for name, value in arrays.items()}
     found = _over_draws(model, number, flat, tokens.reshape(-1, model.length), jax.random.split(key, draws))
     found = ParticleLogProb(*(leaf.reshape(*shape, *leaf.shape[2:]) for leaf in found))
     if not isinstance(found.log_prob, jax.core.Tracer):

@@ -22,7 +22,7 @@ class StoppedEmbeddings(dist.Distribution):
     Args: process; counted, which positions count, shape (num_sequences, length), the first ones of each row.
     """
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict] = {}
     support = constraints.real_matrix
     pytree_data_fields = ("process", "counted")
 

@@ -152,8 +152,14 @@ class EmissionModel:
         if self.length > 1:  # a token does not attend to itself: lag 0 is never met
             lags = jnp.asarray(params["lag_bias"])
             bias = jnp.concatenate([jnp.zeros_like(lags[..., :1]), lags], axis=-1)
-        names = ("query", "key", "value", "origin")
-        return Attention(*(params[name] for name in names), contraction=self.contraction, position_bias=bias)
+        return Attention(
+            params["query"],
+            params["key"],
+            params["value"],
+            params["origin"],
+            contraction=self.contraction,
+            position_bias=bias,
+        )
 
     def embedding_process(self, params: Params) -> AttentionProcess:
         """The law of the embeddings of one sequence."""

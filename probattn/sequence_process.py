@@ -55,8 +55,8 @@ class SequenceProcess(dist.Distribution):
 
     arg_constraints: ClassVar[dict] = {}
     enumerable: Any = True  # whether `conditionals` are exact, so that sums over paths are
-    pytree_data_fields = ("params",)
-    pytree_aux_fields = (
+    pytree_data_fields: ClassVar[tuple[str, ...]] = ("params",)
+    pytree_aux_fields: ClassVar[tuple[str, ...]] = (
         "next_token_logits", "length", "vocab_size", "end_token", "batched", "cached_step", "end_probability_bound",
     )  # fmt: skip
 
@@ -77,7 +77,8 @@ class SequenceProcess(dist.Distribution):
         if end_token is not None and whole_number("end_token", end_token, 0) >= vocab_size:
             raise InputError(f"end_token: expected an id 0 to {vocab_size - 1} or None, got {end_token}")
         check_causal(next_token_logits, params, length, vocab_size, batched, cached_step)
-        self.next_token_logits, self.params = next_token_logits, params
+        self.next_token_logits: Any = next_token_logits
+        self.params = params
         self.length, self.vocab_size, self.end_token = length, vocab_size, end_token
         self.batched, self.cached_step, self.end_probability_bound = batched, cached_step, end_probability_bound
         super().__init__((), (length,), validate_args=validate_args)

@@ -15,13 +15,18 @@ WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 SMALL = ["--dim", "2", "--num-steps", "20", "--num-warmup", "10", "--num-samples", "8", "--num-chains", "2"]
 
 
+EMISSION = ["--model", "emission", "--dim", "1", "--num-steps", "10", "--num-warmup", "6", "--num-samples", "4"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a corpus and a MAP and a posterior run on it."""
+    """A folder with a corpus, a MAP and a posterior run on it, and a posterior run of an emission model."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "words.txt").write_text(WORDS)
     for method in ("map", "posterior"):
         assert call("fit", folder / "words.txt", "--method", method, "--out", folder / method, *SMALL) == 0
+    few = [*EMISSION, "--num-chains", "2", "--num-particles", "20"]
+    assert call("fit", folder / "words.txt", "--method", "posterior", "--out", folder / "latent", *few) == 0
     return folder
 
 
@@ -48,6 +53,25 @@ def test_compare_writes_page_and_json(folder, tmp_path, capsys):
         assert f"{-entry['log_prob_per_token']:.4f}" in printed
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert {"map", "posterior", "unigram", "bigram"} == {entry["name"] for entry in found["scores"]}
+
+
+def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
+    config = json.loads((folder / "latent" / "config.json").read_text())
+    assert config["model"]["name"] == "EmissionModel"
+    assert config["model"]["num_particles"] == 20
+    run = [*EMISSION, "--coordinates", "noise", "--method", "map"]
+    assert call("fit", folder / "words.txt", *run, "--out", tmp_path / "noise") == 0
+    assert json.loads((tmp_path / "noise" / "config.json").read_text())["model"]["coordinates"] == "noise"
+    page = tmp_path / "report.html"
+    assert call("compare", folder / "map", folder / "latent", "--num-particles", "40", "--out", page) == 0
+    printed = capsys.readouterr()
+    assert "They are different densities: EmissionModel and LanguageModel" in printed.out
+    assert "UserWarning" not in printed.err
+    assert "num_particles=40" in page.read_text()
+    assert call("generate", folder / "latent", "-n", "2", "--margins", "--plot", tmp_path / "words.png") == 0
+    assert "start" not in capsys.readouterr().out
+    assert call("margins", folder / "latent", "xyz") == 0
+    assert "with probability" in capsys.readouterr().out
 
 
 def test_generate_prints_sequences_of_known_symbols(folder, capsys):
@@ -110,6 +134,19 @@ BAD = {
         "barrier_weight",
     ),
     "chains": (["fit", "{}/words.txt", "--method", "posterior", "--num-chains", "0", "--out", "{}/new"], "num_chains"),
+    "option of another model": (
+        ["fit", "{}/words.txt", "--method", "map", "--coordinates", "noise", "--out", "{}/new"],
+        "coordinates: is an option of the emission model, not of --model language; leave --coordinates out",
+    ),
+    "barrier of an emission model": (
+        ["fit", "{}/words.txt", "--method", "map", *EMISSION, "--barrier-weight", "1", "--out", "{}/new"],
+        "barrier_weight: is an option of the language model",
+    ),
+    "one particle": (
+        ["fit", "{}/words.txt", "--method", "map", *EMISSION, "--num-particles", "1", "--out", "{}/new"],
+        "num_particles: expected a whole number of at least 2, got 1",
+    ),
+    "particles of no emission model": (["compare", "{}/map", "--num-particles", "9"], "leave --num-particles out"),
     "out exists": (["fit", "{}/words.txt", "--method", "map", "--out", "{}/map"], "exists already"),
     "out below a file": (
         ["fit", "{}/words.txt", "--method", "map", *SMALL, "--out", "{}/words.txt/new"],

@@ -138,7 +138,9 @@ def test_another_density_is_marked_wherever_it_stands(comparison, tmp_path):
     assert {score["density"] for score in found["scores"]} == {"LanguageModel", "EmissionModel", ""}
     # Paths of the two models hold different things: examples are labelled for each.
     assert any(example.labels[0] == "start" and "map" in example.margins for example in comparison.examples)
-    assert any(example.labels[0] != "start" and "emission posterior" in example.margins for example in comparison.examples)
+    assert any(
+        example.labels[0] != "start" and "emission posterior" in example.margins for example in comparison.examples
+    )
 
 
 def test_convergence_is_that_of_an_exact_quantity_of_all_draws(comparison, emission_fits, corpus):

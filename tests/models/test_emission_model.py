@@ -128,9 +128,7 @@ def test_quantities_are_blind_to_rotations_of_the_embeddings(float64):
         "origin": turn @ params["origin"],
         "readout": params["readout"] @ turn.T,
     }
-    before, after = (
-        one.quantities(p | {"embeddings": x}, TOKENS) for p, x in ((params, u), (turned, u @ turn.T))
-    )
+    before, after = (one.quantities(p | {"embeddings": x}, TOKENS) for p, x in ((params, u), (turned, u @ turn.T)))
     assert set(before) == {"interaction", "value", "emitted", "log_det", "smallest_margin"}
     for name in before:
         np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-10)
@@ -192,7 +190,7 @@ def test_generation_agrees_with_the_process():
         (dict(num_particles=1), "num_particles: expected a whole number of at least 2, got 1"),
         (dict(contraction=None), r"contraction: expected a number inside \(0, 1\), got None; without the cap"),
         (dict(contraction=1.0), r"contraction: expected a number inside \(0, 1\), got 1.0"),
-        (dict(coordinates="polar"), "coordinates: expected \"embedding\" or \"noise\", got 'polar'"),
+        (dict(coordinates="polar"), 'coordinates: expected "embedding" or "noise", got \'polar\''),
         (dict(scale=0.0), "scale: expected a finite number > 0, got 0.0"),
     ],
 )

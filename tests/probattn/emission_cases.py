@@ -27,9 +27,7 @@ def emission(dim=1, seed=0, heads=1, length=LENGTH, vocab_size=VOCAB):
 
 
 def process(num_particles, seed=0, **settings):
-    return EmissionProcess(
-        emission(**settings), length=LENGTH, num_particles=num_particles, key=jax.random.key(seed)
-    )
+    return EmissionProcess(emission(**settings), length=LENGTH, num_particles=num_particles, key=jax.random.key(seed))
 
 
 def every_sequence():

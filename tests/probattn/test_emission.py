@@ -176,7 +176,10 @@ def test_it_works_under_jit_and_vmap_in_both_precisions():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda e: (e._replace(attention=Attention(e.attention.query, e.attention.key)), {}), "expected a contraction cap"),
+        (
+            lambda e: (e._replace(attention=Attention(e.attention.query, e.attention.key)), {}),
+            "expected a contraction cap",
+        ),
         (lambda e: (e._replace(readout=jnp.ones((3, 2))), {}), r"expected shapes \(vocab_size >= 2, 1\)"),
         (lambda e: (e._replace(bias=jnp.ones(4)), {}), r"got \(3, 1\) and \(4,\)"),
         (lambda e: (e._replace(scale=jnp.asarray(-1.0)), {}), "scale: expected positive numbers"),
