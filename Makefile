@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow calibration sampling lint types clean
+.PHONY: help demo test test-slow calibration sampling particles lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -11,8 +11,9 @@ help:
 	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (about 3 minutes)"
 	@echo "make test         the test suite, in float32 and in float64"
 	@echo "make test-slow    the tests that take minutes each"
-	@echo "make calibration  rank figures of LatentAttention with and without the log-determinant, in build/calibration"
+	@echo "make calibration  rank figures of both latent models with and without the log-determinant, in build/calibration"
 	@echo "make sampling     what drawing sequences costs, in units of one log_prob"
+	@echo "make particles    variance of the particle filter, guided by tokens and not"
 	@echo "make lint         ruff and the type checker"
 
 demo: .venv/installed
@@ -30,6 +31,9 @@ calibration: .venv/installed
 
 sampling: .venv/installed
 	$(BIN)/python -m benchmarks.sampling
+
+particles: .venv/installed
+	$(BIN)/python -m benchmarks.particles
 
 lint: .venv/installed-dev types
 	$(BIN)/ruff check .
