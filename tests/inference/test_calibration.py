@@ -18,10 +18,16 @@ QUANTITIES = {
 }
 
 
+# Rounding alone, of another compiler say, makes other draws: a band at the usual 0.95 would then fail one time in twenty.
+# The thousand simulations of the slow tests, and of `make calibration`, are held to 0.95.
+PROBABILITY = 0.999
+
+
 def calibrate(posterior_model=None, **settings):
     # In the float64 pass half as many: the program is the same, only slower.
     num_simulations = 100 if jax.config.jax_enable_x64 else 200
     settings = dict(num_simulations=num_simulations, num_draws=49, thinning=3, num_warmup=150) | settings
+    settings = dict(probability=PROBABILITY) | settings
     return simulation_based_calibration(
         LatentAttention(**FIELDS), posterior_model=posterior_model, key=jax.random.key(1), **settings
     )
@@ -50,6 +56,7 @@ EMISSION = dict(vocab_size=3, length=4, dim=1)
 
 def calibrate_emission(posterior_model=None, **settings):
     settings = dict(num_simulations=100, num_sequences=8, num_draws=49, thinning=3, num_warmup=150) | settings
+    settings = dict(probability=PROBABILITY) | settings
     model = EmissionModel(**EMISSION, coordinates=settings.pop("coordinates", "embedding"))
     return simulation_based_calibration(model, posterior_model=posterior_model, key=jax.random.key(1), **settings)
 
@@ -67,14 +74,10 @@ def test_an_emission_model_without_the_log_determinant_is_seen():
     assert {"log_det", "smallest_margin"} <= set(outside)
 
 
-def test_an_emission_model_is_calibrated_in_noise_coordinates_too():
-    assert calibrate_emission(coordinates="noise", num_simulations=40).outside() == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("coordinates", ["embedding", "noise"])
 def test_the_emission_model_is_calibrated_over_a_thousand_simulations(coordinates):
-    assert calibrate_emission(coordinates=coordinates, num_simulations=1000).outside() == []
+    assert calibrate_emission(coordinates=coordinates, num_simulations=1000, probability=0.95).outside() == []
 
 
 def test_bands_hold_uniform_ranks_together_and_see_a_shift():
