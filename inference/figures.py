@@ -120,7 +120,13 @@ def _support_figure(comparison: Comparison) -> Figure:
     for ax, example in zip(axes.flat, comparison.examples, strict=False):
         plot_support(example, kinds, ax)
     if comparison.examples:
-        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        if len({tuple(example.probability) for example in comparison.examples}) > 1:
+            # Fits of several densities: each panel says whose it is, and the legend tells the methods apart.
+            for ax, example in zip(axes.flat, comparison.examples, strict=False):
+                ax.set_title(", ".join(example.probability), fontsize=8)
+            labels = [kinds[label] for label in labels]
+        figure.legend(handles, labels, loc="outside upper left", ncols=4)
     figure.supylabel("probability of being\nthe support token", fontsize=9)
     return figure
 

@@ -55,6 +55,8 @@ def particle_log_prob(
         raise InputError(f"model: expected one with a particle filter, such as EmissionModel, got {model}")
     tokens = check_tokens(tokens, model.vocab_size, model.length)
     priors = model.priors()
+    if missing := set(priors) - set(params):
+        raise InputError(f"params: expected {', '.join(priors)}, got none for {', '.join(sorted(missing))}")
     arrays = {name: jnp.asarray(params[name]) for name in priors}
     batches = {value.shape[: value.ndim - len(priors[name].event_shape)] for name, value in arrays.items()}
     if len(batches) != 1:

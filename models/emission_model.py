@@ -45,7 +45,8 @@ class EmissionModel:
 
         log p(theta, u, x) = log p(theta, e, x) + sum_t log det J_t(u),   du = de / prod_t det J_t
 
-    but not with one mode: a density has its mode where it is highest, and that moves with the coordinates. The barrier is
+    but not with one mode: a density has its mode where it is highest, and that moves with the coordinates. At given
+    parameters the mode in embedding coordinates has the larger sum of log determinants. The barrier is
     a statement about the mode in embedding coordinates, not a regulariser one may add or leave out; a posterior knows
     nothing of it. Joint modes of many latent variables are poor estimates anyway: each embedding is fitted to one token.
 
@@ -91,7 +92,7 @@ class EmissionModel:
             whole_number(name, getattr(self, name), low)
         if not isinstance(self.contraction, (int, float)) or not 0 < self.contraction < 1:
             raise InputError(
-                f"contraction: expected a number inside (0, 1), got {self.contraction!r}; without the cap the law of the "
+                f"contraction: expected a number inside (0, 1), got {self.contraction!r}; without a cap the law of the "
                 "embeddings need not integrate to one, and tokens have no probability"
             )
         if self.coordinates not in COORDINATES:

@@ -156,7 +156,10 @@ def fit(
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="DIR ...", help="Run directories on the same corpus and density.")
+        list[Path],
+        typer.Argument(
+            metavar="DIR ...", help="Run directories on the same corpus; those of one kind of model, of one density."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="HTML page to write; the JSON goes beside it.")] = Path("report.html"),
     num_particles: Annotated[
@@ -230,6 +233,7 @@ def _generation_table(corpus: Any, generation: Any) -> Table:
 
     positions = int((generation.support >= 0).sum())
     labels = path_labels(generation.tokens, corpus.symbols, positions, generation.path_has_start)
+    first = 0 if generation.path_has_start else 1  # so that the token at position n is n on the path too
     total = generation.log_prob[:positions].sum()
     table = Table(
         "position", "token", "log probability", "margin", "support token so far",
@@ -242,7 +246,7 @@ def _generation_table(corpus: Any, generation: Any) -> Table:
             escape(corpus.symbols[generation.tokens[position]]),
             f"{generation.log_prob[position]:.3f}",
             f"{generation.margin[position]:.3f}",
-            f"{support} {escape(labels[support])}",
+            f"{first + support} {escape(labels[support])}",
         )
     return table
 
@@ -272,11 +276,10 @@ def margins(
     if fitted.method == "posterior":
         table.add_column("5 % to 95 %")
     table.add_column("support token")
-    for position, symbol in enumerate(
-        path_labels(tokens, corpus.symbols, values.shape[1], fitted.model.path_has_start)
-    ):
+    start = fitted.model.path_has_start
+    for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1], start)):
         column = values[:, position]
-        cells = [str(position), symbol, f"{column.mean():.3f}"]
+        cells = [str(position if start else position + 1), symbol, f"{column.mean():.3f}"]
         if fitted.method == "posterior":
             low, high = np.quantile(column, [0.05, 0.95])
             cells += [f"{low:.3f} to {high:.3f}", f"with probability {support[position]:.2f}"]

@@ -74,13 +74,16 @@ class EmissionProcess(SequenceProcess):
             bootstrap: propose embeddings from the prior alone; for comparison.
             predict: give next-token rows too.
 
-        Returns: a Filtered with the leading axes of the tokens.
+        Returns: a Filtered with the leading axes of the tokens. Where a symbol follows the end log_prob is -inf; of fewer
+            than `length` tokens without an end it is that of all sequences that start so.
         """
         tokens = as_tokens(tokens, self.vocab_size)
         if tokens.shape[-1] > self.length:
             raise InputError(f"tokens: expected at most {self.length} positions, got shape {tokens.shape}")
         shape = tokens.shape[:-1]
         filtered = _filter(self, tokens.reshape(-1, tokens.shape[-1]), bootstrap, predict)
+        possible = _stops(tokens).reshape(-1)
+        filtered = filtered._replace(log_prob=jnp.where(possible, filtered.log_prob, -jnp.inf))
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), filtered)
 
     def next_token(self, tokens: Any) -> Estimate:
@@ -97,9 +100,7 @@ class EmissionProcess(SequenceProcess):
         )
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
-        possible = (
-            (counted(tokens) | (tokens == END)).all(-1) & (tokens >= 0).all(-1) & (tokens < self.vocab_size).all(-1)
-        )
+        possible = _stops(tokens) & (tokens >= 0).all(-1) & (tokens < self.vocab_size).all(-1)
         inside = jnp.clip(tokens, 0, self.vocab_size - 1)
         return jnp.where(possible, _filter(self, inside, False, False).log_prob, -jnp.inf)
 
@@ -132,10 +133,18 @@ def _filter(process: EmissionProcess, tokens: Array, bootstrap: bool, predict: b
     return jax.lax.map(one, (tokens, keys), batch_size=min(side_by_side, len(tokens)))
 
 
+def _stops(tokens: Array) -> Array:
+    """Whether only the end follows the end, (...)."""
+    return (counted(tokens) | (tokens == END)).all(-1)
+
+
 def _checked(emission: Emission, length: int) -> Emission:
     attention = emission.attention
     if not isinstance(attention, Attention) or attention.batch_shape:
-        raise InputError("emission: expected one Attention, got a batch of maps or something else; use jax.vmap")
+        raise InputError(
+            f"emission: expected one Attention, got {getattr(attention, 'batch_shape', type(attention).__name__)} as its "
+            "batch; take one draw of the parameters, use particle_log_prob for all of them, or jax.vmap"
+        )
     if attention.contraction is None:
         raise InputError(
             "attention: expected a contraction cap; without it the law of the embeddings need not integrate to one, and "

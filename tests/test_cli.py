@@ -71,7 +71,8 @@ def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
     assert call("generate", folder / "latent", "-n", "2", "--margins", "--plot", tmp_path / "words.png") == 0
     assert "start" not in capsys.readouterr().out
     assert call("margins", folder / "latent", "xyz") == 0
-    assert "with probability" in capsys.readouterr().out
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "with probability" in line]
+    assert [row[1].strip() for row in rows] == ["1", "2", "3", "4"]  # x, y, z and the end
 
 
 def test_generate_prints_sequences_of_known_symbols(folder, capsys):

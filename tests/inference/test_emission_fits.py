@@ -11,6 +11,7 @@ import pytest
 
 from probattn import InputError, ProcessMixture
 from probattn.inference import compare, fit_map, load_run, particle_log_prob, sample_posterior, save_run
+from probattn.inference.figures import figures
 from probattn.inference.fit import mixture_error, mixture_log_prob
 from probattn.inference.report import verdicts
 from probattn.models import EmissionModel, LanguageModel
@@ -101,6 +102,10 @@ def test_too_few_particles_are_told_with_the_step():
         (lambda p, t: particle_log_prob(MODEL, p, t[:, :3], 10, KEY), "to length 5, got length 3"),
         (lambda p, t: particle_log_prob(LanguageModel(4, 5, 1), p, t, 10, KEY), "model: expected one with a particle"),
         (
+            lambda p, t: particle_log_prob(MODEL, {"bias": p["bias"]}, t, 10, KEY),
+            "params: expected query, .* got none for key, lag_bias",
+        ),
+        (
             lambda p, t: particle_log_prob(MODEL, p | {"bias": p["bias"][0]}, t, 10, KEY),
             "params: expected the same leading axes",
         ),
@@ -140,6 +145,8 @@ def test_another_density_is_marked_wherever_it_stands(comparison, tmp_path):
     comparison.save_json(tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text())
     assert {score["density"] for score in found["scores"]} == {"LanguageModel", "EmissionModel", ""}
+    titles = [ax.get_title(loc="left") for ax in figures(comparison)["support_tokens"].axes]
+    assert {"map", "emission posterior"} <= set(titles)
     # Paths of the two models hold different things: examples are labelled for each.
     assert any(example.labels[0] == "start" and "map" in example.margins for example in comparison.examples)
     assert any(

@@ -188,7 +188,7 @@ def test_generation_agrees_with_the_process():
         (dict(vocab_size=1), "vocab_size: expected a whole number of at least 2, got 1"),
         (dict(dim=0), "dim: expected a whole number of at least 1, got 0"),
         (dict(num_particles=1), "num_particles: expected a whole number of at least 2, got 1"),
-        (dict(contraction=None), r"contraction: expected a number inside \(0, 1\), got None; without the cap"),
+        (dict(contraction=None), r"contraction: expected a number inside \(0, 1\), got None; without a cap"),
         (dict(contraction=1.0), r"contraction: expected a number inside \(0, 1\), got 1.0"),
         (dict(coordinates="polar"), 'coordinates: expected "embedding" or "noise", got \'polar\''),
         (dict(scale=0.0), "scale: expected a finite number > 0, got 0.0"),
