@@ -13,7 +13,10 @@ LENGTH, VOCAB = 3, 3
 
 def emission(dim=1, seed=0, heads=1, length=LENGTH, vocab_size=VOCAB):
     keys = jax.random.split(jax.random.key(seed), 7)
-    draw = jax.random.normal
+
+    def draw(key, shape):  # the same case in both precisions
+        return jax.random.normal(key, shape, jnp.float32).astype(float)
+
     attention = Attention(
         3 * draw(keys[0], (heads, dim, dim)),
         draw(keys[1], (heads, dim, dim)),
