@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from probattn import Attention, AttentionProcess, Emission, EmissionProcess, InputError, stability_margin
 from probattn.checks import whole_number
 from probattn.models.emission_laws import StoppedEmbeddings, StoppedTokens
+from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
 from probattn.tokens import check_tokens, counted
@@ -223,8 +224,8 @@ class EmissionModel:
         margin = stability_margin(attention, u)
         log_det = stability_margin(attention, u, "log_det")
         return {
-            "interaction": jnp.einsum("vi,hij,wj->hvw", readout, attention.interaction, readout),
-            "value": jnp.einsum("vi,hij,wj->hvw", readout, attention.value, readout),
+            "interaction": gram(readout, attention.interaction, readout),
+            "value": gram(readout, jnp.asarray(attention.value), readout),
             "emitted": self.emitted(values, tokens),
             "log_det": jnp.where(is_counted, log_det, 0).sum(),
             "smallest_margin": jnp.where(is_counted, margin, jnp.inf).min(),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from probattn import (
     Attention,
@@ -22,6 +22,7 @@ from probattn import (
 )
 from probattn.cached_mean import empty_cache, mean_step
 from probattn.checks import whole_number
+from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
 from probattn.tokens import END, check_tokens, counted
@@ -46,7 +47,8 @@ class LanguageModel:
     attention that predicts. The joint is -inf outside the local domain (some det J_t <= 0).
 
     Call it as a NumPyro model: `model(tokens)` conditions on tokens of shape (num_sequences, length);
-    `model(num_sequences=n)` generates them from the prior (the path term weighs parameters, it emits nothing).
+    `model(num_sequences=n)` generates them from the prior (the path term weighs parameters, it emits nothing);
+    `model(tokens, batch_size=n)` conditions on a random batch of them, whose terms count num_sequences / n times.
 
     Parameters and priors, all Normal(0, s), with d = dim, r = rank and the standard deviations
         embedding E (vocab_size, d)  s = 1            position P (length, d)   s = 1/2
@@ -106,7 +108,7 @@ class LanguageModel:
             "bias": normal(1.0, self.vocab_size),
         }
 
-    def __call__(self, tokens: Any = None, num_sequences: int | None = None) -> Array:
+    def __call__(self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None) -> Array:
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
             if num_sequences not in (None, tokens.shape[0]):
@@ -116,9 +118,12 @@ class LanguageModel:
         elif num_sequences is None or num_sequences < 1:
             raise InputError(f"num_sequences: expected at least 1 when no tokens are given, got {num_sequences!r}")
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
-        if tokens is not None and self.barrier_weight > 0:
-            numpyro.factor("path", self.barrier_weight * _path_log_density(self, params, tokens).sum())
-        with numpyro.plate("sequences", num_sequences if tokens is None else tokens.shape[0]):
+        number = num_sequences if tokens is None else tokens.shape[0]
+        with numpyro.plate("sequences", number, subsample_size=batch_size) as rows:
+            if tokens is not None:
+                tokens = tokens if batch_size is None else tokens[rows]
+                if self.barrier_weight > 0:
+                    numpyro.factor("path", self.barrier_weight * _path_log_density(self, params, tokens))
             return numpyro.sample("tokens", self.process(params), obs=tokens)
 
     def process(self, params: Params) -> SequenceProcess:
@@ -151,6 +156,37 @@ class LanguageModel:
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         margin = stability_margin(self.path_attention(params), self.path(params, tokens))
         return jnp.where(counted(tokens), margin, jnp.nan)
+
+    def outside_domain(self, params: Params, tokens: Any) -> Bool[Array, "... length"]:
+        """Positions of the path that are outside the local domain (some `det J_t <= 0`): there the joint is -inf."""
+        tokens = check_tokens(tokens, self.vocab_size, self.length)
+        if self.barrier_weight == 0:
+            return jnp.zeros(tokens.shape, bool)
+        density = path_log_density(self.path_attention(params), self.path(params, tokens), self.scale)
+        return counted(tokens) & jnp.isneginf(density)
+
+    def quantities(self, params: Params, tokens: Any) -> dict[str, Array]:
+        """What is identified at given parameters, blind to rotations of the embeddings and to the order of heads.
+
+        interaction        Gram form E A E^T (heads, vocab, vocab);   association    E O^T (vocab, vocab)
+        singular_values    of all heads' A, in ascending order
+        log_likelihood, log_det    of all sequences together;   smallest_margin    over the positions that count
+        support_position   mean over the sequences of where their support token is
+
+        Source: theory, section 6.
+        """
+        E, attention = jnp.asarray(params["embedding"]), self.path_attention(params)
+        margin, is_counted = self.margins(params, tokens), counted(jnp.asarray(tokens))
+        log_det = stability_margin(attention, self.path(params, tokens), "log_det")
+        return {
+            "interaction": gram(E, attention.interaction, E),
+            "association": E @ params["readout"].T,
+            "singular_values": jnp.sort(jnp.linalg.svd(attention.interaction, compute_uv=False).ravel()),
+            "log_likelihood": self.log_likelihood(params, tokens).sum(),
+            "log_det": jnp.where(is_counted, log_det, 0).sum(),
+            "smallest_margin": jnp.nanmin(margin),
+            "support_position": jnp.nanargmin(margin, axis=-1).mean(),
+        }
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from probattn import Attention, AttentionProcess, InputError, stability_margin
+from probattn import Attention, AttentionProcess, InputError, path_log_density, stability_margin
 from probattn.checks import as_float_array, whole_number
+from probattn.models.gauge import ordered_heads
 from probattn.models.priors import normal
 
 Params = dict[str, Any]
@@ -25,7 +26,8 @@ class LatentAttention:
         u_t = sum_h V_h sum_{s<t} alpha^h_ts u_s + e_t,   alpha^h_t = softmax_s(u_s^T A_h u_t),   e_t ~ N(0, scale^2 I)
 
     Call it as a NumPyro model: `model(u)` conditions on embeddings of shape (num_sequences, length, dim);
-    `model(num_sequences=n)` generates them.
+    `model(num_sequences=n)` generates them; `model(u, batch_size=n)` conditions on a random batch of them, whose terms
+    count num_sequences / n times.
 
         site              batch (plate)       event
         each parameter    ()                  its shape below
@@ -105,7 +107,9 @@ class LatentAttention:
         priors["scale"] = dist.LogNormal(0.0, 0.5)
         return priors
 
-    def __call__(self, embeddings: Any = None, num_sequences: int | None = None) -> Array:
+    def __call__(
+        self, embeddings: Any = None, num_sequences: int | None = None, batch_size: int | None = None
+    ) -> Array:
         if embeddings is not None:
             embeddings = self._checked(embeddings)
             if embeddings.ndim != 3:
@@ -120,7 +124,9 @@ class LatentAttention:
         elif num_sequences is None or num_sequences < 1:
             raise InputError(f"num_sequences: expected at least 1 when no embeddings are given, got {num_sequences!r}")
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
-        with numpyro.plate("sequences", num_sequences):
+        with numpyro.plate("sequences", num_sequences, subsample_size=batch_size) as rows:
+            if embeddings is not None and batch_size is not None:
+                embeddings = embeddings[rows]
             return numpyro.sample("embeddings", self.process(params), obs=embeddings)
 
     def interaction(self, params: Params) -> Float[Array, "*batch heads dim dim"]:
@@ -152,10 +158,14 @@ class LatentAttention:
         """Stability margin `sigma_min(J_t)` of each position."""
         return stability_margin(self.attention(params), self._checked(embeddings))
 
+    def outside_domain(self, params: Params, embeddings: Any) -> Bool[Array, "... length"]:
+        """Positions outside the local domain (some `det J_t <= 0`): there the density is 0."""
+        return jnp.isneginf(path_log_density(self.attention(params), self._checked(embeddings), params["scale"]))
+
     def quantities(self, params: Params, embeddings: Any) -> dict[str, Array]:
         """What is identified: interaction, scale, log likelihood of all sequences, and their smallest margin."""
         return {
-            "interaction": self.interaction(params),
+            "interaction": ordered_heads(self.interaction(params)),
             "scale": jnp.asarray(params["scale"]),
             "log_likelihood": self.log_likelihood(params, embeddings).sum(),
             "smallest_margin": self.margins(params, embeddings).min(),
