@@ -58,6 +58,7 @@ Models with priors are in `probattn.models`, fits and their comparison in `proba
 
 from importlib.metadata import version
 
+from probattn import _whole_numpyro  # noqa: F401, before all that imports submodules of NumPyro
 from probattn.attention import Attention
 from probattn.draws import CachedStep
 from probattn.emission import EmissionProcess
