@@ -6,17 +6,23 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optimistix
 from arviz_stats.ecdf_utils import compute_ecdf, ecdf_pit
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from numpyro.handlers import seed, trace
 from numpyro.infer.hmc import hmc
-from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.curvature import FLAT
+from probattn.inference.joint import constrain, potential, unconstrain
 
 BAND_SIMULATIONS = 5_000
+METHODS = ("nuts", "laplace", "map")
+MODE_STEPS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +88,10 @@ def simulation_based_calibration(
     num_warmup: int = 300,
     max_tree_depth: int = 5,
     probability: float = 0.95,
+    method: str = "nuts",
     posterior_model: Any = None,
 ) -> Calibration:
-    """Rank true quantities among posterior draws of NUTS, for parameters and data drawn from the model.
+    """Rank true quantities among posterior draws, for parameters and data drawn from the model.
 
     If theta ~ prior, data ~ model(theta) and theta_1 ... theta_L ~ posterior given the data, then theta is one more
     posterior draw, and the rank of any f(theta, data) among the f(theta_l, data) is uniform on 0 ... L. All
@@ -98,6 +105,8 @@ def simulation_based_calibration(
         num_draws, thinning: draws kept of each posterior, every `thinning`-th.
         num_warmup, max_tree_depth: of NUTS.
         probability: of the bands, over all quantities together.
+        method: "nuts"; or "laplace", whose Gaussian is not the posterior, and "map", whose draws are all the same: they
+            are no samplers of the posterior, and their ranks show how far they are from one.
         posterior_model: the model whose posterior is sampled, if not `model`: what a wrong one looks like.
 
     Raises:
@@ -112,7 +121,9 @@ def simulation_based_calibration(
         whole_number(name, value, low)
     if not 0 < probability < 1:
         raise InputError(f"probability: expected a number inside (0, 1), got {probability}")
-    settings = _Settings(num_sequences, num_draws, thinning, num_warmup, max_tree_depth)
+    if method not in METHODS:
+        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    settings = _Settings(method, num_sequences, num_draws, thinning, num_warmup, max_tree_depth)
     keys = jax.random.split(key, num_simulations)
     truth, draws, diverging = _simulate_and_sample(model, posterior_model or model, settings, keys)
     truth, draws = (_entries(quantities, axes) for quantities, axes in ((truth, 1), (draws, 2)))
@@ -124,6 +135,7 @@ def simulation_based_calibration(
 
 
 class _Settings(NamedTuple):
+    method: str
     num_sequences: int
     num_draws: int
     thinning: int
@@ -143,28 +155,50 @@ def _one_simulation(model: Any, posterior_model: Any, settings: _Settings, key: 
     for_truth, for_start, for_sampler = jax.random.split(key, 3)
     truth, data = _generate(model, settings.num_sequences, for_truth)
     start, _ = _generate(model, settings.num_sequences, for_start)
-    args: tuple = (posterior_model, (data,), {})
+    z = unconstrain(posterior_model, data, start)
+    sample = _nuts if settings.method == "nuts" else _around_mode
+    draws, diverging = sample(posterior_model, settings, data, z, for_sampler)
 
-    initialise, transition = hmc(potential_fn_gen=lambda data: partial(potential_energy, *args), algo="NUTS")
-    state = initialise(
-        unconstrain_fn(*args, start),
-        settings.num_warmup,
-        max_tree_depth=settings.max_tree_depth,
-        model_args=(data,),
-        rng_key=for_sampler,
-    )
+    def quantities(z: Any) -> Any:
+        return model.quantities(constrain(posterior_model, data, z), data)
+
+    return model.quantities(truth, data), jax.lax.map(quantities, draws), diverging
+
+
+def _nuts(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> tuple[Any, Array]:
+    """Draws in unconstrained coordinates, and which transitions diverged."""
+    initialise, transition = hmc(potential(model, data), algo="NUTS")
+    state = initialise(z, settings.num_warmup, max_tree_depth=settings.max_tree_depth, rng_key=key)
 
     def advance(state: Any, _: Any) -> tuple[Any, Array]:
-        state = transition(state, (data,), {})
+        state = transition(state)
         return state, state.diverging
 
     def draw(state: Any, _: Any) -> tuple[Any, tuple]:
         state, diverging = jax.lax.scan(advance, state, None, length=settings.thinning)
-        return state, (model.quantities(constrain_fn(*args, state.z), data), diverging)
+        return state, (state.z, diverging)
 
     state, _ = jax.lax.scan(advance, state, None, length=settings.num_warmup)
-    _, (draws, diverging) = jax.lax.scan(draw, state, None, length=settings.num_draws)
-    return model.quantities(truth, data), draws, diverging
+    return jax.lax.scan(draw, state, None, length=settings.num_draws)[1]
+
+
+def _around_mode(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> tuple[Any, Array]:
+    """Draws of Laplace's approximation around the unconstrained mode, or that mode again and again."""
+    flat, unravel = ravel_pytree(z)
+
+    def energy(x: Array, _: Any = None) -> Array:
+        return potential(model, data)(unravel(x))
+
+    # Quasi-Newton, since descent by SVI is many times as long and does not compile into one program.
+    solver: Any = optimistix.BFGS(rtol=1e-4, atol=1e-4)
+    mode = optimistix.minimise(energy, solver, flat, max_steps=MODE_STEPS, throw=False).value
+    noise = jnp.zeros((settings.num_draws, flat.size))
+    if settings.method == "laplace":
+        values, vectors = jnp.linalg.eigh(jax.hessian(energy)(mode))
+        curved = values > FLAT * abs(values).max()
+        spread = jnp.where(curved, 1 / jnp.sqrt(jnp.where(curved, values, 1)), 0)
+        noise = (jax.random.normal(key, noise.shape) * spread) @ vectors.T
+    return jax.vmap(unravel)(mode + noise), jnp.zeros(1, bool)
 
 
 def _ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:

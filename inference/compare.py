@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-import arviz as az
 import numpy as np
 
 from probattn.errors import InputError
 from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.fit import Fit, flatten, mixture_error, mixture_log_prob, over_draws
+from probattn.inference.diagnose import Diagnosis, diagnose
+from probattn.inference.fit import Fit, mixture_error, mixture_log_prob, over_draws
+from probattn.inference.verdict import Verdict
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins enter the histogram
 MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins and support tokens are computed under
@@ -22,15 +23,15 @@ EXAMPLES = 6
 FILTERED_DRAWS = 32
 PARTICLE_SHARE = 0.25
 FILTERED_MARGIN_SEQUENCES = 50
-RHAT_LIMIT = 1.05
 
 
 @dataclass(frozen=True)
 class Score:
     """Held-out log probability of one predictor, in nats per token, with its standard error across sequences.
 
-    `density` names the model, `parameters` counts the numbers it has (0 for a baseline). Where the log probability is estimated by particles, `monte_carlo_error` is the part of the
-    standard error that is due to them, and the estimate is on average too low by about `monte_carlo_bias`.
+    `density` names the model, `parameters` counts the numbers it has (0 for a baseline). Where the log probability is
+    estimated by particles, `monte_carlo_error` is the part of the standard error that is due to them, and the estimate is
+    on average too low by about `monte_carlo_bias`.
     """
 
     name: str
@@ -55,25 +56,6 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Diagnostic:
-    """Convergence of one quantity of a posterior, over all its draws, and what its sampler reports.
-
-    The quantity is the held-out log probability, or where that is an estimate and of some draws only, the log probability
-    of the training tokens given their embeddings, which is exact.
-    """
-
-    name: str
-    quantity: str
-    chains: int
-    draws: int
-    rhat: float
-    ess_bulk: float
-    ess_tail: float
-    divergences: int
-    steps_per_draw: float
-
-
-@dataclass(frozen=True)
 class Example:
     """Support tokens of one sequence: margin of each position and probability of being the support token.
 
@@ -87,11 +69,17 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What `compare` found; `save_html`, `save_json` and `figures` show it."""
+    """What `compare` found; `save_html`, `save_json` and `figures` show it.
+
+    `diagnostics` are of fits by Markov chains, `modes` the verdicts of others; `mixed` says in which the densities differ,
+    where they were mixed knowingly.
+    """
 
     scores: tuple[Score, ...]
     differences: tuple[Difference, ...]
-    diagnostics: tuple[Diagnostic, ...]
+    diagnostics: tuple[Diagnosis, ...]
+    modes: dict[str, Verdict]
+    mixed: tuple[str, ...]
     margins: dict[str, np.ndarray]
     traces: dict[str, np.ndarray]
     examples: tuple[Example, ...]
@@ -127,6 +115,7 @@ def compare(
     *,
     symbols: Sequence[str] | None = None,
     reference_tokens: Any = None,
+    mix_densities: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Score fits and n-gram baselines on held-out sequences.
@@ -136,13 +125,13 @@ def compare(
     those of that ratio across sequences, and of the paired difference for differences.
 
     Args:
-        fits: by name; all of them fitted to the same tokens. Models of different kinds may stand side by side, as laws of
-            the same tokens: they are marked as different densities. Of one kind all must have the same. Where log
-            probabilities are estimated by particles, a posterior is scored by 32 of its draws, evenly spaced, with a
-            quarter of the model's particles each.
+        fits: by name; all of one density (model, its fields, training tokens), since a MAP and a posterior are
+            comparable only so. Where log probabilities are estimated by particles, a posterior is scored by 32 of its
+            draws, evenly spaced, with a quarter of the model's particles each.
         heldout_tokens: shape (num_sequences, length).
         symbols: text of each token, for the examples; its id by default.
         reference_tokens: a larger training set for one more bigram baseline, to show what more data is worth.
+        mix_densities: let fits of several densities stand side by side, as laws of the same tokens; the comparison says so.
         about: anything to keep with the result, such as how it was made.
 
     Raises:
@@ -154,14 +143,15 @@ def compare(
     for name, fit in fits.items():
         if not np.array_equal(fit.data, first.data):
             raise InputError(f"compare: {name} was fitted to other training sequences than {next(iter(fits))}")
-        for other, earlier in fits.items():
-            if type(earlier.model) is type(fit.model) and _law(earlier.model) != _law(fit.model):
-                raise InputError(
-                    f"compare: {name} has another density than {other} ({fit.model} against {earlier.model}); "
-                    "a MAP and a posterior are comparable only under the same one"
-                )
-            if earlier.model.vocab_size != fit.model.vocab_size:
-                raise InputError(f"compare: {name} and {other} have vocabularies of different sizes")
+        if fit.model.vocab_size != first.model.vocab_size:
+            raise InputError(f"compare: {name} and {next(iter(fits))} have vocabularies of different sizes")
+    mixed = _mixed(fits)
+    if mixed and not mix_densities:
+        raise InputError(
+            f"compare: fits of different densities ({'; '.join(mixed)}): a MAP and a posterior are comparable only under the "
+            "same one. To see them side by side all the same, as laws of the same tokens, say mix_densities=True "
+            "(--mix-densities)"
+        )
     vocab_size = first.model.vocab_size
     symbols = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
     if len(symbols) != vocab_size:
@@ -187,7 +177,7 @@ def compare(
         log_probs[name] = fit_ngram(tokens, vocab_size, order).log_prob(heldout)  # type: ignore[arg-type]
         kinds[name] = "baseline"
 
-    ordered = sorted(fits, key=lambda name: fits[name].method != "posterior")
+    ordered = sorted(fits, key=lambda name: not fits[name].sampled)
     return Comparison(
         scores=tuple(
             Score(
@@ -205,19 +195,25 @@ def compare(
             for a, b in combinations(ordered, 2)
         ),
         diagnostics=tuple(
-            _diagnose(name, fit, per_draw[name]) for name, fit in whole.items() if fit.method == "posterior"
+            diagnose(fit, heldout, name=name, log_prob=None if fit.estimated else per_draw[name])
+            for name, fit in whole.items()
+            if fit.sampled
         ),
+        modes={name: fit.verdict for name, fit in whole.items() if not fit.sampled and fit.verdict is not None},
+        mixed=mixed,
         margins={
             name: _margins(fit, heldout[: FILTERED_MARGIN_SEQUENCES if fit.estimated else MARGIN_SEQUENCES])
             for name, fit in fits.items()
         },
-        traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.method == "posterior"},
+        traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.sampled},
         examples=_examples(fits, heldout, symbols),
         about={
             "training sequences": len(first.data),
             "held-out sequences": len(heldout),
             "held-out tokens": int(counts.sum()),
             "model": {name: repr(fit.model) for name, fit in whole.items()},
+            "density": {name: fit.density.to_json() for name, fit in whole.items()},
+            "start": {name: fit.start for name, fit in whole.items() if fit.start},
             "seconds": {name: fit.seconds for name, fit in fits.items()},
             **(about or {}),
         },
@@ -249,6 +245,13 @@ def path_labels(
     return (("start", *held) if start else held)[:positions]
 
 
+def _mixed(fits: Mapping[str, Fit]) -> tuple[str, ...]:
+    """In which the densities of the fits differ from the first one's, as words."""
+    (first, one), *others = fits.items()
+    found = {name: one.density.differences(fit.density) for name, fit in others}
+    return tuple(f"{first} and {name} differ in {', '.join(what)}" for name, what in found.items() if what)
+
+
 def _law(model: Any) -> Any:
     """What two models share if they are one law of sequences, however they are fitted."""
     return getattr(model, "law", model)
@@ -266,27 +269,6 @@ def _affordable(fit: Fit) -> Fit:
     particles = max(2, round(PARTICLE_SHARE * fit.model.num_particles))
     return dataclasses.replace(
         fit.thinned(FILTERED_DRAWS), model=dataclasses.replace(fit.model, num_particles=particles)
-    )
-
-
-def _diagnose(name: str, fit: Fit, per_draw: np.ndarray) -> Diagnostic:
-    chains, draws = fit.shape
-    quantity, total = "held-out log probability", per_draw.sum(-1)
-    if fit.estimated:
-        quantity = "log probability of the training tokens given their embeddings"
-        values = {**fit.flat_draws(), **flatten(fit.latents)}
-        total = over_draws(fit.model.emitted, values, fit.data).reshape(chains, draws)
-    enough = draws >= 4  # R-hat and effective sample size split each chain in two
-    return Diagnostic(
-        name,
-        quantity,
-        chains,
-        draws,
-        rhat=float(az.rhat(total)) if enough else math.nan,
-        ess_bulk=float(az.ess(total, method="bulk")) if enough else math.nan,
-        ess_tail=float(az.ess(total, method="tail", prob=0.05)) if enough else math.nan,
-        divergences=int(fit.stats["diverging"].sum()),
-        steps_per_draw=float(fit.stats["n_steps"].mean()),
     )
 
 

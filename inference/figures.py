@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 
 from probattn.inference.compare import Comparison, Example
 
-COLOURS = {"map": "#D55E00", "posterior": "#0072B2", "baseline": "#666666"}
+COLOURS = {
+    "map": "#D55E00",
+    "posterior": "#0072B2",
+    "laplace": "#009E73",
+    "ensemble": "#CC79A7",
+    "microcanonical": "#56B4E9",
+    "baseline": "#666666",
+}
 MORE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -97,9 +104,11 @@ def plot_support(example: Example, kinds: dict[str, str], ax: Axes) -> Axes:
     """Probability of each position to be the support token; a MAP puts all of it on one."""
     positions = np.arange(len(example.labels))
     points = [name for name in example.probability if kinds[name] == "map"]
-    for name, probability in example.probability.items():
-        if name not in points:
-            ax.bar(positions, probability, color=COLOURS["posterior"], alpha=0.75, label=name)
+    bars = [name for name in example.probability if name not in points]
+    for number, name in enumerate(bars):
+        width = 0.8 / len(bars)
+        beside = positions + width * (number - (len(bars) - 1) / 2)
+        ax.bar(beside, example.probability[name], width, color=COLOURS[kinds[name]], alpha=0.75, label=name)
     for name in points:
         where = np.flatnonzero(example.probability[name])
         ax.plot(where, np.full(len(where), 1.08), "v", color=COLOURS["map"], markersize=8, label=name, clip_on=False)

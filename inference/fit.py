@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +14,12 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from probattn import InputError, ProcessMixture, SequenceProcess
+from probattn.inference.identity import Density, density_of
 from probattn.inference.particles import particle_log_prob
+from probattn.inference.verdict import Verdict
 
-Method = Literal["map", "posterior"]
+Method = Literal["map", "laplace", "ensemble", "posterior", "microcanonical"]
+CHAINS = ("posterior", "microcanonical")  # methods whose draws are a Markov chain's
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Fit:
     Args:
         model: anything with `log_likelihood(params, data)` and the name of the site it observes, `observed`, such as
             LanguageModel and LatentAttention.
-        method: "map" or "posterior".
+        method: "map", "laplace", "ensemble", "posterior" (by NUTS) or "microcanonical".
         data: the training data: tokens of shape (num_sequences, length), or embeddings with an axis more.
         draws: parameters by name with leading axes (chains, draws); (1, 1) for a MAP.
         latents: likewise the latent variables of the training sequences, (chains, draws, num_sequences, ...), of a model
@@ -35,6 +37,10 @@ class Fit:
         stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint; for a
             posterior per-draw arrays of shape (chains, draws).
         seconds: wall time of the fit, compilation included.
+        start: how chains were started, in words; origins: the number of the start that each chain came from.
+        planned: draws that each chain is to have, if they are not there yet; None if they are.
+        coordinates: in which a MAP is a mode, "constrained" or "unconstrained"; other_mode: the parameters of the other.
+        verdict: of a MAP, whether it is a mode; of chains, see `diagnose`.
     """
 
     model: Any
@@ -44,6 +50,23 @@ class Fit:
     stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     latents: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: float = math.nan
+    start: str = ""
+    origins: tuple[int, ...] = ()
+    planned: int | None = None
+    coordinates: str = ""
+    other_mode: Mapping[str, np.ndarray] = field(default_factory=dict)
+    verdict: Verdict | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the draws are those of Markov chains, which R-hat, effective sample size and LOO presuppose."""
+        return self.method in CHAINS
+
+    @property
+    def modes(self) -> dict[str, dict[str, np.ndarray]]:
+        """The parameters of a MAP in both coordinates: where their density is highest, and where that of z is."""
+        other = {"constrained": "unconstrained", "unconstrained": "constrained"}[self.coordinates or "constrained"]
+        return {self.coordinates: self.params, other: dict(self.other_mode)}
 
     @property
     def estimated(self) -> bool:
@@ -63,6 +86,10 @@ class Fit:
             return flatten(self.draws)
         chosen = np.linspace(0, total - 1, most).round().astype(int)
         return {name: value[chosen] for name, value in flatten(self.draws).items()}
+
+    def flat_latents(self) -> dict[str, np.ndarray]:
+        """Draws of the latent variables, of all chains on one axis."""
+        return flatten(self.latents)
 
     @property
     def params(self) -> dict[str, np.ndarray]:
@@ -111,41 +138,63 @@ class Fit:
             return one
         return ProcessMixture(one, jax.vmap(lambda params: self.model.process(params).params)(draws))
 
+    @property
+    def density(self) -> Density:
+        """The identity of the density that was fitted: model, its fields, training data."""
+        return density_of(self.model, self.data)
+
     def to_datatree(self) -> xr.DataTree:
-        """An ArviZ DataTree.
+        """An ArviZ DataTree: see `probattn.inference.datatree.to_datatree`."""
+        from probattn.inference.datatree import to_datatree
 
-        A posterior has the groups posterior, sample_stats, log_likelihood (per training sequence) and
-        observed_data. A MAP has `map` in place of the first two: one point is no sample to diagnose. Latent variables are
-        in the group of the parameters. A posterior whose likelihood is an estimate has no log_likelihood: it
-        would be a particle filter for each draw (`thinned(100).draw_log_prob(data)` runs it for some).
-        """
-        site, values = self.model.observed, {**self.draws, **self.latents}
-        dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()}
-        attributes = {"model": repr(self.model), "method": self.method, "inference_library": "numpyro"}
-        axes = {site: ["sequence", "time", "axis"][: self.data.ndim]}
-        groups = {"observed_data": az.dict_to_dataset({site: self.data}, sample_dims=[], dims=axes)}
-        dims[site] = ["sequence"]
-        if self.method == "map":
-            mode = {name: np.asarray(value[0, 0]) for name, value in values.items()}
-            groups["map"] = az.dict_to_dataset(mode, sample_dims=[], dims=dims, attrs=attributes)
-            point = {site: self.draw_log_prob(self.data)[0, 0]}
-            groups["log_likelihood"] = az.dict_to_dataset(point, sample_dims=[], dims=dims)
-        else:
-            groups["posterior"] = az.dict_to_dataset(values, dims=dims, attrs=attributes)
-            groups["sample_stats"] = az.dict_to_dataset(dict(self.stats))
-            if not self.estimated:
-                groups["log_likelihood"] = az.dict_to_dataset({site: self.draw_log_prob(self.data)}, dims=dims)
-        return xr.DataTree.from_dict(groups)
+        return to_datatree(self)
 
 
-def split_latents(model: Any, draws: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+class Selected(Mapping[str, np.ndarray]):
+    """Some of the arrays of a mapping that may read them from disk only when they are asked for."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], names: tuple[str, ...]):
+        self._arrays, self._names = arrays, names
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return np.asarray(self._arrays[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
+
+def _leaves(arrays: Selected) -> tuple[Any, Any]:
+    return tuple(arrays.values()), tuple(arrays)
+
+
+def _dictionary(names: Any, values: Any) -> Any:
+    return dict(zip(names, values, strict=True))
+
+
+jax.tree_util.register_pytree_node(Selected, _leaves, _dictionary)  # to JAX it is the dictionary of its arrays
+
+
+def split_latents(model: Any, draws: Mapping[str, Any]) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Draws of parameters, and of the model's latent variables, if it has any."""
     names = getattr(model, "latents", ())
-    arrays = {name: np.asarray(value) for name, value in draws.items()}
-    return (
-        {name: value for name, value in arrays.items() if name not in names},
-        {name: value for name, value in arrays.items() if name in names},
+    parts = (
+        Selected(draws, tuple(name for name in draws if name not in names)),
+        Selected(draws, tuple(name for name in draws if name in names)),
     )
+    if isinstance(draws, dict):
+        return dict(parts[0]), dict(parts[1])
+    return parts
 
 
 def flatten(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -166,13 +215,13 @@ def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
     return np.sqrt(((share * error.reshape(flat.shape)) ** 2).sum(0))
 
 
-def over_draws(function: Callable, draws: Mapping[str, np.ndarray], data: Any) -> np.ndarray:
-    """`function(params, data)` at each draw, as an array on the host with the draws first."""
+def over_draws(function: Callable, draws: Mapping[str, np.ndarray], data: Any) -> Any:
+    """`function(params, data)` at each draw, as arrays on the host with the draws first."""
     first = {name: value[0] for name, value in draws.items()}
     jax.eval_shape(lambda params: function(params, data), first)  # the data not traced, so that bad ones are refused
-    return np.asarray(_over_draws(function, dict(draws), jnp.asarray(data)))
+    return jax.tree.map(np.asarray, _over_draws(function, dict(draws), jnp.asarray(data)))
 
 
 @partial(jax.jit, static_argnums=0)
-def _over_draws(function: Callable, draws: dict[str, Array], data: Array) -> Array:
+def _over_draws(function: Callable, draws: dict[str, Array], data: Array) -> Any:
     return jax.lax.map(lambda params: function(params, data), draws)

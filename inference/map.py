@@ -1,7 +1,7 @@
 """Maximum a posteriori by stochastic variational inference with a point guide."""
 
+import inspect
 import time
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,16 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
-from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
+from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoDelta
-from numpyro.infer.svi import SVIState
-from rich.progress import Progress
 
-from probattn.errors import FitError, InputError
+from probattn.checks import whole_number
+from probattn.errors import InputError
+from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fit import Fit, split_latents
+from probattn.inference.joint import (
+    Values,
+    constrain,
+    draw_start,
+    in_unconstrained_coordinates,
+    log_jacobian,
+    potential,
+    tree_size,
+)
+from probattn.inference.optimise import Descent, descend
+from probattn.inference.progress import Progress
+from probattn.inference.verdict import Verdict
 
-CHUNK = 50  # steps between two reports of progress
-HALVINGS = 30  # a step shorter than 2^-30 of its length is no step
+COORDINATES = ("constrained", "unconstrained")
+NUM_STEPS = 4000
+LEARNING_RATE = 0.1
+NEAR = 0.5  # nats that a Newton step may still gain: the mode is then a posterior standard deviation away, or less
+SAME_MODE = 1.0  # nats within which two starts have found one mode
 
 
 def fit_map(
@@ -26,89 +41,211 @@ def fit_map(
     data: Any,
     *,
     key: Array,
-    num_steps: int = 1500,
-    learning_rate: float = 0.1,
+    num_steps: int = NUM_STEPS,
+    learning_rate: float = LEARNING_RATE,
+    optimiser: optax.GradientTransformation | None = None,
+    num_starts: int = 1,
+    batch_size: int | None = None,
+    coordinates: str = "constrained",
     progress: bool = True,
 ) -> Fit:
-    """Mode of the joint density, by SVI with AutoDelta and Adam under a cosine schedule.
+    """Mode of the joint density, by SVI with a point guide and an optax optimiser; it stops when it has come to rest.
 
-    The mode is the one in the constrained coordinates of the sites (AutoDelta's), latent variables included. A step that would leave the local
-    domain is halved until it does not, since past the boundary the density rises again (theory, section 3).
+    A mode belongs to coordinates. `"constrained"` is where the density of the sites themselves is highest (NumPyro's
+    AutoDelta), `"unconstrained"` where that of the coordinates is in which samplers move, the one that Laplace's
+    approximation needs: for Exponential(1) they are at 0 and at 1. `fit.modes` has both. Latent variables are included.
+
+    A step that would leave the local domain is halved until it does not, since past the boundary the density rises again
+    (theory, section 3). `fit.verdict` says whether this is a mode: at rest, a small gradient, no direction of negative
+    curvature (up to 1,000 parameters).
 
     Args:
-        model: a NumPyro model called as `model(data)`.
+        model: a NumPyro model called as `model(data)`; with `batch_size`, as `model(data, batch_size=)`, whose plate
+            subsamples.
         data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
-        key: JAX random key; it draws the start point.
-        num_steps, learning_rate: of Adam, in unconstrained coordinates.
-        progress: show a progress bar.
+        key: JAX random key; it draws start points and batches.
+        num_steps: at most.
+        learning_rate: of Adam, in unconstrained coordinates.
+        optimiser: in place of Adam; its steps are shortened where descent drowns in noise.
+        num_starts: descents from independent points, side by side; the best is the fit.
+        batch_size: sequences in a minibatch; None is all of them.
+        coordinates: "constrained" or "unconstrained".
+        progress: show progress.
 
     Raises:
-        InputError: data that the model refuses, or a number of steps below 1.
-        FitError: no start point of finite density, or a loss that ends as NaN or infinity.
+        InputError: data that the model refuses, a count below 1, or a model without minibatches.
+        FitError: no start point of finite density, a NaN loss, or a boundary that no step leads away from, with its
+            position.
+
+    Source: theory, sections 6 and 7.
     """
-    if num_steps < 1:
-        raise InputError(f"num_steps: expected at least 1, got {num_steps}")
     started = time.perf_counter()
+    whole_number("num_starts", num_starts)
     data = jnp.asarray(data)
-    guide = AutoDelta(model, init_loc_fn=init_to_uniform)  # where NUTS starts too
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-    svi = SVI(model, guide, optimiser, Trace_ELBO())
-    state = start(lambda: svi.init(key, data))
-    run = jax.jit(partial(_run, svi, data), static_argnums=1)
-    losses = []
-    with Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("MAP", total=num_steps)
-        for done in range(0, num_steps, CHUNK):
-            state, loss = run(state, min(CHUNK, num_steps - done))
-            losses.append(np.asarray(loss))
-            bar.update(task, completed=done + len(loss))
-            if not np.isfinite(loss[-1]):
-                raise FitError(
-                    f"MAP: the loss became {loss[-1]} at step {done + len(loss)}; lower learning_rate (now {learning_rate})"
-                )
-    params = guide.median(svi.get_params(state))
-    draws, latents = split_latents(model, {name: np.asarray(value)[None, None] for name, value in params.items()})
-    stats = {"loss": np.concatenate(losses)}
-    return Fit(model, "map", np.asarray(data), draws, stats, latents, time.perf_counter() - started)
+    starts = draw_start(model, data, jax.random.split(key, num_starts))
+    optimiser = optax.adam(learning_rate) if optimiser is None else optimiser
+    settings: dict[str, Any] = dict(optimiser=optimiser, num_steps=num_steps, batch_size=batch_size, progress=progress)
+    ends, descent = find_modes(model, data, starts, key, coordinates=coordinates, **settings)
+    losses = np.asarray(jax.jit(jax.vmap(objective(model, data, coordinates)))(ends))
+    best = int(np.nanargmin(losses))
+    mode = jax.tree.map(lambda leaf: leaf[best], ends)
+    verdict = judge(model, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size)
+    other = next(name for name in COORDINATES if name != coordinates)
+    there = mode
+    if _coordinates_matter(model, data, mode):
+        several = jax.tree.map(lambda leaf: leaf[None], mode)
+        there = jax.tree.map(
+            lambda leaf: leaf[0], find_modes(model, data, several, key, coordinates=other, **settings)[0]
+        )
+    draws, latents = _as_draws(model, data, mode)
+    other_draws, _ = _as_draws(model, data, there)
+    return Fit(
+        model,
+        "map",
+        np.asarray(data),
+        draws,
+        {"loss": descent.losses[best], "start_loss": losses},
+        latents,
+        time.perf_counter() - started,
+        coordinates=coordinates,
+        other_mode={name: np.asarray(value[0, 0]) for name, value in other_draws.items()},
+        verdict=verdict,
+    )
 
 
-def start(initialise: Any) -> Any:
-    """`initialise()`, with NumPyro's failure to find a start point told as a FitError."""
-    try:
-        return initialise()
-    except RuntimeError as error:
-        if "valid initial parameters" not in str(error):
-            raise
-        raise FitError(
-            "no start point of finite density was found: near the origin of the parameters some det J_t is not "
-            "positive; use a smaller dim, or the contraction cap, which has no boundary (contraction=0.9)"
-        ) from error
+def find_modes(
+    model: Any,
+    data: Array,
+    starts: Values,
+    key: Array,
+    *,
+    coordinates: str = "constrained",
+    optimiser: optax.GradientTransformation | None = None,
+    num_steps: int = NUM_STEPS,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> tuple[Values, Descent]:
+    """Modes found from each start, both in unconstrained coordinates with the starts as the leading axis."""
+    whole_number("num_steps", num_steps)
+    if coordinates not in COORDINATES:
+        raise InputError(f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}')
+    batch = {} if batch_size is None else {"batch_size": _checked_batch(model, data, batch_size)}
+    svi = _svi(model, data, starts, coordinates, optimiser or optax.adam(LEARNING_RATE), batch)
+    num_starts = len(jax.tree.leaves(starts)[0])
+    state = svi.init(key, data)
+
+    def begin(start: Values, key: Array) -> Any:
+        return state._replace(
+            optim_state=svi.optim.init({f"{name}_auto_loc": value for name, value in start.items()}), rng_key=key
+        )
+
+    states = jax.vmap(begin)(starts, jax.random.split(jax.random.fold_in(key, 1), num_starts))
+
+    def coordinates_of(state: Any) -> Values:
+        return {name: svi.optim.get_params(state.optim_state)[f"{name}_auto_loc"] for name in starts}
+
+    def whole(state: Any, data: Array) -> Array:
+        return objective(model, data, coordinates)(coordinates_of(state))
+
+    def explain(state: Any) -> str:
+        return where_outside(model, data, constrain(model, data, coordinates_of(state)))
+
+    with Progress("MAP", num_steps, progress) as bar:
+        descent = descend(svi, states, data, num_steps, whole if batch else None, explain, bar)
+    return jax.vmap(coordinates_of)(descent.states), descent
 
 
-def _run(svi: SVI, data: Array, state: SVIState, num_steps: int) -> tuple[SVIState, Array]:
-    return jax.lax.scan(lambda state, _: _step(svi, data, state), state, None, length=num_steps)
+def objective(model: Any, data: Array, coordinates: str) -> Any:
+    """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
+    energy = potential(model, data)
+    if coordinates == "unconstrained":
+        return energy
+    return lambda z: energy(z) + log_jacobian(model, data, z)
 
 
-def _step(svi: SVI, data: Array, state: SVIState) -> tuple[SVIState, Array]:
-    """One step of the optimiser, halved until the loss is finite; returns the loss after it."""
-    before = state.optim_state[1][0]
-    proposed, loss_before = svi.update(state, data)
-    count, (target, moments) = proposed.optim_state
+def judge(
+    model: Any,
+    data: Array,
+    mode: Values,
+    coordinates: str,
+    at_rest: bool,
+    losses: np.ndarray | None = None,
+    batch_size: int | None = None,
+    found: Curvature | None = None,
+) -> Verdict:
+    """Whether a point in unconstrained coordinates is a mode; `found` is the curvature there, if it is known."""
+    found = found or curvature(objective(model, data, coordinates), mode)
+    findings, advice, notes = [], [], []
+    if not at_rest:
+        findings.append("The loss was still falling at the last step.")
+        advice.append("Allow more steps (num_steps, --num-steps).")
+    if found.decrement > NEAR:
+        findings.append(f"A Newton step would still gain {found.decrement:.2f} nats (limit {NEAR}).")
+        if at_rest:
+            small = "use a larger batch_size or " if batch_size else ""
+            advice.append(f"{small.capitalize()}{'lower' if small else 'Lower'} learning_rate.")
+    if found.saddle:
+        assert found.eigenvalues is not None
+        findings.append(f"It is a saddle: the smallest eigenvalue of the Hessian is {found.eigenvalues[0]:.3g}.")
+        advice.append("Start elsewhere (another key), or from several points (num_starts, --num-starts).")
+    if losses is not None and len(losses) > 1:
+        same = int((losses < np.nanmin(losses) + SAME_MODE).sum())
+        notes.append(
+            f"{same} of {len(losses)} starts ended within {SAME_MODE:g} nat of the best; the worst is "
+            f"{np.nanmax(losses) - np.nanmin(losses):.1f} above it."
+        )
+    if found.eigenvalues is None:
+        notes.append(f"Curvature was not looked at: {tree_size(mode)} numbers, more than {MOST_PARAMETERS}.")
+    converged = not findings
+    if converged:
+        findings.append(f"The {coordinates} mode was reached: gradient norm {found.gradient_norm:.2g}{_gain(found)}.")
+    numbers = {"gradient_norm": found.gradient_norm, "decrement": found.decrement}
+    if found.eigenvalues is not None:
+        numbers |= {"smallest_eigenvalue": float(found.eigenvalues[0]), "flat_directions": int((~found.curved).sum())}
+    return Verdict(converged, tuple(findings), tuple(advice), tuple(notes), numbers)
 
-    def at(fraction: Array) -> SVIState:
-        params = jax.tree.map(lambda old, new: old + fraction * (new - old), before, target)
-        return proposed._replace(optim_state=(count, (params, moments)))
 
-    def outside(carry: tuple[Array, Array]) -> Array:
-        fraction, loss = carry
-        return ~jnp.isfinite(loss) & (fraction > 2.0**-HALVINGS)
+def where_outside(model: Any, data: Any, values: Values) -> str:
+    """The first sequence and position outside the local domain, as words."""
+    if hasattr(model, "outside_domain"):
+        outside = np.argwhere(np.asarray(model.outside_domain(values, data)))
+        if len(outside):
+            sequence, position = outside[0]
+            more = f" (and {len(outside) - 1} more positions)" if len(outside) > 1 else ""
+            return f"det J is not positive at sequence {sequence}, position {position}, counted from 0{more}"
+    return "the density there is 0 or not a number"
 
-    def halve(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        fraction = carry[0] / 2
-        return fraction, svi.evaluate(at(fraction), data)
 
-    one = jnp.ones(())
-    fraction, loss = jax.lax.while_loop(outside, halve, (one, svi.evaluate(proposed, data)))
-    # No step at all is finite where the last one was: it then stays there, on the edge of the domain.
-    inside = jnp.isfinite(loss)
-    return at(jnp.where(inside, fraction, 0)), jnp.where(inside, loss, loss_before)
+def _gain(found: Curvature) -> str:
+    return "" if np.isnan(found.decrement) else f", {found.decrement:.2g} nats from it"
+
+
+def _checked_batch(model: Any, data: Array, batch_size: int) -> int:
+    whole_number("batch_size", batch_size)
+    call = model.__call__ if not inspect.isfunction(model) else model
+    if "batch_size" not in inspect.signature(call).parameters:
+        raise InputError(
+            f"batch_size: {type(model).__name__} has no minibatches (no argument batch_size whose plate subsamples); "
+            "leave it out"
+        )
+    if batch_size > len(data):
+        raise InputError(f"batch_size: expected at most the {len(data)} sequences, got {batch_size}")
+    return batch_size
+
+
+def _svi(model: Any, data: Array, starts: Values, coordinates: str, optimiser: Any, batch: dict[str, int]) -> SVI:
+    one = constrain(model, data, jax.tree.map(lambda leaf: leaf[0], starts))
+    fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
+    guide = AutoDelta(fitted, init_loc_fn=init_to_value(values=one))
+    return SVI(fitted, guide, optimiser, Trace_ELBO(), **batch)
+
+
+def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:
+    """Whether the two densities differ by more than a constant, that is, whether some site is not transformed linearly."""
+    slope = jax.jit(jax.grad(lambda z: log_jacobian(model, data, z)))(z)
+    return any(np.asarray(leaf).any() for leaf in jax.tree.leaves(slope))
+
+
+def _as_draws(model: Any, data: Array, z: Values) -> tuple[Any, Any]:
+    values = jax.jit(lambda z: constrain(model, data, z))(z)
+    return split_latents(model, {name: np.asarray(value)[None, None] for name, value in values.items()})

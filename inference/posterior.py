@@ -1,27 +1,25 @@
-"""The full posterior by NUTS."""
+"""The full posterior by NUTS, chunk by chunk, so that it can be killed at any moment and go on bit for bit."""
 
+import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
+import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from numpyro.infer import MCMC, NUTS
 
+from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.chains import Placement, place_chains
 from probattn.inference.fit import Fit, split_latents
-from probattn.inference.map import start
-
-# NumPyro's names of what a transition reports, and ArviZ's.
-STATS = {
-    "num_steps": "n_steps",
-    "diverging": "diverging",
-    "accept_prob": "acceptance_rate",
-    "energy": "energy",
-    "potential_energy": "potential_energy",
-    "adapt_state.step_size": "step_size",
-}
+from probattn.inference.identity import data_hash, density_of
+from probattn.inference.nuts import CHUNK, nuts_kernel, to_device, to_host
+from probattn.inference.posterior_store import InMemory, PosteriorStore, run_config
+from probattn.inference.progress import Progress
+from probattn.inference.start import START_WORDS, check_start, origins, start_points
 
 
 def sample_posterior(
@@ -33,12 +31,17 @@ def sample_posterior(
     num_warmup: int = 500,
     num_samples: int = 500,
     max_tree_depth: int = 8,
+    start: str | Fit = "maps",
+    num_starts: int | None = None,
+    chain_method: str | None = None,
+    store: str | Path | None = None,
     progress: bool = True,
 ) -> Fit:
     """Draws from the posterior by the No-U-Turn sampler.
 
-    Chains run in parallel when there is a device for each (`numpyro.set_host_device_count` before JAX wakes), and
-    vectorised on one device otherwise.
+    With `store`, draws and the sampler's whole state go to that folder every fifty iterations, and the same call goes on
+    where an earlier one was killed: the draws are bit for bit those of a run that was not, and memory does not grow with
+    their number. A finished run is read, or with more `num_samples` continued. `load_posterior` reads an unfinished one.
 
     Args:
         model: a NumPyro model called as `model(data)`.
@@ -46,48 +49,165 @@ def sample_posterior(
         key: JAX random key.
         num_chains, num_warmup, num_samples: at least 1 each; samples are per chain.
         max_tree_depth: at most 2^depth - 1 gradients a draw.
-        progress: show NumPyro's progress bars.
+        start: where chains start: "maps", modes trained independently from random points, one for each chain; "map", one
+            mode for all of them; "prior", draws from the prior; "random", near the origin of the unconstrained
+            coordinates; or a MAP fit, for all of them.
+        num_starts: points that the chains share, by default one for each; not for "map" or a fit.
+        chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see `place_chains`.
+        store: folder of the run.
+        progress: show progress.
 
     Raises:
-        InputError: data that the model refuses, or a count below 1.
-        FitError: no start point of finite density, a NaN among the draws or their density, or a chain that never
-            moved.
+        InputError: data that the model refuses, a count below 1, or a store that holds another run (another model, data,
+            key, setting, precision, placement or library version).
+        FitError: no start point of finite density, a NaN among the draws or their density, a chain that never moved, or a
+            full disk; what is stored stays whole.
     """
-    counts = {
-        "num_chains": num_chains,
-        "num_warmup": num_warmup,
-        "num_samples": num_samples,
-        "max_tree_depth": max_tree_depth,
-    }
+    counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
+    counts["max_tree_depth"] = max_tree_depth
     for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}")
-    started = time.perf_counter()
+        whole_number(name, value)
+    num_starts = check_start(start, num_chains, num_starts)
+    placement = place_chains(num_chains, chain_method)
     data = jnp.asarray(data)
-    mcmc = MCMC(
-        NUTS(model, max_tree_depth=max_tree_depth),
-        num_warmup=num_warmup,
-        num_samples=num_samples,
-        num_chains=num_chains,
-        chain_method="parallel" if jax.local_device_count() >= num_chains else "vectorized",
-        progress_bar=progress,
+    key = jax.random.wrap_key_data(key) if jnp.issubdtype(key.dtype, jnp.integer) else key
+    named = (
+        start
+        if isinstance(start, str)
+        else f"fit {data_hash(np.concatenate([v.ravel() for v in start.draws.values()]))}"
     )
-    start(lambda: mcmc.run(key, data, extra_fields=tuple(STATS)))
-    draws = {name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
-    fields = mcmc.get_extra_fields(group_by_chain=True)
-    stats = {STATS[name]: np.asarray(value) for name, value in fields.items()}
-    _refuse_failure(draws, stats["potential_energy"])
-    draws, latents = split_latents(model, draws)
-    return Fit(model, "posterior", np.asarray(data), draws, stats, latents, time.perf_counter() - started)
+    settings: dict[str, Any] = {**counts, "start": named, "num_starts": num_starts}
+    run: PosteriorStore | InMemory = InMemory()
+    if store is not None:
+        run = PosteriorStore(store)
+        run.open(run_config(density_of(model, data), key, settings, dataclasses.asdict(placement)))
+    if progress:
+        print(placement)
+    _sample(model, data, key, start, settings, placement, run, progress)
+    return _as_fit(model, data, run, settings)
 
 
-def _refuse_failure(draws: dict[str, np.ndarray], potential: np.ndarray) -> None:
-    for name, value in {**draws, "potential energy": potential}.items():
+def resume_posterior(
+    store: str | Path, model: Any, data: Any, *, num_samples: int | None = None, progress: bool = True
+) -> Fit:
+    """Go on with a run that was begun with `sample_posterior(..., store=)`, as it was asked for then.
+
+    Args: store, its folder; model and data, those of the run; num_samples, if it is to have more than it was asked for.
+    Raises: as `sample_posterior`; an InputError for a run that started from a fit, which must be given again.
+    """
+    config = PosteriorStore(store).config
+    settings = config["settings"] | ({} if num_samples is None else {"num_samples": num_samples})
+    if settings["start"] not in START_WORDS:
+        raise InputError(f"{store}: started from a fit; give it to sample_posterior again, with this store")
+    key = jax.random.wrap_key_data(jnp.asarray(config["key"]["data"], jnp.uint32), impl=config["key"]["kind"])
+    method = config["placement"]["method"]
+    return sample_posterior(model, data, key=key, chain_method=method, store=store, progress=progress, **settings)
+
+
+def load_posterior(store: str | Path, model: Any, data: Any) -> Fit:
+    """The draws of a run so far, finished or not; `fit.planned` is how many each chain is to have.
+
+    Args: store, its folder; model and data, those of the run.
+    Raises: InputError if there is no run, it is of another model or other data, or it has no draw yet.
+    """
+    run = PosteriorStore(store)
+    settings, density = run.config["settings"], density_of(model, data)
+    if {"name": density.model, **dict(density.fields)} != run.config["model"] or density.data != run.config["data"]:
+        raise InputError(f"{store}: is a run of another model or of other data than {density}")
+    if not run.arrays("draws"):
+        raise InputError(
+            f"{store}: has no draw yet: it is in its {settings['num_warmup']} iterations of warmup; resume it"
+        )
+    return _as_fit(model, data, run, settings)
+
+
+def _sample(
+    model: Any, data: Array, key: Array, start: Any, settings: dict[str, Any], placement: Placement,
+    run: PosteriorStore | InMemory, progress: bool,
+) -> None:  # fmt: skip
+    """Add chunks to the run until it has its draws."""
+    num_warmup, total = settings["num_warmup"], settings["num_warmup"] + settings["num_samples"]
+    kernel = nuts_kernel(model, placement, num_warmup, settings["max_tree_depth"])
+    for_start, *for_chains = jax.random.split(key, placement.num_chains + 1)
+    stored = run.last_state()
+    if stored is not None and stored.done >= total:
+        return
+    began = time.perf_counter()
+    if stored is None:
+        points = start_points(model, data, for_start, start, settings["num_starts"], progress)
+        chosen = np.array(origins(placement.num_chains, settings["num_starts"]))
+        z = jax.tree.map(lambda leaf: leaf[chosen], points)
+    else:
+        z = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in stored.z.items()}
+    first = (z, jnp.stack(for_chains)), data
+    # What a chunk starts from has been on the host, whether the run was killed or not: so both are the same program.
+    like = jax.eval_shape(kernel.begin, *first)
+    if stored is None:
+        state, done = to_host(kernel.begin(*first)), 0
+        shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
+        run.add(state, {}, {}, {"done": 0, "z": shapes, "seconds": time.perf_counter() - began})
+    else:
+        state, done, shapes = stored.state, stored.done, stored.z
+    with Progress("posterior", total, progress) as bar:
+        while done < total:
+            began = time.perf_counter()
+            sampling = done >= num_warmup
+            number = min(CHUNK, (total if sampling else num_warmup) - done)
+            after, (z, stats) = kernel.chunk(
+                to_device(state, like, jax.random.key_impl(key)), data, jnp.asarray(number)
+            )
+            state = to_host(after)
+            draws, kept = {}, {}
+            if sampling:
+                draws = {name: np.asarray(value)[:, :number] for name, value in kernel.values(z, data).items()}
+                kept = {name: np.asarray(value)[:, :number] for name, value in stats.items()}
+                kept["reached_max_treedepth"] = kept["n_steps"] >= 2 ** settings["max_tree_depth"] - 1
+                _refuse_failure({**draws, "potential energy": kept["potential_energy"]}, done - num_warmup)
+            done += number
+            run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": time.perf_counter() - began})
+            bar.update(done, _status(run, done, num_warmup, bar.time_left(done)))
+    _refuse_stuck(run.stat("potential_energy"))
+
+
+def _as_fit(model: Any, data: Any, run: PosteriorStore | InMemory, settings: dict[str, Any]) -> Fit:
+    draws, latents = split_latents(model, run.arrays("draws"))
+    start = START_WORDS[settings["start"] if settings["start"] in START_WORDS else "map"]
+    shared = origins(settings["num_chains"], settings["num_starts"])
+    stats, planned = run.arrays("stats"), settings["num_samples"]
+    return Fit(
+        model,
+        "posterior",
+        np.asarray(data),
+        draws,
+        stats,
+        latents,
+        run.seconds(),
+        start=start,
+        origins=shared,
+        planned=planned,
+    )
+
+
+def _status(run: PosteriorStore | InMemory, done: int, num_warmup: int, left: str) -> str:
+    if done <= num_warmup:
+        return f"warmup, {left}"
+    energies = run.stat("potential_energy")
+    said = f"sampling, {int(run.stat('diverging').sum())} divergences"
+    if energies.shape[1] >= 8:
+        said += f", {float(az.ess(energies)) / run.seconds():.2g} effective draws of the log joint per s"
+    return f"{said}, {left}"
+
+
+def _refuse_failure(values: dict[str, np.ndarray], first: int) -> None:
+    for name, value in values.items():
         if not np.isfinite(value).all():
             chain, draw = np.argwhere(~np.isfinite(value))[0][:2]
             raise FitError(
-                f"posterior: {name} is not finite at chain {chain + 1}, draw {draw + 1}; the fit is unusable"
+                f"posterior: {name} is not finite at chain {chain + 1}, draw {first + draw + 1}; the fit is unusable"
             )
+
+
+def _refuse_stuck(potential: np.ndarray) -> None:
     for chain, energies in enumerate(potential, start=1):
         if len(energies) > 1 and (energies == energies[0]).all():
             raise FitError(f"posterior: chain {chain} never moved; give it more warmup (num_warmup, --num-warmup)")

@@ -13,9 +13,10 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from probattn.inference.compare import RHAT_LIMIT, Comparison, Difference
+from probattn.inference.compare import Comparison, Difference
+from probattn.inference.diagnose import ESS_LIMIT, RHAT_LIMIT
+from probattn.inference.environment import versions
 from probattn.inference.figures import ALWAYS_ONE, attending, figures
-from probattn.inference.storage import versions
 
 CAPTIONS = {
     "scores": "Held-out loss of each predictor, with two standard errors. Look at whether the fits beat the bigram that "
@@ -44,6 +45,7 @@ def save_html(comparison: Comparison, path: Any) -> None:
         scores=sorted(comparison.scores, key=lambda score: -score.log_prob_per_token),
         versions=versions(),
         rhat_limit=RHAT_LIMIT,
+        ess_limit=ESS_LIMIT,
     )
     _write(Path(path), page)
 
@@ -71,7 +73,9 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "versions": versions(),
             "scores": [dataclasses.asdict(score) for score in comparison.scores],
             "differences": [dataclasses.asdict(difference) for difference in comparison.differences],
-            "diagnostics": [dataclasses.asdict(diagnostic) for diagnostic in comparison.diagnostics],
+            "diagnostics": [dataclasses.asdict(diagnosis) for diagnosis in comparison.diagnostics],
+            "modes": {name: dataclasses.asdict(verdict) for name, verdict in comparison.modes.items()},
+            "mixed_densities": list(comparison.mixed),
             "margin_quantiles": {name: summary(margins) for name, margins in comparison.margins.items()},
             "traces": comparison.traces,
             "examples": [dataclasses.asdict(example) for example in comparison.examples],
@@ -81,27 +85,17 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def verdicts(comparison: Comparison) -> list[str]:
     """What the numbers say, in sentences; a difference within two standard errors is called noise."""
-    sentences = [_difference_verdict(difference) for difference in comparison.differences]
+    sentences = [f"Fits of different densities were mixed knowingly: {mixed}." for mixed in comparison.mixed]
+    sentences += [_difference_verdict(difference) for difference in comparison.differences]
     for score in comparison.scores:
         if score.monte_carlo_error:
             sentences.append(
                 f"{score.name}: its held-out log probability is estimated by particles, to within {score.monte_carlo_error:.4f} "
                 f"nats per token, and on average too low by about {score.monte_carlo_bias:.4f}."
             )
-    for diagnostic in comparison.diagnostics:
-        how = f"R-hat {diagnostic.rhat:.3f}, effective sample size {diagnostic.ess_bulk:.0f}"
-        if not diagnostic.rhat <= RHAT_LIMIT:
-            sentences.append(
-                f"{diagnostic.name}: its {diagnostic.quantity} has not converged ({how}; the limit is {RHAT_LIMIT}). "
-                "Give it more warmup and draws before trusting small differences."
-            )
-        else:
-            sentences.append(f"{diagnostic.name}: its chains agree on the {diagnostic.quantity} ({how}).")
-        if diagnostic.divergences:
-            total = diagnostic.chains * diagnostic.draws
-            sentences.append(
-                f"{diagnostic.name}: {diagnostic.divergences} of {total} draws diverged; a step across the boundary is one cause."
-            )
+    for diagnosis in comparison.diagnostics:
+        sentences.append(f"{diagnosis.name}: {diagnosis.verdict}")
+    sentences += [f"{name}: {verdict}" for name, verdict in comparison.modes.items()]
     best = max((s for s in comparison.scores if s.name in ("unigram", "bigram")), key=lambda s: s.log_prob_per_token)
     for score in comparison.scores:
         if score.kind != "baseline":

@@ -1,6 +1,7 @@
 """The command line, from a fit to a page, and every bad input: one line, exit code 2, nothing half-made."""
 
 import json
+import shutil
 
 import jax
 import pytest
@@ -12,10 +13,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
-SMALL = ["--dim", "2", "--num-steps", "20", "--num-warmup", "10", "--num-samples", "8", "--num-chains", "2"]
-
-
-EMISSION = ["--model", "emission", "--dim", "1", "--num-steps", "10", "--num-warmup", "6", "--num-samples", "4"]
+CHAINS = ["--num-warmup", "10", "--num-samples", "14", "--num-chains", "2", "--start", "random"]
+SMALL = {
+    "map": ["--dim", "2", "--num-steps", "20"],
+    "laplace": ["--dim", "1", "--num-samples", "20"],
+    "ensemble": ["--dim", "2", "--num-steps", "20", "--num-members", "2"],
+    "posterior": ["--dim", "2", *CHAINS],
+}
+EMISSION = ["--model", "emission", "--dim", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +29,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     (folder / "words.txt").write_text(WORDS)
     for method in ("map", "posterior"):
-        assert call("fit", folder / "words.txt", "--method", method, "--out", folder / method, *SMALL) == 0
-    few = [*EMISSION, "--num-chains", "2", "--num-particles", "20"]
+        assert call("fit", folder / "words.txt", "--method", method, "--out", folder / method, *SMALL[method]) == 0
+    few = [*EMISSION, *CHAINS, "--num-particles", "20"]
     assert call("fit", folder / "words.txt", "--method", "posterior", "--out", folder / "latent", *few) == 0
     return folder
 
@@ -39,7 +44,7 @@ def call(*arguments):
 def test_fit_keeps_config_versions_hash_and_seed(folder):
     config = json.loads((folder / "posterior" / "config.json").read_text())
     assert config["settings"]["seed"] == 0
-    assert config["settings"]["num_samples"] == 8
+    assert config["settings"]["num_samples"] == 14
     assert len(config["corpus"]["sha256"]) == 64
     assert {"jax", "numpyro", "probattn"} <= set(config["versions"])
     assert config["model"]["length"] == 4
@@ -59,11 +64,14 @@ def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
     config = json.loads((folder / "latent" / "config.json").read_text())
     assert config["model"]["name"] == "EmissionModel"
     assert config["model"]["num_particles"] == 20
-    run = [*EMISSION, "--coordinates", "noise", "--method", "map"]
+    run = [*EMISSION, "--coordinates", "noise", "--method", "map", "--num-steps", "10"]
     assert call("fit", folder / "words.txt", *run, "--out", tmp_path / "noise") == 0
     assert json.loads((tmp_path / "noise" / "config.json").read_text())["model"]["coordinates"] == "noise"
     page = tmp_path / "report.html"
-    assert call("compare", folder / "map", folder / "latent", "--num-particles", "40", "--out", page) == 0
+    both = ["compare", folder / "map", folder / "latent", "--num-particles", "40", "--out", page]
+    assert call(*both) == 2
+    assert "fits of different densities" in capsys.readouterr().err
+    assert call(*both, "--mix-densities") == 0
     printed = capsys.readouterr()
     assert "They are different densities: EmissionModel and LanguageModel" in printed.out
     assert "UserWarning" not in printed.err
@@ -106,13 +114,61 @@ def test_margins_prints_a_row_a_position(folder, capsys):
     assert capsys.readouterr().out.count("yes") == 1
 
 
+@pytest.mark.parametrize("method", ["laplace", "ensemble"])
+def test_other_methods_fit_and_compare(method, folder, tmp_path, capsys):
+    assert call("fit", folder / "words.txt", "--method", method, "--out", tmp_path / method, *SMALL[method]) == 0
+    assert f"{method} (" in capsys.readouterr().out
+    page = tmp_path / "report.html"
+    both = ["compare", tmp_path / method, folder / "map", "--out", page]
+    assert call(*both, *(["--mix-densities"] if method == "laplace" else [])) == 0  # of dim 1, the MAP of dim 2
+    assert method in capsys.readouterr().out
+
+
+def test_strict_makes_the_verdict_an_exit_code(folder, tmp_path, capsys):
+    for run in ("map", "posterior"):
+        assert call("diagnose", folder / run) == 0
+        assert "not converged" in capsys.readouterr().out
+        assert call("diagnose", folder / run, "--strict") == 3
+    capsys.readouterr()
+    assert call("diagnose", folder / "posterior") == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("raw", "identified", "predictive", "leave-one-out", "near the origin"))
+    assert call("compare", folder / "map", "--out", tmp_path / "report.html", "--strict") == 3
+    enough = ["--method", "map", "--dim", "1", "--strict"]
+    assert call("fit", folder / "words.txt", "--out", tmp_path / "mode", *enough) == 0
+
+
+def test_resume_goes_on_and_refuses_what_cannot(folder, tmp_path, capsys):
+    shutil.copytree(folder / "posterior", tmp_path / "run")
+    assert call("resume", tmp_path / "run", "--num-samples", "18") == 0
+    assert "18 draws a chain" in capsys.readouterr().out
+    assert call("resume", folder / "map") == 2
+    assert "is a fit by map" in capsys.readouterr().err
+    for path in (tmp_path / "run" / "store" / "chunks").iterdir():
+        path.unlink()
+    assert call("diagnose", tmp_path / "run") == 2
+    assert "has no draw yet" in capsys.readouterr().err
+    assert call("fit", folder / "words.txt", "--method", "posterior", "--out", tmp_path / "run") == 2
+    assert "go on with `probattn resume" in capsys.readouterr().err
+
+
+def test_calibrate_draws_ranks(tmp_path, capsys):
+    plot = tmp_path / "ranks.png"
+    few = ["--num-simulations", "60", "--dim", "1", "--length", "3", "--out", plot]
+    assert call("calibrate", "latent", "--method", "map", *few, "--strict") == 3
+    assert "quantities leave their bands: interaction" in capsys.readouterr().out
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 def test_env_tells_versions_devices_and_precision(capsys):
     assert call("env") == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("jax", "numpyro", "devices:", "precision: float"))
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "compare", "generate", "margins", "env"])
+@pytest.mark.parametrize(
+    "command", ["demo", "fit", "resume", "diagnose", "compare", "calibrate", "generate", "margins", "env"]
+)
 def test_help_gives_an_example(command, capsys):
     assert call(command, "--help") == 0
     assert f"Example: probattn {command}" in capsys.readouterr().out.replace("`", "")
@@ -150,13 +206,24 @@ BAD = {
     "particles of no emission model": (["compare", "{}/map", "--num-particles", "9"], "leave --num-particles out"),
     "out exists": (["fit", "{}/words.txt", "--method", "map", "--out", "{}/map"], "exists already"),
     "out below a file": (
-        ["fit", "{}/words.txt", "--method", "map", *SMALL, "--out", "{}/words.txt/new"],
+        ["fit", "{}/words.txt", "--method", "map", *SMALL["map"], "--out", "{}/words.txt/new"],
         "cannot be made",
     ),
     "unknown symbol": (["margins", "{}/map", "xqz"], "unknown symbol 'q'"),
     "text too long": (["margins", "{}/map", "wxyzw"], "has 5 symbols, the model of length 4 takes 3"),
     "plot format": (["generate", "{}/map", "--plot", "{}/words.txt"], "expected a name that ends in .png, .svg, .pdf"),
     "plot folder": (["generate", "{}/map", "--plot", "{}/none/words.png"], "cannot be written"),
+    "option of another method": (
+        ["fit", "{}/words.txt", "--method", "map", "--num-warmup", "9", "--out", "{}/new"],
+        "num_warmup: is no option of --method map; leave --num-warmup out",
+    ),
+    "batch too large": (
+        ["fit", "{}/words.txt", "--method", "map", "--batch-size", "999", "--out", "{}/new"],
+        "batch_size: expected at most the",
+    ),
+    "calibration figure": (["calibrate", "latent", "--out", "{}/ranks.txt"], "expected a name that ends in"),
+    "barrier of a latent model": (["calibrate", "latent", "--barrier-weight", "1"], "leave --barrier-weight out"),
+    "resume nothing": (["resume", "{}/none"], "no run directory"),
     "no run": (["generate", "{}/none"], "no run directory"),
     "compare a file": (["compare", "{}/words.txt"], "no run directory"),
     "given twice": (["compare", "{}/map", "{}/map"], "given twice"),
@@ -172,7 +239,7 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(folder, name, capsy
     (folder / "one.txt").write_text("a\naa\naaa\n")
     if name == "other data" and not (folder / "other").exists():
         (folder / "fewer.txt").write_text("\n".join(WORDS.split()[:30]))
-        assert call("fit", folder / "fewer.txt", "--method", "map", "--out", folder / "other", *SMALL) == 0
+        assert call("fit", folder / "fewer.txt", "--method", "map", "--out", folder / "other", *SMALL["map"]) == 0
         capsys.readouterr()
     arguments, message = BAD[name]
     before = sorted(path.name for path in folder.iterdir())

@@ -25,6 +25,14 @@ def fits(corpus):
     return {
         "map": fit_map(model, corpus.train, key=key, num_steps=120, progress=False),
         "posterior": sample_posterior(
-            model, corpus.train, key=key, num_chains=2, num_warmup=60, num_samples=40, max_tree_depth=4, progress=False
+            model,
+            corpus.train,
+            key=key,
+            num_chains=2,
+            num_warmup=60,
+            num_samples=40,
+            max_tree_depth=4,
+            start="random",
+            progress=False,
         ),
     }

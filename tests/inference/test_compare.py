@@ -139,8 +139,9 @@ def test_verdicts_call_noise_noise(comparison):
     assert "within noise" in verdict(0.01, 0.006)
     assert verdict(0.02, 0.006).startswith("posterior predicts held-out sequences better than map")
     assert verdict(-0.02, 0.006).startswith("map predicts held-out sequences better than posterior")
-    bad = dataclasses.replace(comparison.diagnostics[0], rhat=float("nan"))
-    assert any("has not converged" in line for line in verdicts(dataclasses.replace(comparison, diagnostics=(bad,))))
+    sentences = verdicts(comparison)
+    assert f"posterior: {comparison.diagnostics[0].verdict}" in sentences
+    assert f"map: {comparison.modes['map']}" in sentences
 
 
 def test_what_is_not_comparable_is_refused(fits, corpus):
@@ -150,8 +151,13 @@ def test_what_is_not_comparable_is_refused(fits, corpus):
     with pytest.raises(InputError, match="fitted to other training sequences"):
         compare(fits | {"other": other_data}, corpus.heldout)
     other_density = dataclasses.replace(fits["map"], model=dataclasses.replace(fits["map"].model, barrier_weight=0.5))
-    with pytest.raises(InputError, match="another density"):
+    with pytest.raises(InputError, match=r"different densities \(map and other differ in barrier_weight: 0.05, 0.5\)"):
         compare(fits | {"other": other_density}, corpus.heldout)
+    mixed = compare(fits | {"other": other_density}, corpus.heldout, mix_densities=True)
+    assert verdicts(mixed)[0] == (
+        "Fits of different densities were mixed knowingly: map and other differ in barrier_weight: 0.05, 0.5."
+    )
+    assert mixed.to_json()["mixed_densities"] == ["map and other differ in barrier_weight: 0.05, 0.5"]
     with pytest.raises(InputError, match="expected ids 0 to 3, got 7"):
         compare(fits, np.full((3, 5), 7))
     with pytest.raises(InputError, match="symbols: expected 4, one for each token of the model, got 2"):

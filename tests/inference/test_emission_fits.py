@@ -13,6 +13,7 @@ from probattn import InputError, ProcessMixture
 from probattn.inference import compare, fit_map, load_run, particle_log_prob, sample_posterior, save_run
 from probattn.inference.figures import figures
 from probattn.inference.fit import mixture_error, mixture_log_prob
+from probattn.inference.identity import density_of
 from probattn.inference.report import verdicts
 from probattn.models import EmissionModel, LanguageModel
 
@@ -37,7 +38,7 @@ def emission_fits(corpus):
 @pytest.fixture(scope="module")
 def comparison(fits, emission_fits, corpus):
     both = {"map": fits["map"], "emission posterior": emission_fits["emission posterior"]}
-    return compare(both, corpus.heldout, symbols=corpus.symbols)
+    return compare(both, corpus.heldout, symbols=corpus.symbols, mix_densities=True)
 
 
 def test_embeddings_are_kept_apart_from_parameters(emission_fits, corpus):
@@ -53,9 +54,10 @@ def test_embeddings_are_kept_apart_from_parameters(emission_fits, corpus):
     assert mixture.num_draws == 60
     noise = dataclasses.replace(MODEL, coordinates="noise")
     fit = fit_map(noise, corpus.train, key=KEY, num_steps=20, progress=False)
-    assert set(fit.latents) == {"noise"}
+    assert set(fit.latents) == {"noise", "embeddings"}
     solved = noise.embedding_process(fit.params).transform(fit.latents["noise"][0, 0])
-    np.testing.assert_array_equal(noise.embeddings(fit.params | {"noise": fit.latents["noise"][0, 0]}), solved)
+    eps = np.finfo(solved.dtype).eps
+    np.testing.assert_allclose(fit.latents["embeddings"][0, 0], solved, rtol=100 * eps, atol=100 * eps)
 
 
 def test_particle_log_prob_over_draws_and_sequences(emission_fits, corpus):
@@ -170,11 +172,15 @@ def test_convergence_is_that_of_an_exact_quantity_of_all_draws(comparison, emiss
     np.testing.assert_allclose(diagnostic.rhat, az.rhat(np.array(of_all)), rtol=1e-3)
 
 
-def test_coordinates_and_particles_do_not_make_another_density(emission_fits, corpus):
+def test_coordinates_make_another_density_and_particles_do_not(emission_fits, corpus):
     assert dataclasses.replace(MODEL, coordinates="noise", num_particles=30).law == MODEL.law
+    density = emission_fits["emission map"].density
+    assert density_of(dataclasses.replace(MODEL, num_particles=30), corpus.train) == density
+    noise = density_of(dataclasses.replace(MODEL, coordinates="noise"), corpus.train)
+    assert density.differences(noise) == ["coordinates: embedding, noise"]
     fit = emission_fits["emission map"]
     other = dataclasses.replace(fit, model=dataclasses.replace(MODEL, contraction=0.5))
-    with pytest.raises(InputError, match="another density"):
+    with pytest.raises(InputError, match="different densities"):
         compare({"u": fit, "other": other}, corpus.heldout)
 
 

@@ -1,0 +1,59 @@
+"""Which density a fit is of."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NOT_OF_THE_DENSITY = ("num_particles",)  # fields that say how well something is computed
+
+
+@dataclass(frozen=True)
+class Density:
+    """Identity of a joint density: fits of one density can be compared, others answer different questions.
+
+    Args:
+        model: name of the class.
+        fields: its fields as (name, value) pairs: barrier weight, contraction, coordinates, sizes.
+        data: SHA-256 of the training data, with their shape.
+    """
+
+    model: str
+    fields: tuple[tuple[str, Any], ...]
+    data: str
+
+    def differences(self, other: "Density") -> list[str]:
+        """What is not the same, as "name: this, that"."""
+        if self.model != other.model:
+            return [f"model: {self.model}, {other.model}"]
+        mine, theirs = dict(self.fields), dict(other.fields)
+        found = [
+            f"{name}: {mine.get(name)}, {theirs.get(name)}"
+            for name in mine | theirs
+            if mine.get(name) != theirs.get(name)
+        ]
+        return found + (["data: other training sequences"] if self.data != other.data else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"model": self.model, "fields": dict(self.fields), "data_sha256": self.data}
+
+    def __str__(self) -> str:
+        return f"{self.model}({', '.join(f'{name}={value}' for name, value in self.fields)}) of data {self.data[:12]}"
+
+
+def density_of(model: Any, data: Any) -> Density:
+    """The identity of `model` conditioned on `data`; of a model that is no dataclass, its name stands for its fields."""
+    fields = dataclasses.asdict(model) if dataclasses.is_dataclass(model) and not isinstance(model, type) else {}
+    name = model.__name__ if hasattr(model, "__name__") else type(model).__name__
+    kept = tuple((field, value) for field, value in fields.items() if field not in NOT_OF_THE_DENSITY)
+    return Density(name, kept, data_hash(data))
+
+
+def data_hash(data: Any) -> str:
+    """SHA-256 of an array, its shape and whether it is of whole numbers; not of its precision."""
+    array = np.asarray(data)
+    kind = "<i8" if array.dtype.kind in "iub" else "<f8"
+    return hashlib.sha256(repr((array.shape, kind)).encode() + np.ascontiguousarray(array, kind).tobytes()).hexdigest()

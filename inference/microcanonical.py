@@ -1,0 +1,118 @@
+"""Microcanonical Langevin dynamics on BlackJAX, started from an ensemble: an approximation that costs a gradient or two a step."""
+
+import importlib.util
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probattn.checks import whole_number
+from probattn.errors import FitError, InputError
+from probattn.inference.chains import over_chains, place_chains
+from probattn.inference.fit import Fit, split_latents
+from probattn.inference.joint import constrain, potential
+from probattn.inference.start import START_WORDS, check_start, origins, start_points
+
+TUNING_SHARE = 3  # of tuning's steps each to step size, preconditioner and decoherence length
+THINNING = 10
+
+
+def sample_microcanonical(
+    model: Any,
+    data: Any,
+    *,
+    key: Array,
+    num_chains: int = 4,
+    num_warmup: int = 5000,
+    num_samples: int = 500,
+    thinning: int = THINNING,
+    start: str | Fit = "maps",
+    progress: bool = True,
+) -> Fit:
+    """Draws by unadjusted microcanonical Langevin dynamics: fast, and biased by its step size, which it tunes to a small error.
+
+    Its errors are not corrected by an accept step: check it against `sample_posterior`. Needs the extra `blackjax`.
+
+    Args:
+        model, data, key: as `sample_posterior`.
+        num_chains, num_warmup, num_samples: chains, tuning steps, and draws kept of each, every `thinning`-th step.
+        start: as `sample_posterior`; by default an ensemble of independently trained modes.
+        progress: show progress of the modes.
+
+    Raises:
+        InputError: as `sample_posterior`, and without BlackJAX.
+        FitError: a NaN in a step, at once and not hidden by a step that is refused.
+
+    Source: Robnik et al., arXiv:2212.08549.
+    """
+    if importlib.util.find_spec("blackjax") is None:
+        raise InputError('microcanonical: needs BlackJAX; install it with `pip install "probattn[blackjax]"`')
+    for name, value in dict(num_chains=num_chains, num_samples=num_samples, thinning=thinning).items():
+        whole_number(name, value)
+    whole_number("num_warmup", num_warmup, 100)
+    started = time.perf_counter()
+    num_starts = check_start(start, num_chains, None)
+    data = jnp.asarray(data)
+    for_start, *for_chains = jax.random.split(key, num_chains + 1)
+    shared = origins(num_chains, num_starts)
+    points = start_points(model, data, for_start, start, num_starts, progress)
+    z = jax.tree.map(lambda leaf: leaf[np.array(shared)], points)
+    run = over_chains(_chain(model, num_warmup, num_samples, thinning), place_chains(num_chains))
+    values, stats = run((z, jnp.stack(for_chains)), data)
+    stats = {name: np.asarray(value) for name, value in stats.items()}
+    if not stats["finite"].all() or not np.isfinite(stats["step_size"]).all():
+        chain = int((stats["finite"].all(1) & np.isfinite(stats["step_size"]).all(1)).argmin())
+        raise FitError(
+            f"microcanonical: a step of chain {chain + 1} was not finite: it met the boundary of the local domain, or its "
+            "tuning failed; use the contraction cap (contraction=0.9), which has no boundary, or sample_posterior"
+        )
+    draws, latents = split_latents(model, {name: np.asarray(value) for name, value in values.items()})
+    words = START_WORDS[start] if isinstance(start, str) else START_WORDS["map"]
+    del stats["finite"]
+    return Fit(
+        model, "microcanonical", np.asarray(data), draws, stats, latents, time.perf_counter() - started, start=words,
+        origins=shared, planned=num_samples,
+    )  # fmt: skip
+
+
+def _chain(model: Any, num_warmup: int, num_samples: int, thinning: int) -> Any:
+    import blackjax
+
+    kernel = blackjax.mcmc.mclmc.build_kernel()
+
+    def one_chain(start: Any, data: Array) -> Any:
+        z, key = start
+
+        def log_density(z: Any) -> Array:
+            return -potential(model, data)(z)
+
+        for_init, for_tuning, for_steps = jax.random.split(key, 3)
+        state = blackjax.mcmc.mclmc.init(z, log_density, for_init)
+        state, tuned, _ = blackjax.mclmc_find_L_and_step_size(
+            kernel, num_warmup, state, for_tuning, log_density, *[1 / TUNING_SHARE] * 3, diagonal_preconditioning=True
+        )
+
+        def step(carry: Any, _: None) -> Any:
+            state, key = carry
+            key, now = jax.random.split(key)
+            state, info = kernel(now, state, log_density, tuned.inverse_mass_matrix, tuned.L, tuned.step_size)
+            return (state, key), (info.nonans, info.energy_change)
+
+        def draw(carry: Any, _: None) -> Any:
+            carry, (finite, change) = jax.lax.scan(step, carry, None, length=thinning)
+            state = carry[0]
+            stats = {
+                "finite": finite.all(),
+                "energy_error": change[-1],
+                "potential_energy": -state.logdensity,
+                "n_steps": jnp.asarray(thinning),
+                "step_size": tuned.step_size,
+            }
+            return carry, (constrain(model, data, state.position), stats)
+
+        return jax.lax.scan(draw, (state, for_steps), None, length=num_samples)[1]
+
+    return one_chain

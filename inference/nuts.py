@@ -1,0 +1,84 @@
+"""NumPyro's No-U-Turn kernel as three compiled functions over chains: begin, a chunk of iterations, values of draws."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro.infer.hmc import hmc
+
+from probattn.inference.chains import Placement, over_chains
+from probattn.inference.joint import Values, constrain, potential
+
+CHUNK = 50  # iterations between two looks from the host, and so what a kill can cost
+
+# NumPyro's names of what a transition reports, and ArviZ's.
+STATS = {
+    "num_steps": "n_steps",
+    "diverging": "diverging",
+    "accept_prob": "acceptance_rate",
+    "energy": "energy",
+    "potential_energy": "potential_energy",
+}
+
+
+class Kernel(NamedTuple):
+    """Compiled functions; chains are the leading axis of what they take first and of all that they return.
+
+    Args:
+        begin: `(z, keys), data -> state`.
+        chunk: `state, data, number -> state, (z, stats)`, the latter (chains, CHUNK, ...), of which `number` are filled.
+        values: `z, data -> values of all sites`, of the z of a chunk.
+    """
+
+    begin: Callable
+    chunk: Callable
+    values: Callable
+
+
+def nuts_kernel(model: Any, placement: Placement, num_warmup: int, max_tree_depth: int) -> Kernel:
+    """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that each compiles once."""
+    initialise, transition = hmc(potential_fn_gen=partial(potential, model), algo="NUTS")
+
+    def begin(start: tuple[Values, Array], data: Array) -> Any:
+        z, key = start
+        return initialise(z, num_warmup, max_tree_depth=max_tree_depth, model_args=(data,), rng_key=key)
+
+    def report(state: Any) -> tuple[Values, dict[str, Array]]:
+        stats = {theirs: getattr(state, ours) for ours, theirs in STATS.items()}
+        return state.z, stats | {"step_size": state.adapt_state.step_size}
+
+    def chunk(state: Any, data: Array, number: Array) -> Any:
+        def one(index: Array, carry: Any) -> Any:
+            state = transition(carry[0], (data,), {})
+            return state, jax.tree.map(lambda buffer, value: buffer.at[index].set(value), carry[1], report(state))
+
+        empty = jax.tree.map(lambda leaf: jnp.zeros((CHUNK, *leaf.shape), leaf.dtype), report(state))
+        return jax.lax.fori_loop(0, number, one, (state, empty))
+
+    def values(z: Values, data: Array) -> Values:
+        return jax.lax.map(partial(constrain, model, data), z)
+
+    return Kernel(*(over_chains(function, placement) for function in (begin, chunk, values)))
+
+
+def to_host(state: Any) -> list[np.ndarray]:
+    """The arrays of a state, random keys as their numbers."""
+    return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)]
+
+
+def to_device(arrays: list[np.ndarray], like: Any, impl: Any) -> Any:
+    """The state of these arrays; `like` has its structure and types, `impl` is the kind of its random keys."""
+    leaves, structure = jax.tree.flatten(like)
+    restored = [
+        jax.random.wrap_key_data(jnp.asarray(array), impl=impl) if _is_key(leaf) else jnp.asarray(array, leaf.dtype)
+        for array, leaf in zip(arrays, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, restored)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

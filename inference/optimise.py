@@ -1,0 +1,183 @@
+"""Descent that stays in the domain: steps of an optimiser under SVI, side by side from several starts."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro.infer import SVI
+from numpyro.infer.svi import SVIState
+
+from probattn.errors import FitError
+from probattn.inference.progress import Progress
+
+CHUNK = 50  # steps between two looks from the host
+HALVINGS = 30  # a step shorter than 2^-30 of its length is no step
+RETURNS = 8  # times that a chunk of minibatch steps may leave the domain of the whole data and be taken back, in a row
+PLATEAU = 0.05  # nats within which four chunks agree when descent has come to rest
+AT_REST = 4
+
+
+class Descent(NamedTuple):
+    """Where descent ended, for each start: SVI states, losses (starts, steps), and whether it came to rest."""
+
+    states: SVIState
+    losses: np.ndarray
+    at_rest: np.ndarray
+
+
+class _Chunk(NamedTuple):
+    states: SVIState
+    losses: Array  # (starts, steps)
+    outside: Array  # (starts, steps): whether a step led out of the domain, and was halved
+    blocked: Array  # (starts,): whether the boundary left nothing of any step
+    inside: Array  # (starts,): whether it ends where the loss on all data is finite
+
+
+def descend(svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, explain: Any, bar: Progress) -> Descent:
+    """Descend until at rest, or for `num_steps`.
+
+    Each start has a rate, by which it shortens the optimiser's steps. With all data in each step it is halved whenever a
+    chunk of steps gains less than twice its standard error; at rest is where four chunks agree within 0.05 nats. With
+    minibatches it falls along a cosine, and at rest is where the last chunks differ by less than their noise.
+
+    Args:
+        svi: its `static_kwargs` may ask for minibatches.
+        states: with the starts as a leading axis.
+        whole: the loss on all data, of a state; None if each step sees all data anyway.
+        explain: what is wrong at a state outside the domain, as words.
+        bar: told of each chunk.
+
+    Raises: FitError where every step leads out of the domain.
+    """
+    num_starts = len(jax.tree.leaves(states)[0])
+    rates, at_rest = np.ones(num_starts), np.zeros(num_starts, bool)
+    history: list[np.ndarray] = []
+    shrunk, returns, done = 1.0, 0, 0
+    while done < num_steps and not at_rest.all():
+        number = min(CHUNK, num_steps - done)
+        if whole is not None:
+            rates = np.full(num_starts, shrunk * 0.5 * (1 + np.cos(np.pi * done / num_steps)))
+        chunk = _run(svi, whole, number, states, jnp.asarray(np.where(at_rest, 0, rates), float), data)
+        if not np.asarray(chunk.inside).all():
+            returns, shrunk = returns + 1, shrunk / 4
+            if returns > RETURNS:
+                worst = _of_start(chunk.states, np.asarray(chunk.inside).argmin())
+                raise FitError(
+                    f"MAP: minibatch steps keep leaving the domain: {explain(worst)}; use a larger batch_size"
+                )
+            continue
+        returns, states, done = 0, chunk.states, done + number
+        stuck = np.asarray(chunk.blocked) & ~at_rest
+        if stuck.any():
+            beyond = svi.update(_of_start(states, stuck.argmax()), data)[0]
+            raise FitError(
+                f"MAP: at step {done} every step leads out of the domain, however short: {explain(beyond)}; start elsewhere "
+                "(another key), or use the contraction cap, which has no boundary (contraction=0.9)"
+            )
+        history.append(np.asarray(chunk.losses, float))
+        if whole is None and number == CHUNK:
+            rates = np.where(_drowns(history), rates / 2, rates)
+            at_rest |= _agree(history) & ~np.asarray(chunk.outside).any(1)
+        bar.update(done, f"loss {history[-1].mean(1).min():.6g}")
+    if whole is not None:
+        at_rest = _drowns(history)
+    return Descent(states, np.concatenate(history, axis=1), at_rest)
+
+
+def _of_start(states: SVIState, start: Any) -> SVIState:
+    return jax.tree.map(lambda leaf: leaf[int(start)], states)
+
+
+def _drowns(history: list[np.ndarray]) -> np.ndarray:
+    """Whether the last chunk gained less than twice the standard error of the difference of means."""
+    if len(history) < 2:
+        return np.zeros(len(history[0]), bool)
+    before, after = history[-2:]
+    error = np.hypot(before.std(1), after.std(1)) / np.sqrt(CHUNK)
+    return before.mean(1) - after.mean(1) < 2 * error
+
+
+def _agree(history: list[np.ndarray]) -> np.ndarray:
+    """Whether the last chunks agree, to the plateau or to a few units in the last place."""
+    if len(history) <= AT_REST:
+        return np.zeros(len(history[0]), bool)
+    means = np.stack([losses.mean(1) for losses in history[-AT_REST - 1 :]])
+    rounding = 4 * float(jnp.finfo(float).eps) * abs(means[-1])
+    return np.maximum(np.ptp(means, axis=0), history[-1].std(1)) < np.maximum(PLATEAU, rounding)
+
+
+class _Place(NamedTuple):
+    """Where a descent stands: what it tries, and the last point that is known to be inside, with its loss."""
+
+    state: SVIState
+    safe: Any
+    loss: Array
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(svi: SVI, whole: Any, number: int, states: SVIState, rates: Array, data: Any) -> _Chunk:
+    def one(state: SVIState, rate: Array) -> _Chunk:
+        begun = _Place(state, _params(state), jnp.full((), jnp.nan))
+        place, (losses, outside) = jax.lax.scan(partial(_step, svi, rate, data), begun, None, length=number)
+        last = _pull_back(svi, place, data)
+        same = jax.tree.map(lambda old, new: (old == new).all(), begun.safe, _params(last))
+        blocked = outside.any() & jnp.stack(jax.tree.leaves(same)).all()
+        ends_inside = jnp.ones((), bool) if whole is None else jnp.isfinite(whole(last, data))
+        return _Chunk(last, losses, outside, blocked, ends_inside)
+
+    return jax.vmap(one)(states, rates)
+
+
+def _step(svi: SVI, rate: Array, data: Any, place: _Place, _: None) -> tuple[_Place, tuple[Array, Array]]:
+    """One step, shortened by the rate; where the last one led out of the domain, half of that one instead.
+
+    Past the boundary the density rises again (theory, section 3), so that nothing is learnt from where it is 0.
+    """
+    proposed, loss = svi.update(place.state, data)
+    inside = jnp.isfinite(loss)
+    params, target = _params(place.state), _params(proposed)
+    onward = jax.tree.map(lambda old, new: old + rate * (new - old), params, target)
+    halfway = jax.tree.map(lambda safe, tried: safe + (tried - safe) / 2, place.safe, params)
+
+    def choose(one: Any, other: Any) -> Any:
+        return jax.tree.map(lambda left, right: jnp.where(inside, left, right), one, other)
+
+    optimiser = choose(proposed.optim_state, place.state.optim_state)
+    state = proposed._replace(optim_state=_with_params(optimiser, choose(onward, halfway)))
+    loss = jnp.where(inside, loss, place.loss)
+    return _Place(state, choose(params, place.safe), loss), (loss, ~inside)
+
+
+def _pull_back(svi: SVI, place: _Place, data: Any) -> SVIState:
+    """The state after the last step, halved until the loss there is finite; the last safe point if none is."""
+
+    def at(fraction: Array) -> SVIState:
+        params = jax.tree.map(
+            lambda safe, tried: jnp.where(fraction > 0, safe + fraction * (tried - safe), safe),
+            place.safe,
+            _params(place.state),
+        )
+        return place.state._replace(optim_state=_with_params(place.state.optim_state, params))
+
+    def outside(carry: tuple[Array, Array]) -> Array:
+        return ~jnp.isfinite(carry[1]) & (carry[0] > 0)
+
+    def halve(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        fraction = jnp.where(carry[0] > 2.0**-HALVINGS, carry[0] / 2, 0)
+        return fraction, svi.evaluate(at(fraction), data)
+
+    one = jnp.ones(())
+    fraction, _ = jax.lax.while_loop(outside, halve, (one, svi.evaluate(place.state, data)))
+    return at(fraction)
+
+
+def _params(state: SVIState) -> Any:
+    return state.optim_state[1][0]
+
+
+def _with_params(optimiser: Any, params: Any) -> Any:
+    count, (_, moments) = optimiser
+    return count, (params, moments)

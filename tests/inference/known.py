@@ -1,0 +1,70 @@
+"""Models whose posterior is known, and one whose density has a wall."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+DATA = np.array([[0.9], [1.4], [0.2], [1.1]])
+
+
+class Conjugate:
+    """y ~ N(theta, 1), theta ~ N(0, 2): the posterior is normal with the mean and spread below."""
+
+    observed = "y"
+    precision = 1 / 4 + len(DATA)
+    mean, spread = DATA.sum() / precision, precision**-0.5
+
+    def __call__(self, tokens, batch_size=None):
+        theta = numpyro.sample("theta", dist.Normal(0, 2))
+        with numpyro.plate("rows", len(tokens), subsample_size=batch_size) as rows:
+            numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[rows, 0])
+
+    def log_likelihood(self, params, tokens):
+        return dist.Normal(params["theta"], 1).log_prob(tokens[..., 0])
+
+
+class Walled:
+    """The same without minibatches, and of density 0 above 0.8, so that steps towards the mode run into a wall."""
+
+    def __call__(self, tokens):
+        theta = numpyro.sample("theta", dist.Normal(0, 2))
+        numpyro.factor("wall", jnp.where(theta < 0.8, 0.0, -jnp.inf))
+        numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[:, 0])
+
+    def outside_domain(self, params, tokens):
+        return jnp.arange(len(tokens))[:, None] == jnp.where(params["theta"] < 0.8, -1, 2)
+
+
+class Barred(Conjugate):
+    """A logarithmic barrier at 0.8 in place of the wall: the mode is inside, where 1 / (0.8 - x) = 3.6 - 4.25 x."""
+
+    def __call__(self, tokens, batch_size=None):
+        theta = numpyro.sample("theta", dist.Normal(0, 2))
+        room = 0.8 - theta
+        numpyro.factor("barrier", jnp.where(room > 0, jnp.log(jnp.where(room > 0, room, 1)), -jnp.inf))
+        with numpyro.plate("rows", len(tokens), subsample_size=batch_size) as rows:
+            numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[rows, 0])
+
+
+class Exponential:
+    """x ~ Exponential(1): its constrained mode is 0, its unconstrained one 1."""
+
+    observed = "y"
+
+    def __call__(self, data):
+        numpyro.sample("x", dist.Exponential(1.0))
+
+
+class Impossible:
+    def __call__(self, tokens):
+        numpyro.sample("theta", dist.Normal(0, 2))
+        numpyro.factor("never", -jnp.inf)
+
+
+class Saddle:
+    """Density rising along x from a saddle at x = 0, where every symmetric descent stays."""
+
+    def __call__(self, data):
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.factor("double well", 2 * x**2 - x**4)

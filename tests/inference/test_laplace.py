@@ -1,0 +1,77 @@
+"""Laplace's approximation and ensembles, against what is known of them."""
+
+import jax
+import numpy as np
+import pytest
+from known import DATA, Barred, Conjugate, Exponential, Impossible
+
+from probattn import FitError, InputError
+from probattn.inference import fit_ensemble, fit_laplace
+from probattn.inference.curvature import curvature
+from probattn.inference.joint import potential, unconstrain
+from probattn.models import EmissionModel, LanguageModel
+
+KEY = jax.random.key(0)
+
+
+def test_it_is_exact_where_the_posterior_is_normal():
+    fit = fit_laplace(Conjugate(), DATA, key=KEY, num_draws=4000, progress=False)
+    theta = fit.draws["theta"]
+    assert theta.shape == (1, 4000)
+    assert abs(theta.mean() - Conjugate.mean) < 4 * Conjugate.spread / np.sqrt(4000) + 0.02
+    assert abs(theta.std() / Conjugate.spread - 1) < 4 / np.sqrt(8000)
+    assert fit.stats["outside"] == 0
+
+
+def test_it_is_around_the_unconstrained_mode():
+    """Exponential(1) in z = log x is exp(z - e^z): mode z = 0 and curvature 1, so that log x ~ N(0, 1)."""
+    log_x = np.log(fit_laplace(Exponential(), np.zeros(1), key=KEY, num_draws=4000, progress=False).draws["x"])
+    assert abs(log_x.mean()) < 4 / np.sqrt(4000) + 0.03
+    assert abs(log_x.std() - 1) < 0.05
+
+
+def test_draws_outside_the_domain_are_drawn_again_and_counted():
+    fit = fit_laplace(Barred(), DATA, key=KEY, num_draws=1000, progress=False)
+    assert (fit.draws["theta"] < 0.8).all()
+    assert 0.01 < fit.stats["outside"] < 0.5
+
+
+def test_rotations_have_no_spread(corpus):
+    """d (d - 1) / 2 rotations of the embeddings and r (r - 1) / 2 of query and key leave the density as it is."""
+    model = LanguageModel(4, 5, 2)
+    fit = fit_laplace(model, corpus.train, key=KEY, num_draws=50, progress=False)
+    if jax.config.jax_enable_x64:  # rounding in float32 leaves them a little curved
+        assert fit.verdict.numbers["flat_directions"] == 2
+    assert fit.verdict.numbers["flat_directions"] >= 1
+    assert np.isfinite(fit.draw_log_prob(corpus.train)).all()
+
+
+def test_curvature_is_that_of_automatic_differentiation(corpus):
+    model = LanguageModel(4, 5, 1)
+    keys = jax.random.split(KEY, len(model.priors()))
+    params = {name: 0.3 * prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+    z = unconstrain(model, corpus.train, params)
+    found = curvature(potential(model, corpus.train), z)
+    flat, unravel = jax.flatten_util.ravel_pytree(z)
+    hessian = np.asarray(jax.jit(jax.hessian(lambda x: potential(model, corpus.train)(unravel(x))))(flat), float)
+    eps = np.finfo(flat.dtype).eps
+    np.testing.assert_allclose(found.eigenvalues, np.linalg.eigvalsh(hessian), atol=1e3 * eps * abs(hessian).max())
+
+
+def test_members_of_an_ensemble_are_independent_modes(corpus):
+    model = LanguageModel(4, 5, 2)
+    fit = fit_ensemble(model, corpus.train, key=KEY, num_members=3, progress=False)
+    assert fit.shape == (1, 3)
+    assert len({float(bias) for bias in fit.draws["bias"][0, :, 0]}) == 3
+    assert fit.verdict.converged
+    members = fit.draw_log_prob(corpus.heldout)[0]
+    np.testing.assert_allclose(fit.predictive_log_prob(corpus.heldout), np.log(np.exp(members).mean(0)), rtol=1e-4)
+
+
+def test_bad_input_is_refused(corpus):
+    with pytest.raises(InputError, match="num_members: expected a whole number of at least 2, got 1"):
+        fit_ensemble(Conjugate(), DATA, key=KEY, num_members=1)
+    with pytest.raises(InputError, match=r"Laplace: 1[0-9]+ numbers to be approximated, at most 1000"):
+        fit_laplace(EmissionModel(4, 5, 6), corpus.train, key=KEY)
+    with pytest.raises(FitError, match="no start point"):
+        fit_laplace(Impossible(), DATA, key=KEY)

@@ -1,0 +1,143 @@
+"""MAP: known modes, minibatches, several starts, the boundary, and a verdict that can say no."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from known import DATA, Barred, Conjugate, Exponential, Impossible, Saddle, Walled
+
+from probattn import FitError, InputError
+from probattn.inference import fit_ensemble, fit_map
+from probattn.inference.map import judge
+from probattn.models import EmissionModel, LanguageModel
+
+KEY = jax.random.key(0)
+
+
+def fit(model, data=DATA, **settings):
+    return fit_map(model, data, key=KEY, progress=False, **settings)
+
+
+def test_the_known_mode_is_found_and_descent_stops_there():
+    found = fit(Conjugate())
+    # Loss within 0.05 nats of rest, and far less after four chunks of it.
+    np.testing.assert_allclose(found.params["theta"], Conjugate.mean, atol=0.1 * Conjugate.spread)
+    assert len(found.stats["loss"]) < 1000
+    assert found.verdict.converged
+    np.testing.assert_allclose(found.verdict.numbers["smallest_eigenvalue"], Conjugate.precision, rtol=1e-5)
+
+
+def test_both_modes_are_told():
+    modes = fit(Exponential()).modes
+    assert 0 < modes["constrained"]["x"] < 0.01
+    np.testing.assert_allclose(modes["unconstrained"]["x"], 1, atol=0.05)
+    other = fit(Exponential(), coordinates="unconstrained")
+    assert other.coordinates == "unconstrained"
+    np.testing.assert_allclose(other.params["x"], 1, atol=0.05)
+    assert other.modes["constrained"]["x"] < 0.01
+    linear = fit(Conjugate()).modes
+    assert linear["constrained"]["theta"] == linear["unconstrained"]["theta"]
+
+
+def test_a_verdict_names_what_is_wrong():
+    short = fit(Conjugate(), num_steps=3)
+    assert not short.verdict.converged
+    assert "still falling" in short.verdict.findings[0]
+    assert "Newton step would still gain" in str(short.verdict)
+    at_saddle = judge(Saddle(), jnp.zeros(1), {"x": jnp.zeros(())}, "constrained", True)
+    assert not at_saddle.converged
+    assert "saddle: the smallest eigenvalue of the Hessian is -4" in str(at_saddle)
+    assert fit(Saddle(), np.zeros(1)).verdict.converged
+
+
+def test_a_wall_is_never_crossed_and_named():
+    with pytest.raises(FitError, match=r"every step leads out of the domain, however short: .* sequence 2, position 0"):
+        fit(Walled(), learning_rate=0.5)
+
+
+def test_steps_are_halved_at_a_barrier_and_the_mode_inside_is_found():
+    # Learning rate 2 leaps across the barrier at 0.8 at once.
+    found = fit(Barred(), learning_rate=2.0)
+    mode = np.roots([-4.25, 3.6 + 4.25 * 0.8, 1 - 3.6 * 0.8]).min()
+    np.testing.assert_allclose(found.params["theta"], mode, atol=0.02)
+    assert np.isfinite(found.stats["loss"]).all()
+
+
+def test_minibatches_and_all_data_have_one_optimum():
+    rng = np.random.default_rng(0)
+    data = rng.normal(1, 1, (64, 1))
+    whole = float(fit(Conjugate(), data).params["theta"])
+    theta = fit_ensemble(Conjugate(), data, key=KEY, num_members=32, batch_size=8, progress=False).draws["theta"][0]
+    error = theta.std() / np.sqrt(32)
+    assert abs(theta.mean() - whole) < 4 * error
+    # Without the factor 64 / 8 the prior would draw the mode towards 0, which the same test sees.
+    assert abs(theta.mean() - data.mean() * 8 / (8 + 1 / 4)) > 6 * error
+
+
+def test_minibatches_of_a_language_model_estimate_its_joint(corpus):
+    """The mean over batches of the scaled log joint is the log joint: the path's factor is scaled with the plate."""
+    from numpyro.handlers import seed
+    from numpyro.infer.util import log_density
+
+    model = LanguageModel(4, 5, 2, barrier_weight=0.5)
+    keys = jax.random.split(KEY, len(model.priors()))
+    params = {name: 0.3 * prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+
+    @jax.jit
+    def of_batch(key):
+        return log_density(seed(model, key), (corpus.train,), {"batch_size": 10}, params)[0]
+
+    found = np.asarray(jax.lax.map(of_batch, jax.random.split(KEY, 2000)), float)
+    expected = float(log_density(model, (corpus.train,), {}, params)[0])
+    assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(len(found))
+    assert found.std() > 1
+
+
+def test_of_several_starts_the_best_is_taken_and_their_spread_told(corpus):
+    found = fit(LanguageModel(4, 5, 2), corpus.train, num_starts=3)
+    assert found.stats["start_loss"].shape == (3,)
+    assert found.draws["bias"].shape == (1, 1, 4)
+    assert "of 3 starts ended within 1 nat of the best" in found.verdict.notes[0]
+    loss = -float(found.draw_log_prob(corpus.train).sum())
+    assert loss < found.stats["start_loss"].min()  # the likelihood's part of it
+
+
+def test_no_step_of_a_language_model_ends_outside_the_domain(corpus):
+    model = LanguageModel(4, 5, 2, barrier_weight=0.01)
+    found = fit(model, corpus.train, learning_rate=0.7, num_steps=300)
+    assert np.isfinite(found.stats["loss"]).all()
+    assert not np.asarray(model.outside_domain(found.params, corpus.train)).any()
+
+
+def test_positions_outside_the_domain_are_those_that_make_the_density_vanish(corpus):
+    model = LanguageModel(4, 5, 2)
+    found = 0
+    for key in jax.random.split(KEY, 6):
+        keys = jax.random.split(key, len(model.priors()))
+        params = {name: 3 * prior.sample(one) for one, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+        outside = np.asarray(model.outside_domain(params, corpus.train))
+        density = np.asarray(model.path_log_density(params, corpus.train))
+        np.testing.assert_array_equal(outside.any(1), np.isneginf(density))
+        found += outside.sum()
+    assert found > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fit(Impossible()), FitError, "no start point of finite density"),
+        (lambda: fit(Conjugate(), num_steps=0), InputError, "num_steps: expected a whole number of at least 1, got 0"),
+        (lambda: fit(Conjugate(), num_starts=0), InputError, "num_starts: expected a whole number of at least 1"),
+        (lambda: fit(Conjugate(), batch_size=5), InputError, "batch_size: expected at most the 4 sequences, got 5"),
+        (lambda: fit(Walled(), batch_size=2), InputError, "batch_size: Walled has no minibatches"),
+        (lambda: fit(Conjugate(), coordinates="polar"), InputError, 'coordinates: expected "constrained" or'),
+        (
+            lambda: fit(EmissionModel(3, 3, 1), np.array([[1, 2, 0]]), batch_size=1),
+            InputError,
+            "batch_size: EmissionModel has no minibatches",
+        ),
+    ],
+)
+def test_bad_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,209 @@
+"""Runs on disk: they go on bit for bit, refuse what they are not, and lose nothing that was written."""
+
+import errno
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from probattn import FitError, InputError
+from probattn.inference import chunks, load_posterior, nuts, resume_posterior, sample_posterior
+from probattn.inference.posterior_store import PosteriorStore
+from probattn.models import LanguageModel
+
+MODEL = LanguageModel(4, 5, 2)
+KEY = jax.random.key(3)
+SETTINGS = dict(key=KEY, num_chains=2, num_warmup=15, num_samples=25, max_tree_depth=3, start="random", progress=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_chunks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nuts, "CHUNK", 10)
+        patch.setattr("probattn.inference.posterior.CHUNK", 10)
+        yield
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, short_chunks):
+    return sample_posterior(MODEL, corpus.train, **SETTINGS)
+
+
+@pytest.fixture
+def store(tmp_path, corpus):
+    sample_posterior(MODEL, corpus.train, **SETTINGS, store=tmp_path / "store")
+    return tmp_path / "store"
+
+
+def sample(corpus, store, **changed):
+    return sample_posterior(MODEL, corpus.train, **(SETTINGS | changed), store=store)
+
+
+def assert_same(one, other, draws=25):
+    for part in ("draws", "stats"):
+        for name, value in getattr(one, part).items():
+            np.testing.assert_array_equal(value[:, :draws], getattr(other, part)[name][:, :draws], strict=True)
+
+
+def names(store):
+    return sorted(path.name for path in (store / "chunks").iterdir())
+
+
+def test_a_stored_run_is_the_run_in_memory(store, corpus, uninterrupted):
+    assert names(store) == [f"0000{n}.zip" for n in range(6)]  # start, 10 + 5 of warmup, 10 + 10 + 5 draws
+    assert_same(uninterrupted, load_posterior(store, MODEL, corpus.train))
+    assert_same(uninterrupted, sample(corpus, store))  # finished: only read
+
+
+@pytest.mark.parametrize("kept", range(6))
+def test_it_goes_on_from_any_chunk(store, corpus, uninterrupted, kept):
+    for name in names(store)[kept:]:
+        (store / "chunks" / name).unlink()
+    (store / "chunks" / ".00009.zip.partial").write_bytes(b"half")
+    assert_same(uninterrupted, resume_posterior(store, MODEL, corpus.train, progress=False))
+    assert len(names(store)) == 6
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("harm", [truncate, flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_it_falls_back_to_the_last_whole_chunk(store, corpus, uninterrupted, harm):
+    harm(store / "chunks" / "00004.zip")
+    with pytest.warns(UserWarning, match=r"0000\d.zip.*the [12] chunks from there on are left out"):
+        part = load_posterior(store, MODEL, corpus.train)
+    assert part.shape == (2, 10)
+    assert_same(part, uninterrupted, 10)
+    with pytest.warns(UserWarning, match="are left out and sampled again"):
+        assert_same(uninterrupted, resume_posterior(store, MODEL, corpus.train, progress=False))
+
+
+def test_draws_from_disk_are_dictionaries_to_jax(store, corpus):
+    fit = load_posterior(store, MODEL, corpus.train)
+    shapes = jax.tree.map(np.shape, fit.draws)
+    assert shapes["bias"] == (2, 25, 4)
+    assert (fit.draws | {"bias": 0})["bias"] == 0
+
+
+def test_it_can_be_given_more_draws(store, corpus, uninterrupted):
+    more = resume_posterior(store, MODEL, corpus.train, num_samples=31, progress=False)
+    assert more.shape == (2, 31)
+    assert_same(uninterrupted, more)
+    whole = sample_posterior(MODEL, corpus.train, **(SETTINGS | {"num_samples": 31}))
+    assert_same(whole, more, 31)
+
+
+def test_an_unfinished_run_can_be_read_and_says_so(store, corpus):
+    (store / "chunks" / "00005.zip").unlink()
+    fit = load_posterior(store, MODEL, corpus.train)
+    assert fit.shape == (2, 20)
+    assert fit.planned == 25
+    for name in names(store)[3:]:
+        (store / "chunks" / name).unlink()
+    with pytest.raises(InputError, match="has no draw yet: it is in its 15 iterations of warmup"):
+        load_posterior(store, MODEL, corpus.train)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(key=jax.random.key(4)), r"key data: the run has \[0, 3\], now \[0, 4\]"),
+        (dict(num_samples=20), "settings num_samples: the run has 25, now 20"),
+        (dict(max_tree_depth=4), "settings max_tree_depth: the run has 3, now 4"),
+        (dict(start="prior"), "settings start: the run has random, now prior"),
+        (dict(chain_method="vectorised"), "placement method: the run has (parallel|batches), now vectorised"),
+    ],
+)
+def test_it_refuses_to_go_on_as_another_run(store, corpus, changed, message):
+    before = (store / "store.json").read_bytes()
+    with pytest.raises(InputError, match=f"cannot go on bit for bit.*{message}"):
+        sample(corpus, store, **changed)
+    assert (store / "store.json").read_bytes() == before
+
+
+def test_it_refuses_other_models_data_precisions_and_versions(store, corpus):
+    with pytest.raises(InputError, match=r"model barrier_weight: the run has 0\.05, now 0\.5"):
+        sample_posterior(LanguageModel(4, 5, 2, barrier_weight=0.5), corpus.train, **SETTINGS, store=store)
+    with pytest.raises(InputError, match="data: the run has"):
+        sample_posterior(MODEL, corpus.train[1:], **SETTINGS, store=store)
+    with pytest.raises(InputError, match="a run of another model or of other data"):
+        load_posterior(store, MODEL, corpus.train[1:])
+    config = json.loads((store / "store.json").read_text())
+    for part, change in {"precision": "float16", "versions": config["versions"] | {"jax": "0.0.1"}}.items():
+        (store / "store.json").write_text(json.dumps(config | {part: change}))
+        with pytest.raises(InputError, match=f"{part}.*: the run has (float16|0.0.1)"):
+            sample(corpus, store)
+
+
+def test_damage_of_its_configuration_is_told(store, corpus, tmp_path):
+    (store / "store.json").write_text('{"format"')
+    with pytest.raises(InputError, match=r"store\.json is damaged"):
+        sample(corpus, store)
+    with pytest.raises(InputError, match="no posterior run"):
+        resume_posterior(tmp_path / "none", MODEL, corpus.train)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="exists and is no posterior run"):
+        sample(corpus, tmp_path / "other")
+
+
+def test_a_full_disk_is_told_and_loses_no_chunk(tmp_path, corpus, uninterrupted, monkeypatch):
+    left = [3]
+
+    def fsync(descriptor):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(chunks.os, "fsync", fsync)
+    with pytest.raises(FitError, match=r"00003.zip: could not be written \(No space left on device\).*resume"):
+        sample(corpus, tmp_path / "store")
+    assert names(tmp_path / "store") == ["00000.zip", "00001.zip", "00002.zip"]
+    monkeypatch.undo()
+    # `undo` takes back what the module's fixture set too.
+    monkeypatch.setattr(nuts, "CHUNK", 10)
+    monkeypatch.setattr("probattn.inference.posterior.CHUNK", 10)
+    assert_same(uninterrupted, sample(corpus, tmp_path / "store"))
+
+
+def test_draws_stay_on_disk_until_they_are_asked_for(store):
+    run = PosteriorStore(store).arrays("draws")
+    assert "bias" in run
+    assert not run._read
+    assert run["bias"].shape == (2, 25, 4)
+    assert set(run._read) == {"bias"}
+
+
+def test_nothing_of_the_draws_stays_on_the_device(tmp_path, corpus):
+    """What lives on the device after a run of 25 draws and after one of 250 is the same, to the size of a few chunks."""
+
+    def alive(num_samples):
+        fit = sample(corpus, tmp_path / str(num_samples), num_samples=num_samples)
+        assert fit.planned == num_samples
+        return sum(array.nbytes for array in jax.live_arrays())
+
+    alive(20)
+    assert alive(250) == alive(20)
+
+
+def test_each_function_compiles_once(tmp_path, corpus, caplog):
+    """Chunks of 10, 5, 10, 10 and 5 iterations are one program, in warmup and after it."""
+    model = LanguageModel(4, 5, 2, scale=1.25)  # that no other test has compiled
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        sample_posterior(model, corpus.train, **SETTINGS, store=tmp_path / "store")
+    compiled = [record.getMessage() for record in caplog.records if "Finished XLA compilation" in record.getMessage()]
+    of_chunks = [line for line in compiled if "sharded" in line or "on_one_device" in line]
+    assert len(of_chunks) == 3, of_chunks  # begin, chunk, values
+
+
+def test_nothing_in_it_executes_when_loaded(store):
+    assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".json", ".zip"}
+    assert PosteriorStore(store).config["format"] == 1
