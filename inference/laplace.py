@@ -65,7 +65,16 @@ def fit_laplace(
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
     found = curvature(potential(model, data), mode)
-    verdict = judge(model, data, mode, "unconstrained", bool(descent.at_rest[best]), losses, found=found)
+    verdict = judge(
+        model,
+        data,
+        mode,
+        "unconstrained",
+        bool(descent.at_rest[best]),
+        losses,
+        nans=int(descent.nans[best]),
+        found=found,
+    )
     if found.eigenvalues is None or found.saddle:
         raise FitError(f"Laplace: no mode to approximate around. {verdict}")
     z, outside = gaussian_draws(model, data, mode, found, key, num_draws)

@@ -89,7 +89,9 @@ def fit_map(
     losses = np.asarray(jax.jit(jax.vmap(objective(model, data, coordinates)))(ends))
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
-    verdict = judge(model, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size)
+    verdict = judge(
+        model, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best])
+    )
     other = next(name for name in COORDINATES if name != coordinates)
     there = mode
     if _coordinates_matter(model, data, mode):
@@ -171,9 +173,13 @@ def judge(
     at_rest: bool,
     losses: np.ndarray | None = None,
     batch_size: int | None = None,
+    nans: int = 0,
     found: Curvature | None = None,
 ) -> Verdict:
-    """Whether a point in unconstrained coordinates is a mode; `found` is the curvature there, if it is known."""
+    """Whether a point in unconstrained coordinates is a mode; `found` is the curvature there, if it is known.
+
+    `nans` steps met a loss that is not a number: that is a numerical failure and no boundary, and is told.
+    """
     found = found or curvature(objective(model, data, coordinates), mode)
     findings, advice, notes = [], [], []
     if not at_rest:
@@ -194,6 +200,8 @@ def judge(
             f"{same} of {len(losses)} starts ended within {SAME_MODE:g} nat of the best; the worst is "
             f"{np.nanmax(losses) - np.nanmin(losses):.1f} above it."
         )
+    if nans:
+        notes.append(f"{nans} steps led to a loss that is not a number, a numerical failure, and were halved.")
     if found.eigenvalues is None:
         notes.append(f"Curvature was not looked at: {tree_size(mode)} numbers, more than {MOST_PARAMETERS}.")
     converged = not findings

@@ -21,17 +21,19 @@ AT_REST = 4
 
 
 class Descent(NamedTuple):
-    """Where descent ended, for each start: SVI states, losses (starts, steps), and whether it came to rest."""
+    """Where descent ended, for each start: SVI states, losses (starts, steps), whether it came to rest, and NaNs it met."""
 
     states: SVIState
     losses: np.ndarray
     at_rest: np.ndarray
+    nans: np.ndarray
 
 
 class _Chunk(NamedTuple):
     states: SVIState
     losses: Array  # (starts, steps)
-    outside: Array  # (starts, steps): whether a step led out of the domain, and was halved
+    outside: Array  # (starts, steps): whether a step led out of the domain, or to a NaN, and was halved
+    nans: Array  # (starts,): how many of them were NaNs
     blocked: Array  # (starts,): whether the boundary left nothing of any step
     inside: Array  # (starts,): whether it ends where the loss on all data is finite
 
@@ -55,6 +57,7 @@ def descend(svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, e
     num_starts = len(jax.tree.leaves(states)[0])
     rates, at_rest = np.ones(num_starts), np.zeros(num_starts, bool)
     history: list[np.ndarray] = []
+    nans = np.zeros(num_starts, int)
     shrunk, returns, done = 1.0, 0, 0
     while done < num_steps and not at_rest.all():
         number = min(CHUNK, num_steps - done)
@@ -78,13 +81,14 @@ def descend(svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, e
                 "(another key), or use the contraction cap, which has no boundary (contraction=0.9)"
             )
         history.append(np.asarray(chunk.losses, float))
+        nans += np.asarray(chunk.nans)
         if whole is None and number == CHUNK:
             rates = np.where(_drowns(history), rates / 2, rates)
             at_rest |= _agree(history) & ~np.asarray(chunk.outside).any(1)
         bar.update(done, f"loss {history[-1].mean(1).min():.6g}")
     if whole is not None:
         at_rest = _drowns(history)
-    return Descent(states, np.concatenate(history, axis=1), at_rest)
+    return Descent(states, np.concatenate(history, axis=1), at_rest, nans)
 
 
 def _of_start(states: SVIState, start: Any) -> SVIState:
@@ -121,17 +125,17 @@ class _Place(NamedTuple):
 def _run(svi: SVI, whole: Any, number: int, states: SVIState, rates: Array, data: Any) -> _Chunk:
     def one(state: SVIState, rate: Array) -> _Chunk:
         begun = _Place(state, _params(state), jnp.full((), jnp.nan))
-        place, (losses, outside) = jax.lax.scan(partial(_step, svi, rate, data), begun, None, length=number)
+        place, (losses, outside, nans) = jax.lax.scan(partial(_step, svi, rate, data), begun, None, length=number)
         last = _pull_back(svi, place, data)
         same = jax.tree.map(lambda old, new: (old == new).all(), begun.safe, _params(last))
         blocked = outside.any() & jnp.stack(jax.tree.leaves(same)).all()
         ends_inside = jnp.ones((), bool) if whole is None else jnp.isfinite(whole(last, data))
-        return _Chunk(last, losses, outside, blocked, ends_inside)
+        return _Chunk(last, losses, outside, nans.sum(), blocked, ends_inside)
 
     return jax.vmap(one)(states, rates)
 
 
-def _step(svi: SVI, rate: Array, data: Any, place: _Place, _: None) -> tuple[_Place, tuple[Array, Array]]:
+def _step(svi: SVI, rate: Array, data: Any, place: _Place, _: None) -> tuple[_Place, tuple[Array, Array, Array]]:
     """One step, shortened by the rate; where the last one led out of the domain, half of that one instead.
 
     Past the boundary the density rises again (theory, section 3), so that nothing is learnt from where it is 0.
@@ -147,8 +151,8 @@ def _step(svi: SVI, rate: Array, data: Any, place: _Place, _: None) -> tuple[_Pl
 
     optimiser = choose(proposed.optim_state, place.state.optim_state)
     state = proposed._replace(optim_state=_with_params(optimiser, choose(onward, halfway)))
-    loss = jnp.where(inside, loss, place.loss)
-    return _Place(state, choose(params, place.safe), loss), (loss, ~inside)
+    kept = jnp.where(inside, loss, place.loss)
+    return _Place(state, choose(params, place.safe), kept), (kept, ~inside, jnp.isnan(loss))
 
 
 def _pull_back(svi: SVI, place: _Place, data: Any) -> SVIState:

@@ -68,3 +68,23 @@ class Saddle:
     def __call__(self, data):
         x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
         numpyro.factor("double well", 2 * x**2 - x**4)
+
+
+class BarredRows(Conjugate):
+    """A barrier of each row's own, at 0.8, 1.8, 2.8 and 3.8: a batch without the first row does not know of 0.8."""
+
+    def __call__(self, tokens, batch_size=None):
+        theta = numpyro.sample("theta", dist.Normal(0, 2))
+        with numpyro.plate("rows", len(tokens), subsample_size=batch_size) as rows:
+            room = 0.8 + rows - theta
+            numpyro.factor("barrier", 0.05 * jnp.where(room > 0, jnp.log(jnp.where(room > 0, room, 1)), -jnp.inf))
+            numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[rows, 0])
+
+
+class Broken(Conjugate):
+    """Not a number above 0.8: a failure, and no boundary."""
+
+    def __call__(self, tokens):
+        theta = numpyro.sample("theta", dist.Normal(0, 2))
+        numpyro.factor("broken", jnp.where(theta < 0.8, 3 * jnp.log(0.81 - jnp.minimum(theta, 0.8)), jnp.nan))
+        numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[:, 0])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from known import DATA, Barred, Conjugate, Exponential, Impossible, Saddle, Walled
+from known import DATA, Barred, BarredRows, Broken, Conjugate, Exponential, Impossible, Saddle, Walled
 
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_map
@@ -61,6 +61,20 @@ def test_steps_are_halved_at_a_barrier_and_the_mode_inside_is_found():
     mode = np.roots([-4.25, 3.6 + 4.25 * 0.8, 1 - 3.6 * 0.8]).min()
     np.testing.assert_allclose(found.params["theta"], mode, atol=0.02)
     assert np.isfinite(found.stats["loss"]).all()
+
+
+def test_minibatches_end_inside_the_domain_of_all_data():
+    model = BarredRows()
+    found = fit(model, np.full((4, 1), 2.0), batch_size=1, num_steps=400)
+    assert found.params["theta"] < 0.8
+    assert np.isfinite(found.stats["start_loss"]).all()
+
+
+def test_a_loss_that_is_not_a_number_is_told():
+    found = fit(Broken(), learning_rate=4.0)
+    assert found.params["theta"] < 0.8
+    assert any("steps led to a loss that is not a number" in note for note in found.verdict.notes)
+    assert not any("not a number" in note for note in fit(Barred(), learning_rate=2.0).verdict.notes)
 
 
 def test_minibatches_and_all_data_have_one_optimum():
