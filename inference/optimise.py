@@ -58,12 +58,13 @@ def descend(svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, e
     rates, at_rest = np.ones(num_starts), np.zeros(num_starts, bool)
     history: list[np.ndarray] = []
     nans = np.zeros(num_starts, int)
+    run = jax.jit(partial(_run, svi, whole), static_argnums=0)  # of this descent, and gone with it
     shrunk, returns, done = 1.0, 0, 0
     while done < num_steps and not at_rest.all():
         number = min(CHUNK, num_steps - done)
         if whole is not None:
             rates = np.full(num_starts, shrunk * 0.5 * (1 + np.cos(np.pi * done / num_steps)))
-        chunk = _run(svi, whole, number, states, jnp.asarray(np.where(at_rest, 0, rates), float), data)
+        chunk = run(number, states, jnp.asarray(np.where(at_rest, 0, rates), float), data)
         if not np.asarray(chunk.inside).all():
             returns, shrunk = returns + 1, shrunk / 4
             if returns > RETURNS:
@@ -121,7 +122,6 @@ class _Place(NamedTuple):
     loss: Array
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(svi: SVI, whole: Any, number: int, states: SVIState, rates: Array, data: Any) -> _Chunk:
     def one(state: SVIState, rate: Array) -> _Chunk:
         begun = _Place(state, _params(state), jnp.full((), jnp.nan))

@@ -3,6 +3,7 @@
 `make test` runs the suite twice, with JAX_ENABLE_X64 unset and set.
 """
 
+import gc
 import importlib
 import os
 from pathlib import Path
@@ -21,6 +22,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 with install_import_hook(["probattn"], "beartype.beartype"):
     for package in ("probattn", "probattn.models", "probattn.inference"):
         importlib.import_module(package)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_compiled_programs():
+    """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
