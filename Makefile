@@ -8,7 +8,7 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 
 help:
-	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (about 3 minutes)"
+	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (some 3 minutes)"
 	@echo "make test         the test suite, in float32 and in float64"
 	@echo "make test-slow    the tests that take minutes each"
 	@echo "make calibration  rank figures of both latent models with and without the log-determinant, in build/calibration"
