@@ -37,12 +37,10 @@ def test_draws_outside_the_domain_are_drawn_again_and_counted():
 
 
 def test_rotations_have_no_spread(corpus):
-    """d (d - 1) / 2 rotations of the embeddings and r (r - 1) / 2 of query and key leave the density as it is."""
+    """d (d - 1) / 2 rotations of the embeddings, and r (r - 1) / 2 of query and key unless both are 0 at the mode."""
     model = LanguageModel(4, 5, 2)
     fit = fit_laplace(model, corpus.train, key=KEY, num_draws=50, progress=False)
-    if jax.config.jax_enable_x64:  # rounding in float32 leaves them a little curved
-        assert fit.verdict.numbers["flat_directions"] == 2
-    assert fit.verdict.numbers["flat_directions"] >= 1
+    assert fit.verdict.numbers["flat_directions"] in (1, 2)
     assert np.isfinite(fit.draw_log_prob(corpus.train)).all()
 
 
