@@ -40,7 +40,7 @@ def test_both_modes_are_told():
 
 
 def test_a_verdict_names_what_is_wrong():
-    short = fit(Conjugate(), num_steps=3)
+    short = fit(Conjugate(), DATA + 10, num_steps=3)  # far from wherever it starts
     assert not short.verdict.converged
     assert "still falling" in short.verdict.findings[0]
     assert "Newton step would still gain" in str(short.verdict)
