@@ -206,7 +206,9 @@ def judge(
         notes.append(f"Curvature was not looked at: {tree_size(mode)} numbers, more than {MOST_PARAMETERS}.")
     converged = not findings
     if converged:
-        findings.append(f"The {coordinates} mode was reached: gradient norm {found.gradient_norm:.2g}{_gain(found)}.")
+        findings.append(
+            f"A local mode in {coordinates} coordinates was reached: gradient norm {found.gradient_norm:.2g}{_gain(found)}."
+        )
     numbers = {"gradient_norm": found.gradient_norm, "decrement": found.decrement}
     if found.eigenvalues is not None:
         numbers |= {"smallest_eigenvalue": float(found.eigenvalues[0]), "flat_directions": int((~found.curved).sum())}

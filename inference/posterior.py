@@ -96,6 +96,10 @@ def resume_posterior(
     Raises: as `sample_posterior`; an InputError for a run that started from a fit, which must be given again.
     """
     config = PosteriorStore(store).config
+    if num_samples is not None and num_samples < (asked := config["settings"]["num_samples"]):
+        raise InputError(
+            f"num_samples: a total of at least the {asked} it was begun with, got {num_samples}; leave it out"
+        )
     settings = config["settings"] | ({} if num_samples is None else {"num_samples": num_samples})
     if settings["start"] not in START_WORDS:
         raise InputError(f"{store}: started from a fit; give it to sample_posterior again, with this store")

@@ -180,13 +180,15 @@ def fit(
         ),
     )  # fmt: skip
     console.print(f"{method.value} fit of {len(fitted.data)} sequences in {fitted.seconds:.0f} s: {out}")
-    _judge(fitted, out.name, strict)
+    _judge(fitted, out.name, strict, load(out)[1].heldout)
 
 
 @app.command()
 def resume(
     run: RunArgument,
-    num_samples: Annotated[int | None, typer.Option(help="Draws, per chain, if more than it was begun with.")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Draws per chain in total, if more than it was begun with.")
+    ] = None,
     strict: StrictOption = False,
 ) -> None:
     """Go on with a posterior fit that was killed, bit for bit, or draw more from one that is finished.
@@ -198,7 +200,7 @@ def resume(
     wake_devices(num_devices_of(run))
     fitted = resume_run(Path(run), num_samples)
     console.print(f"posterior of {len(fitted.data)} sequences, {fitted.shape[1]} draws a chain: {run}")
-    _judge(fitted, Path(run).name, strict)
+    _judge(fitted, Path(run).name, strict, load(run)[1].heldout)
 
 
 @app.command()

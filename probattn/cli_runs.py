@@ -229,6 +229,8 @@ def check_plot(path: Path) -> None:
     """An InputError for a figure whose name does not end in a format."""
     if path.suffix not in PLOT_FORMATS:
         raise InputError(f"{path}: expected a name that ends in {', '.join(PLOT_FORMATS)}, got {path.suffix!r}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: cannot be written (no such folder); choose another place")
 
 
 def save_plot(figure: Any, path: Path) -> None:
