@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,20 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[st
         ) from error
 
 
-def read_arrays(path: Path, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_arrays(
+    path: Path, prefix: str = "", names: Collection[str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays whose names begin with `prefix`, which is left out of them, and what is about the file.
 
-    Raises: DamagedFile if it is not there or not as it was written.
+    Args: names, if not all of these are wanted: those without `prefix`, of which only the ones that are there are read.
+    Raises: DamagedFile if the file is not there, or what is read of it not as it was written.
     """
     try:
         with ZipStore(path, mode="r") as store:
             group = zarr.open_group(store, mode="r")
             attributes: dict[str, Any] = dict(group.attrs)
-            wanted = {name: what for name, what in attributes["arrays"].items() if name.startswith(prefix)}
+            there = {name: what for name, what in attributes["arrays"].items() if name.startswith(prefix)}
+            wanted = {name: what for name, what in there.items() if names is None or name.removeprefix(prefix) in names}
             arrays = {name: np.asarray(group[name][...]) for name in wanted}  # type: ignore[index]
     except Exception as error:  # whatever a damaged zip, zarr group or JSON makes their readers raise
         raise DamagedFile(f"{path.name}: {error}") from error

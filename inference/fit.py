@@ -37,6 +37,9 @@ class Fit:
         stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint; for a
             posterior per-draw arrays of shape (chains, draws).
         seconds: wall time of the fit, compilation included.
+        gradients: how many gradients of the log density on all the data the fit took, of all its starts and chains,
+            warmup included; one of a minibatch counts as its share of the data. Second derivatives, and the few
+            gradients that look for start points of finite density, are not counted.
         start: how chains were started, in words; origins: the number of the start that each chain came from.
         planned: draws that each chain is to have, if they are not there yet; None if they are.
         coordinates: in which a MAP is a mode, "constrained" or "unconstrained"; other_mode: the parameters of the other.
@@ -50,6 +53,7 @@ class Fit:
     stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     latents: Mapping[str, np.ndarray] = field(default_factory=dict)
     seconds: float = math.nan
+    gradients: float = math.nan
     start: str = ""
     origins: tuple[int, ...] = ()
     planned: int | None = None
@@ -150,16 +154,19 @@ class Fit:
         return to_datatree(self)
 
 
-class Selected(Mapping[str, np.ndarray]):
-    """Some of the arrays of a mapping that may read them from disk only when they are asked for."""
+class OnDemand(Mapping[str, np.ndarray]):
+    """Arrays by name, each read, perhaps from disk, when it is asked for.
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], names: tuple[str, ...]):
-        self._arrays, self._names = arrays, names
+    Args: read, the array of a name; names, all that there are.
+    """
+
+    def __init__(self, read: Callable[[str], Any], names: tuple[str, ...]):
+        self._read, self._names = read, names
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
-        return np.asarray(self._arrays[name])
+        return np.asarray(self._read(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -174,7 +181,7 @@ class Selected(Mapping[str, np.ndarray]):
         return {**self, **other}
 
 
-def _leaves(arrays: Selected) -> tuple[Any, Any]:
+def _leaves(arrays: OnDemand) -> tuple[Any, Any]:
     return tuple(arrays.values()), tuple(arrays)
 
 
@@ -182,15 +189,15 @@ def _dictionary(names: Any, values: Any) -> Any:
     return dict(zip(names, values, strict=True))
 
 
-jax.tree_util.register_pytree_node(Selected, _leaves, _dictionary)  # to JAX it is the dictionary of its arrays
+jax.tree_util.register_pytree_node(OnDemand, _leaves, _dictionary)  # to JAX it is the dictionary of its arrays
 
 
 def split_latents(model: Any, draws: Mapping[str, Any]) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Draws of parameters, and of the model's latent variables, if it has any."""
     names = getattr(model, "latents", ())
     parts = (
-        Selected(draws, tuple(name for name in draws if name not in names)),
-        Selected(draws, tuple(name for name in draws if name in names)),
+        OnDemand(draws.__getitem__, tuple(name for name in draws if name not in names)),
+        OnDemand(draws.__getitem__, tuple(name for name in draws if name in names)),
     )
     if isinstance(draws, dict):
         return dict(parts[0]), dict(parts[1])

@@ -15,7 +15,7 @@ from probattn.errors import FitError, InputError
 from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import Values, constrain, draw_start, potential, tree_size
-from probattn.inference.map import LEARNING_RATE, NUM_STEPS, find_modes, judge
+from probattn.inference.map import LEARNING_RATE, NUM_STEPS, find_modes, gradients_of, judge
 from probattn.inference.verdict import Verdict
 
 LEAST_INSIDE = 0.05  # of a Gaussian's draws, for those of finite density to stand for it
@@ -38,7 +38,8 @@ def fit_laplace(
 
     Directions along which the density is flat, such as rotations of the embeddings, have no spread: predictions and all
     that is identified do not move along them. Draws outside the local domain are drawn again; `stats["outside"]` is
-    their share, and a large one says how poor the approximation is.
+    their share, and a large one says how poor the approximation is. `gradients` are those of the descent, without the
+    Hessian, which costs about as much as a gradient for each parameter.
 
     Args: as `fit_map`; num_draws of the approximation.
     Raises:
@@ -83,7 +84,7 @@ def fit_laplace(
     stats = {"loss": descent.losses[best], "outside": np.array(outside)}
     return Fit(
         model, "laplace", np.asarray(data), draws, stats, latents, time.perf_counter() - started,
-        coordinates="unconstrained", verdict=verdict,
+        gradients_of(descent, data), coordinates="unconstrained", verdict=verdict,
     )  # fmt: skip
 
 
@@ -146,5 +147,6 @@ def fit_ensemble(
     verdict = Verdict(not still, (finding,), ("Allow more steps (num_steps, --num-steps).",) if still else ())
     return Fit(
         model, "ensemble", np.asarray(data), draws, {"member_loss": descent.losses[:, -1]}, latents,
-        time.perf_counter() - started, coordinates="constrained", verdict=verdict,
+        time.perf_counter() - started, gradients_of(descent, data, batch_size), coordinates="constrained",
+        verdict=verdict,
     )  # fmt: skip

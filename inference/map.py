@@ -93,12 +93,12 @@ def fit_map(
         model, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best])
     )
     other = next(name for name in COORDINATES if name != coordinates)
-    there = mode
+    there, gradients = mode, gradients_of(descent, data, batch_size)
     if _coordinates_matter(model, data, mode):
         several = jax.tree.map(lambda leaf: leaf[None], mode)
-        there = jax.tree.map(
-            lambda leaf: leaf[0], find_modes(model, data, several, key, coordinates=other, **settings)[0]
-        )
+        others, descent_there = find_modes(model, data, several, key, coordinates=other, **settings)
+        there = jax.tree.map(lambda leaf: leaf[0], others)
+        gradients += gradients_of(descent_there, data, batch_size)
     draws, latents = _as_draws(model, data, mode)
     other_draws, _ = _as_draws(model, data, there)
     return Fit(
@@ -109,6 +109,7 @@ def fit_map(
         {"loss": descent.losses[best], "start_loss": losses},
         latents,
         time.perf_counter() - started,
+        gradients,
         coordinates=coordinates,
         other_mode={name: np.asarray(value[0, 0]) for name, value in other_draws.items()},
         verdict=verdict,
@@ -155,6 +156,14 @@ def find_modes(
     with Progress("MAP", num_steps, progress) as bar:
         descent = descend(svi, states, data, num_steps, whole if batch else None, explain, bar)
     return jax.vmap(coordinates_of)(descent.states), descent
+
+
+def gradients_of(descent: Descent, data: Array, batch_size: int | None = None) -> float:
+    """Gradients on all data that a descent took: one a step of each start, at rest or not, and of a minibatch its share.
+
+    Steps with minibatches that left the domain and were taken back, which are few, are not among its losses.
+    """
+    return descent.losses.size * (1.0 if batch_size is None else batch_size / len(data))
 
 
 def objective(model: Any, data: Array, coordinates: str) -> Any:

@@ -138,7 +138,7 @@ def _sample(
         return
     began = time.perf_counter()
     if stored is None:
-        points = start_points(model, data, for_start, start, settings["num_starts"], progress)
+        points, gradients = start_points(model, data, for_start, start, settings["num_starts"], progress)
         chosen = np.array(origins(placement.num_chains, settings["num_starts"]))
         z = jax.tree.map(lambda leaf: leaf[chosen], points)
     else:
@@ -149,7 +149,8 @@ def _sample(
     if stored is None:
         state, done = to_host(kernel.begin(*first)), 0
         shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
-        run.add(state, {}, {}, {"done": 0, "z": shapes, "seconds": time.perf_counter() - began})
+        seconds = time.perf_counter() - began
+        run.add(state, {}, {}, {"done": 0, "z": shapes, "seconds": seconds, "gradients": gradients})
     else:
         state, done, shapes = stored.state, stored.done, stored.z
     with Progress("posterior", total, progress) as bar:
@@ -168,7 +169,9 @@ def _sample(
                 kept["reached_max_treedepth"] = kept["n_steps"] >= 2 ** settings["max_tree_depth"] - 1
                 _refuse_failure({**draws, "potential energy": kept["potential_energy"]}, done - num_warmup)
             done += number
-            run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": time.perf_counter() - began})
+            gradients = int(np.asarray(stats["n_steps"])[:, :number].sum())
+            seconds = time.perf_counter() - began
+            run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients})
             bar.update(done, _status(run, done, num_warmup, bar.time_left(done)))
     _refuse_stuck(run.stat("potential_energy"))
 
@@ -186,6 +189,7 @@ def _as_fit(model: Any, data: Any, run: PosteriorStore | InMemory, settings: dic
         stats,
         latents,
         run.seconds(),
+        run.gradients(),
         start=start,
         origins=shared,
         planned=planned,

@@ -2,8 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ import numpy as np
 from probattn.errors import InputError
 from probattn.inference.chunks import DamagedFile, read_arrays, write_arrays, write_json
 from probattn.inference.environment import versions
+from probattn.inference.fit import OnDemand
 from probattn.inference.identity import Density
 
-FORMAT = 1
+FORMAT = 2
 EXTENDABLE = ("num_samples",)  # what a resumed run may have more of
 
 
@@ -31,29 +32,44 @@ class Stored(NamedTuple):
     z: dict[str, Any]
 
 
+class Chunk(NamedTuple):
+    """What is remembered of a chunk: what is about it, the names of its arrays, and its watched statistics."""
+
+    about: Mapping[str, Any]
+    names: tuple[str, ...]
+    watched: Arrays
+
+
+def _remember(arrays: Arrays, about: Mapping[str, Any]) -> Chunk:
+    """The part of a chunk that stays in memory; its arrays are named as in its file."""
+    return Chunk(about, tuple(arrays), {name: arrays[f"stats/{name}"] for name in WATCHED if f"stats/{name}" in arrays})
+
+
 class Run:
     """What a run keeps while it lasts."""
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._seconds: list[float] = []
-        self._kept: dict[str, list[np.ndarray]] = {}
-
-    def _remember(self, stats: Arrays) -> None:
-        for name in WATCHED:
-            if name in stats:
-                self._kept.setdefault(name, []).append(stats[name])
+    @cached_property
+    def _chunks(self) -> list[Chunk]:
+        """Its chunks so far."""
+        return []
 
     def stat(self, name: str) -> np.ndarray:
         """One of the watched statistics of all draws so far, (chains, draws)."""
-        return np.concatenate(self._kept[name], axis=1)
+        return np.concatenate([chunk.watched[name] for chunk in self._chunks if name in chunk.watched], axis=1)
+
+    def seconds(self) -> float:
+        """Wall time of all chunks, start points and compilation included."""
+        return float(sum(chunk.about["seconds"] for chunk in self._chunks))
+
+    def gradients(self) -> float:
+        """Gradients of the log density of all chains, in the descents to the start points and in all chunks."""
+        return float(sum(chunk.about["gradients"] for chunk in self._chunks))
 
 
 class InMemory(Run):
     """A run without a folder."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._parts: dict[str, list[Arrays]] = {"draws": [], "stats": []}
 
     def last_state(self) -> Stored | None:
@@ -62,8 +78,7 @@ class InMemory(Run):
 
     def add(self, state: list[np.ndarray], draws: Arrays, stats: Arrays, about: Mapping[str, Any]) -> None:
         """Add a chunk."""
-        self._seconds.append(about["seconds"])
-        self._remember(stats)
+        self._chunks.append(_remember(_named(draws, stats), about))
         if draws:
             self._parts["draws"].append(draws)
             self._parts["stats"].append(stats)
@@ -72,10 +87,6 @@ class InMemory(Run):
         """The "draws" or "stats" of all chunks."""
         parts = self._parts[kind]
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-
-    def seconds(self) -> float:
-        """Wall time of all chunks, start points and compilation included."""
-        return sum(self._seconds)
 
 
 class PosteriorStore(Run):
@@ -86,7 +97,6 @@ class PosteriorStore(Run):
     """
 
     def __init__(self, path: str | Path):
-        super().__init__()
         self.path = Path(path)
 
     @cached_property
@@ -136,89 +146,61 @@ class PosteriorStore(Run):
 
     def add(self, state: list[np.ndarray], draws: Arrays, stats: Arrays, about: Mapping[str, Any]) -> None:
         """Add a chunk. Raises: FitError if the disk does not take it; the chunks before stay."""
-        named = {f"state/{index}": array for index, array in enumerate(state)}
-        for kind, arrays in (("draws", draws), ("stats", stats)):
-            named |= {f"{kind}/{name}": array for name, array in arrays.items()}
-        write_arrays(self.file(self._count), named, about)
-        self._count += 1
-        self._seconds.append(about["seconds"])
-        self._remember(stats)
+        named = {f"state/{index}": array for index, array in enumerate(state)} | _named(draws, stats)
+        write_arrays(self.file(len(self._chunks)), named, about)
+        self._chunks.append(_remember(named, about))
 
-    def whole(self) -> list[Path]:
-        """The chunks up to the first one that is missing or damaged, with a warning if any follow."""
+    @cached_property
+    def _chunks(self) -> list[Chunk]:
+        """The chunks up to the first one that is missing or damaged, with a warning if there is one; each is read once."""
         found = sorted((self.path / "chunks").glob("*.zip"))
-        good = []
+        good: list[Chunk] = []
         for number, path in enumerate(found):
             try:
                 if path != self.file(number):
                     raise DamagedFile(f"{self.file(number).name} is missing")
-                read_arrays(path)
+                good.append(_remember(*read_arrays(path)))
             except DamagedFile as error:
+                left = len(found) - number
                 warnings.warn(
-                    f"{self.path}: {error}; the {len(found) - number} chunks from there on are left out and sampled again "
-                    "when the run is resumed",
+                    f"{self.path}: {error}; the {left} {'chunk' if left == 1 else 'chunks'} from there on "
+                    f"{'is' if left == 1 else 'are'} left out and sampled again when the run is resumed",
                     stacklevel=2,
                 )
                 break
-            good.append(path)
         return good
+
+    def _files(self) -> list[Path]:
+        return [self.file(number) for number in range(len(self._chunks))]
 
     def last_state(self) -> "Stored | None":
         """The sampler's state after the last whole chunk; the files of others are removed."""
-        good = self.whole()
+        good = self._files()
         for path in sorted((self.path / "chunks").iterdir()):
             if path not in good:
                 path.unlink()
-        self._count, self._seconds, self._kept = len(good), [], {}
-        about: dict[str, Any] = {}
-        for path in good:
-            stats, about = read_arrays(path, "stats/")
-            self._seconds.append(about["seconds"])
-            self._remember(stats)
         if not good:
             return None
-        leaves, _ = read_arrays(good[-1], "state/")
+        leaves, about = read_arrays(good[-1], "state/")
         return Stored([leaves[str(index)] for index in range(len(leaves))], about["done"], about["z"])
 
-    def arrays(self, kind: str) -> "StoredArrays":
-        """The "draws" or "stats" of all whole chunks, read when they are asked for."""
-        return StoredArrays(self.whole(), f"{kind}/")
+    def arrays(self, kind: str) -> OnDemand:
+        """The "draws" or "stats" of all whole chunks, joined along the draws; each read from disk at first use."""
+        prefix = f"{kind}/"
+        names = self._chunks[-1].names if self._chunks else ()
+        wanted = tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        pairs = zip(self._files(), self._chunks, strict=True)
+        files = [path for path, chunk in pairs if any(name.startswith(prefix) for name in chunk.names)]
 
-    def seconds(self) -> float:
-        """Wall time of all chunks, start points and compilation included."""
-        return sum(self._seconds) or sum(read_arrays(path, "nothing")[1]["seconds"] for path in self.whole())
+        def read(name: str) -> np.ndarray:
+            return np.concatenate([read_arrays(path, prefix, [name])[0][name] for path in files], axis=1)
+
+        return OnDemand(cache(read), wanted)
 
 
-class StoredArrays(Mapping[str, np.ndarray]):
-    """Arrays of a run by name, chunks joined along the draws; read from disk at first use."""
-
-    def __init__(self, files: list[Path], prefix: str):
-        self.files, self.prefix = files, prefix
-
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
-        return tuple(read_arrays(self.files[-1], self.prefix)[0]) if self.files else ()
-
-    @cached_property
-    def _read(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            raise KeyError(name)
-        if name not in self._read:
-            parts = [read_arrays(path, self.prefix)[0] for path in self.files]
-            self._read[name] = np.concatenate([part[name] for part in parts if name in part], axis=1)
-        return self._read[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _named(draws: Arrays, stats: Arrays) -> dict[str, np.ndarray]:
+    kinds = {"draws": draws, "stats": stats}
+    return {f"{kind}/{name}": array for kind, arrays in kinds.items() for name, array in arrays.items()}
 
 
 def run_config(density: Density, key: jax.Array, settings: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from probattn.checks import whole_number
 from probattn.errors import InputError
 from probattn.inference.fit import Fit
 from probattn.inference.joint import Values, draw_start, unconstrain
-from probattn.inference.map import find_modes
+from probattn.inference.map import find_modes, gradients_of
 
 START_WORDS = {
     "maps": "independently trained modes",
@@ -41,12 +41,15 @@ def origins(num_chains: int, num_starts: int) -> tuple[int, ...]:
     return tuple(chain * num_starts // num_chains for chain in range(num_chains))
 
 
-def start_points(model: Any, data: Array, key: Array, start: str | Fit, num_starts: int, progress: bool) -> Values:
-    """Points in unconstrained coordinates, (num_starts, ...)."""
+def start_points(
+    model: Any, data: Array, key: Array, start: str | Fit, num_starts: int, progress: bool
+) -> tuple[Values, float]:
+    """Points in unconstrained coordinates, (num_starts, ...), and how many gradients the descents to them took."""
     if not isinstance(start, str):
         mode = {name: jnp.asarray(value[0, 0]) for name, value in {**start.draws, **start.latents}.items()}
-        return jax.tree.map(lambda leaf: leaf[None], unconstrain(model, data, mode))
+        return jax.tree.map(lambda leaf: leaf[None], unconstrain(model, data, mode)), 0.0
     points = draw_start(model, data, jax.random.split(key, num_starts), prior=start == "prior")
-    if start in ("maps", "map"):
-        points, _ = find_modes(model, data, points, key, num_steps=MODE_STEPS, progress=progress)
-    return points
+    if start not in ("maps", "map"):
+        return points, 0.0
+    modes, descent = find_modes(model, data, points, key, num_steps=MODE_STEPS, progress=progress)
+    return modes, gradients_of(descent, data)

@@ -28,9 +28,9 @@ from probattn.inference.posterior import load_posterior
 from probattn.inference.posterior_store import PosteriorStore
 from probattn.inference.verdict import Verdict
 
-FORMAT = 3  # of the run directory; raised whenever what it holds changes
+FORMAT = 4  # of the run directory; raised whenever what it holds changes
 PARTS = ("draws", "stats", "latents", "other_mode")  # of a fit: arrays by name
-PLAIN = ("seconds", "start", "origins", "planned", "coordinates")  # of a fit: JSON values
+PLAIN = ("seconds", "gradients", "start", "origins", "planned", "coordinates")  # of a fit: JSON values
 
 
 def refuse_existing(path: str | Path) -> Path:

@@ -46,7 +46,7 @@ def rings():
     """Four of eight chains from the prior, those whose raw weights agree although their predictions do not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "probattn.inference.posterior.start_points", lambda model, data, *_: prior_starts(model, data, 2, 8)
+            "probattn.inference.posterior.start_points", lambda model, data, *_: (prior_starts(model, data, 2, 8), 0.0)
         )
         fit = sample_posterior(
             RINGS, TRAIN, key=jax.random.key(0), num_chains=8, num_warmup=250, num_samples=500, max_tree_depth=7,

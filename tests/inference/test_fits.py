@@ -152,7 +152,8 @@ def test_a_posterior_starts_where_a_map_ended(fits, corpus):
     )  # fmt: skip
     assert fit.origins == (0, 0)
     assert fit.start == "one mode"
-    points = start_points(fits["map"].model, jnp.asarray(corpus.train), KEY, fits["map"], 1, False)
+    points, gradients = start_points(fits["map"].model, jnp.asarray(corpus.train), KEY, fits["map"], 1, False)
+    assert gradients == 0
     there = constrain(fits["map"].model, corpus.train, {name: value[0] for name, value in points.items()})
     np.testing.assert_allclose(there["bias"], fits["map"].params["bias"], rtol=1e-5)
 
@@ -165,7 +166,7 @@ def test_chunks_are_the_kernel_one_iteration_after_the_other(float64):
         progress=False,
     )  # fmt: skip
     for_start, *for_chains = jax.random.split(KEY, 3)
-    start = start_points(model, tokens, for_start, "random", 2, False)
+    start, gradients = start_points(model, tokens, for_start, "random", 2, False)
     initialise, transition = hmc(potential(model, tokens), algo="NUTS")
     step = jax.jit(transition)
     for chain, key in enumerate(for_chains):
@@ -173,9 +174,18 @@ def test_chunks_are_the_kernel_one_iteration_after_the_other(float64):
         state = initialise(z, 20, max_tree_depth=2, rng_key=key)
         for _ in range(20):
             state = step(state)
+            gradients += int(state.num_steps)
         for draw in range(3):
             state = step(state)
             bias = constrain(model, tokens, state.z)["bias"]
             # The program is another one, and up to 70 leapfrog steps magnify its rounding; a wrong key would be off by 1.
             np.testing.assert_allclose(fit.draws["bias"][chain, draw], bias, rtol=1e-6, atol=1e-6)
             assert fit.stats["n_steps"][chain, draw] == state.num_steps
+            gradients += int(state.num_steps)
+    assert fit.gradients == gradients
+
+
+def test_starts_that_are_modes_cost_their_descents(monkeypatch):
+    monkeypatch.setattr("probattn.inference.start.MODE_STEPS", 60)
+    for start, expected in {"maps": 3 * 60, "prior": 0, "random": 0}.items():
+        assert start_points(Conjugate(), jnp.asarray(DATA), KEY, start, 3, False)[1] == expected

@@ -63,6 +63,7 @@ def cache(tmp_path_factory):
 def assert_same(one, other):
     first, second = (load_posterior(store, MODEL, TOKENS) for store in (one, other))
     assert first.shape == second.shape
+    assert first.gradients == second.gradients
     for part in ("draws", "stats"):
         for name, value in getattr(first, part).items():
             np.testing.assert_array_equal(value, getattr(second, part)[name], strict=True)

@@ -15,12 +15,13 @@ KEY = jax.random.key(0)
 
 
 def test_it_is_exact_where_the_posterior_is_normal():
-    fit = fit_laplace(Conjugate(), DATA, key=KEY, num_draws=4000, progress=False)
+    fit = fit_laplace(Conjugate(), DATA, key=KEY, num_draws=4000, num_starts=2, progress=False)
     theta = fit.draws["theta"]
     assert theta.shape == (1, 4000)
     assert abs(theta.mean() - Conjugate.mean) < 4 * Conjugate.spread / np.sqrt(4000) + 0.02
     assert abs(theta.std() / Conjugate.spread - 1) < 4 / np.sqrt(8000)
     assert fit.stats["outside"] == 0
+    assert fit.gradients == 2 * len(fit.stats["loss"])
 
 
 def test_it_is_around_the_unconstrained_mode():
@@ -64,6 +65,12 @@ def test_members_of_an_ensemble_are_independent_modes(corpus):
     assert fit.verdict.converged
     members = fit.draw_log_prob(corpus.heldout)[0]
     np.testing.assert_allclose(fit.predictive_log_prob(corpus.heldout), np.log(np.exp(members).mean(0)), rtol=1e-4)
+
+
+def test_members_of_an_ensemble_cost_their_steps():
+    settings = dict(key=KEY, num_members=3, num_steps=60, progress=False)
+    assert fit_ensemble(Conjugate(), DATA, **settings).gradients == 180
+    assert fit_ensemble(Conjugate(), DATA, batch_size=1, **settings).gradients == 45
 
 
 def test_bad_input_is_refused(corpus):

@@ -39,6 +39,13 @@ def test_both_modes_are_told():
     assert linear["constrained"]["theta"] == linear["unconstrained"]["theta"]
 
 
+def test_each_step_of_each_start_is_a_gradient_and_of_a_minibatch_its_share():
+    assert fit(Conjugate(), num_steps=120, num_starts=2).gradients == 240
+    assert fit(Conjugate(), num_steps=120, num_starts=2, batch_size=2).gradients == 120
+    # Its modes are two, and a second descent from one start finds the other.
+    assert fit(Exponential(), num_steps=60, num_starts=2).gradients == 180
+
+
 def test_a_verdict_names_what_is_wrong():
     short = fit(Conjugate(), DATA + 10, num_steps=3)  # far from wherever it starts
     assert not short.verdict.converged

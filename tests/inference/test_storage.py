@@ -33,6 +33,7 @@ def test_round_trip(run, fits, corpus):
         assert fit.draws[name].dtype == value.dtype
     assert set(fit.stats) == set(fits["posterior"].stats)
     assert (fit.start, fit.origins, fit.planned) == ("random points near the origin", (0, 1), 40)
+    assert fit.gradients == fits["posterior"].gradients > 0
     np.testing.assert_array_equal(
         fit.predictive_log_prob(corpus.heldout), fits["posterior"].predictive_log_prob(corpus.heldout)
     )
@@ -112,7 +113,7 @@ def other_model(run):
         (drop_fit, "has no draw yet"),
         (truncate_data, "damaged or truncated"),
         (flip_a_byte, "damaged or truncated"),
-        (other_format, "written in format 99 by probattn .*, this probattn reads format 3; fit again"),
+        (other_format, "written in format 99 by probattn .*, this probattn reads format 4; fit again"),
         (other_model, "holds a Oracle, which this probattn does not know"),
         (shutil.rmtree, "no run directory"),
     ],
@@ -128,6 +129,7 @@ def test_what_a_mode_says_of_itself_is_kept(tmp_path, fits, corpus):
     fit, _, config = load_run(tmp_path / "run", MODELS)
     assert fit.verdict == fits["map"].verdict
     assert fit.coordinates == "constrained"
+    assert fit.gradients == fits["map"].gradients > 0
     assert set(fit.modes) == {"constrained", "unconstrained"}
     assert config["density"]["fields"]["barrier_weight"] == 0.05
     assert config["density"]["data_sha256"] == fit.density.data
