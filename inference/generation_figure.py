@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probattn.errors import InputError
-from probattn.inference.compare import path_labels
-from probattn.inference.figures import COLOURS, STYLE
+from probattn.inference.style import COLOURS, STYLE
+from probattn.inference.support import path_labels
 
 
 def plot_generation(generation: Any, symbols: Sequence[str]) -> Figure:

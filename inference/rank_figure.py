@@ -6,12 +6,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from probattn.inference.calibration import Calibration
-from probattn.inference.figures import COLOURS, STYLE
+from probattn.inference.style import COLOURS, STYLE, ink
 
 ACROSS = 4
 
 
-def plot_calibration(calibration: Calibration) -> Figure:
+def plot_ranks(calibration: Calibration) -> Figure:
     """Rank ECDF of each quantity minus the diagonal, with its simultaneous band: a curve that leaves it is marked.
 
     A hump above zero says that the truth ranks low among the draws (they are too large), below zero the reverse; an
@@ -35,7 +35,7 @@ def plot_calibration(calibration: Calibration) -> Figure:
             )
             colour = COLOURS["posterior"] if curve.inside else COLOURS["map"]
             ax.plot(curve.points, curve.values - curve.points, color=colour, linewidth=1.5)
-            ax.axhline(0, color="black", linewidth=0.6, linestyle=":")
+            ax.axhline(0, color=ink(), linewidth=0.6, linestyle=":")
             ax.set_title(name + ("" if curve.inside else ": outside"))
         for ax in axes[len(names) :]:
             ax.set_visible(False)

@@ -140,6 +140,24 @@ class LanguageModel:
         """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
+    def root_mean_square(self, params: Params, tokens: Any) -> Float[Array, ""]:
+        """Of the entries of the embedding path at the positions that count: the unit of `noisy_log_likelihood`."""
+        tokens = check_tokens(tokens, self.vocab_size, self.length)
+        mean_square = (self.path(params, tokens) ** 2).mean(-1)
+        return jnp.sqrt(jnp.where(counted(tokens), mean_square, 0).sum() / counted(tokens).sum())
+
+    def noisy_log_likelihood(self, params: Params, tokens: Any, noise: Any) -> Float[Array, "..."]:
+        """`log_likelihood` with the embedding path disturbed: `u_t + noise_t * root_mean_square`.
+
+        Args: noise, shape (..., length, dim), in units of the path's own root mean square, so that larger embeddings are no
+            protection.
+        """
+        tokens = check_tokens(tokens, self.vocab_size, self.length)
+        u = self.path(params, tokens) + self.root_mean_square(params, tokens) * jnp.asarray(noise)
+        rows = jax.nn.log_softmax(_readout(self, params, u))
+        chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
+        return jnp.where(counted(tokens), chosen, 0).sum(-1)
+
     def path_log_density(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """`sum_t [log N(e_t) + log det J_t]` of each sequence's embedding path, before the barrier weight."""
         return _path_log_density(self, params, check_tokens(tokens, self.vocab_size, self.length))
@@ -212,7 +230,10 @@ class LanguageModel:
 
 
 def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
-    u = model.path(params, tokens)
+    return _readout(model, params, model.path(params, tokens))
+
+
+def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
     hidden = u + attention_mean(model.readout_attention(params), u)
     return hidden @ params["readout"].T + params["bias"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.calibration import EmissionWithoutLogDet, WithoutLogDet
 from probattn import InputError
-from probattn.inference import Calibration, plot_calibration, simulation_based_calibration
+from probattn.inference import Calibration, plot_ranks, simulation_based_calibration
 from probattn.models import EmissionModel, LatentAttention
 
 FIELDS = dict(dim=2, length=8, values=False)
@@ -47,7 +47,7 @@ def test_leaving_the_log_determinant_out_is_seen():
     calibration = calibrate(WithoutLogDet(**FIELDS))
     outside = calibration.outside()
     assert {"interaction[1, 1, 1]", "interaction[1, 2, 2]", "log_likelihood", "smallest_margin"} <= set(outside)
-    titles = [ax.get_title(loc="left") for ax in plot_calibration(calibration).axes]
+    titles = [ax.get_title(loc="left") for ax in plot_ranks(calibration).axes]
     assert "log_likelihood: outside" in titles
 
 

@@ -1,52 +1,46 @@
-"""The comparison: its numbers against hand computations, its page and JSON against its numbers."""
+"""The comparison: its numbers against hand computations, its verdicts against its numbers."""
 
-import base64
 import dataclasses
-import json
-import re
 
 import numpy as np
 import pytest
 
 from probattn import InputError
-from probattn.inference import compare
+from probattn.inference import compare, learning_curve
+from probattn.inference.answers import Answer, reference_of
 from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.compare import per_token, support_probability
-from probattn.inference.figures import figures
-from probattn.inference.report import verdicts
+from probattn.inference.estimates import Measured
+from probattn.inference.findings import findings, warnings_of
 
 
 @pytest.fixture(scope="module")
 def comparison(fits, corpus):
-    return compare(
-        fits, corpus.heldout, symbols=corpus.symbols, reference_tokens=corpus.train, about={"command": "<b>x</b>"}
-    )
+    return compare(fits, corpus.heldout, symbols=corpus.symbols, reference_tokens=corpus.train)
 
 
 def score(comparison, name):
     return next(score for score in comparison.scores if score.name == name)
 
 
+def texts(found):
+    return [finding.text for finding in found]
+
+
 def test_scores_are_totals_over_totals(comparison, fits, corpus):
     counts = np.array([1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout])
     for name, fit in fits.items():
         log_prob = fit.predictive_log_prob(corpus.heldout)
-        np.testing.assert_allclose(score(comparison, name).log_prob_per_token, log_prob.sum() / counts.sum(), rtol=1e-6)
+        found = score(comparison, name)
+        np.testing.assert_allclose(found.per_token.value, log_prob.sum() / counts.sum(), rtol=1e-6)
+        np.testing.assert_allclose(found.per_sequence.value, log_prob.mean(), rtol=1e-6)
+        error = log_prob.std(ddof=1) / np.sqrt(len(counts))
+        np.testing.assert_allclose(found.per_sequence.error, error, rtol=1e-5)
+        assert (found.gradients, found.seconds) == (fit.gradients, fit.seconds)
     difference = fits["posterior"].predictive_log_prob(corpus.heldout) - fits["map"].predictive_log_prob(corpus.heldout)
-    assert (comparison.differences[0].first, comparison.differences[0].second) == ("posterior", "map")
-    np.testing.assert_allclose(comparison.differences[0].log_prob_per_token, difference.sum() / counts.sum(), rtol=1e-5)
-
-
-def test_standard_error_matches_the_spread_over_repetitions():
-    rng = np.random.default_rng(0)
-    repeated = []
-    for _ in range(2000):
-        counts = rng.integers(1, 9, 100)
-        log_prob = -2.0 * counts + rng.normal(0, 1, 100) * np.sqrt(counts)
-        repeated.append(per_token(log_prob, counts))
-    ratios, errors = np.array(repeated).T
-    np.testing.assert_allclose(ratios.mean(), -2, atol=4 * ratios.std() / np.sqrt(2000))
-    np.testing.assert_allclose(errors.mean(), ratios.std(), rtol=0.1)  # 2,000 repetitions know it to 1.6 %
+    found = comparison.differences[0]
+    assert (found.first, found.second) == ("posterior", "map")
+    np.testing.assert_allclose(found.per_token.value, difference.sum() / counts.sum(), rtol=1e-5)
+    np.testing.assert_allclose(found.per_sequence.error, difference.std(ddof=1) / np.sqrt(len(counts)), rtol=1e-5)
 
 
 def test_ngrams_by_hand():
@@ -72,76 +66,96 @@ def test_smoothing_follows_the_data():
     assert fit_ngram(cycle, 5, "bigram").k < 0.1 < 1 < fit_ngram(noise, 20, "bigram").k
 
 
-def test_support_probability_counts_smallest_margins_only_where_there_are_any():
-    margins = np.array(
-        [[1.0, 0.5, 0.7, np.nan], [1.0, 0.8, 0.2, np.nan], [1.0, 0.9, 0.3, np.nan], [1.0, 0.1, 0.2, np.nan]]
+def test_the_table_in_short_pairs_each_figure_with_the_reference(comparison):
+    answers = {(answer.figure, answer.unit): answer for answer in comparison.answers}
+    loss = answers["held-out loss", "nats per token"]
+    assert loss.reference == "map"
+    np.testing.assert_allclose(
+        loss.differences["posterior"].value, -comparison.differences[0].per_token.value, rtol=1e-6
     )
-    assert support_probability(margins).tolist() == [0, 0.5, 0.5, 0]
+    np.testing.assert_allclose(
+        loss.differences["posterior"].error, comparison.differences[0].per_token.error, rtol=1e-6
+    )
+    for answer in comparison.answers:
+        values = {name: value.value for name, value in answer.values.items()}
+        assert set(values) == {"map", "posterior"}
+        np.testing.assert_allclose(
+            answer.differences["posterior"].value, values["posterior"] - values["map"], atol=2e-6, err_msg=answer.figure
+        )
+    figures = " ".join(answer.figure for answer in comparison.answers)
+    for part in ("Brier", "calibration error", "shuffled, by surprise", "reversed, by uncertainty", "noise of 0.4"):
+        assert part in figures
+    assert comparison.left_out == {
+        f"typos ({kind})": "tokens: expected two sequences with room for 2 typos, got 0"
+        for kind in ("swap", "drop", "insert", "substitute")
+    }  # words of five tokens have no room for two typos and an end
 
 
-def test_examples_agree_with_the_margins_of_the_model(comparison, fits, corpus):
-    example = comparison.examples[0]
-    tokens = corpus.heldout[(corpus.heldout != 0).sum(1) >= 4][0]
-    assert example.labels == ("start", *(corpus.symbols[token] for token in tokens[:4]))
-    margins = np.asarray(fits["map"].model.margins(fits["map"].params, tokens))[:5]
-    np.testing.assert_allclose(example.margins["map"], margins, rtol=1e-5)
-    assert example.probability["map"].argmax() == margins.argmin()
-    for probability in example.probability.values():
-        np.testing.assert_allclose(probability.sum(), 1)
+def test_words_follow_the_numbers():
+    def word(value, error, lower=True):
+        values = {"a": Measured(1.0, 0.1), "b": Measured(1 + value, 0.1)}
+        return Answer("loss", "nats", lower, "a", values, {"b": Measured(value, error)}).word("b")
+
+    assert word(-0.1, 0.06) == word(0.1, 0.06) == "within noise"
+    assert word(-0.1, 0.04) == word(0.1, 0.04, lower=False) == "better"
+    assert word(0.1, 0.04) == word(-0.1, 0.04, lower=False) == "worse"
+    assert reference_of({"p": "posterior", "m": "map"}) == "m"
+    assert reference_of({"p": "posterior", "l": "laplace"}) == "p"
 
 
-def test_json_holds_every_number_and_is_strict(comparison, tmp_path):
-    comparison.save_json(tmp_path / "report.json")
-    found = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
-    assert [entry["name"] for entry in found["scores"]] == [
-        "map",
-        "posterior",
-        "unigram",
-        "bigram",
-        "bigram, 40 sequences",
-    ]
-    assert found["scores"][0]["log_prob_per_token"] == score(comparison, "map").log_prob_per_token
-    assert found["diagnostics"][0]["rhat"] == comparison.diagnostics[0].rhat
-    assert np.shape(found["traces"]["posterior"]) == (2, 40)
+def test_findings_call_noise_noise(comparison):
+    def finding(size, error):
+        changed = dataclasses.replace(comparison.differences[0], per_token=Measured(size, error))
+        return findings(dataclasses.replace(comparison, differences=(changed,)))[0].text
+
+    assert "within noise" in finding(0.01, 0.006)
+    assert finding(0.02, 0.006).startswith("posterior predicts held-out sequences better than map, by 0.0200 ± 0.0060")
+    assert finding(-0.02, 0.006).startswith("map predicts held-out sequences better than posterior, by 0.0200 ± 0.0060")
 
 
-def test_page_is_self_contained_and_says_what_the_numbers_say(comparison, tmp_path):
-    comparison.save_html(tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "<script" not in page
-    assert not re.findall(r'(?:src|href)="(?!data:)', page)
-    assert "<b>x</b>" not in page  # escaped
-    assert f"{-score(comparison, 'posterior').log_prob_per_token:.4f}" in page
-    images = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page)
-    assert len(images) == 4
-    assert all(b"<svg" in base64.b64decode(image) and len(alt) > 20 for image, alt in images)
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+def test_every_verdict_has_an_interval(comparison):
+    for finding in findings(comparison):
+        if finding.topic not in ("density", "left out", "leave-one-out"):
+            assert "±" in finding.text or "interval" in finding.text, finding
+    topics = [finding.topic for finding in findings(comparison)]
+    assert topics[0] == "prediction"
+    assert {"baseline", "calibration", "detection", "robustness", "support tokens", "density"} <= set(topics)
 
 
-def test_figures_show_the_numbers(comparison):
-    drawn = figures(comparison)
-    assert set(drawn) == {"scores", "margins", "support_tokens", "traces"}
-    labels = {text.get_text() for text in drawn["scores"].axes[0].get_yticklabels()}
-    assert labels == {"map", "posterior", "unigram", "bigram", "bigram, 40 sequences"}
-    annotated = {text.get_text() for text in drawn["scores"].axes[0].texts}
-    assert annotated == {f"{-score.log_prob_per_token:.3f}" for score in comparison.scores}
-    bars = drawn["support_tokens"].axes[0].patches
-    np.testing.assert_allclose([bar.get_height() for bar in bars], comparison.examples[0].probability["posterior"])
-    traces = [line.get_ydata() for line in drawn["traces"].axes[0].lines[:2]]
-    np.testing.assert_allclose(traces, comparison.traces["posterior"])
+def test_the_gain_over_the_baseline_is_paired(comparison, fits, corpus):
+    counts = token_counts(corpus.heldout)
+    for name, fit in fits.items():
+        gains = {
+            order: fit.predictive_log_prob(corpus.heldout) - fit_ngram(corpus.train, 4, order).log_prob(corpus.heldout)
+            for order in ("unigram", "bigram")
+        }
+        best = min(gains, key=lambda order: gains[order].sum())
+        said = next(t for t in texts(findings(comparison)) if t.startswith(f"{name} ") and "of the same sequences" in t)
+        assert f"the {best} of the same sequences" in said
+        assert f"{abs(gains[best].sum() / counts.sum()):.3f}" in said
 
 
-def test_verdicts_call_noise_noise(comparison):
-    def verdict(size, error):
-        changed = dataclasses.replace(comparison.differences[0], log_prob_per_token=size, standard_error=error)
-        return verdicts(dataclasses.replace(comparison, differences=(changed,)))[0]
+def test_unfinished_and_unconverged_runs_are_said_first(comparison, fits, corpus):
+    unfinished = dataclasses.replace(fits["posterior"], planned=100)
+    found = warnings_of(compare({"map": fits["map"], "posterior": unfinished}, corpus.heldout))
+    assert found[0].topic == "unfinished"
+    assert found[0].text.startswith("posterior is unfinished: 40 of 100 draws a chain.")
+    assert found[0].fit == "posterior"
+    verdict = comparison.diagnostics[0].verdict
+    assert not verdict.converged
+    assert f"posterior has not converged: {' '.join(verdict.findings)}" in texts(warnings_of(comparison))
 
-    assert "within noise" in verdict(0.01, 0.006)
-    assert verdict(0.02, 0.006).startswith("posterior predicts held-out sequences better than map")
-    assert verdict(-0.02, 0.006).startswith("map predicts held-out sequences better than posterior")
-    sentences = verdicts(comparison)
-    assert f"posterior: {comparison.diagnostics[0].verdict}" in sentences
-    assert f"map: {comparison.modes['map']}" in sentences
+
+def test_sequences_from_elsewhere_and_a_learning_curve_are_taken_along(fits, corpus):
+    other = np.array([[3, 3, 3, 3, 0]] * 6, np.int32)
+    curve = learning_curve({"map": [fits["map"]]}, corpus.heldout)
+    found = compare({"map": fits["map"]}, corpus.heldout, elsewhere={"c.txt": other}, learning_curve=curve)
+    assert list(found.detection) == ["shuffled", "reversed", "from c.txt"]
+    assert any("from c.txt" in text for text in texts(findings(found)))
+    assert any(finding.topic == "training size" for finding in findings(found))
+    assert found.answers[0].differences == {}  # one fit is compared with nothing
+    with pytest.raises(InputError, match="other held-out sequences"):
+        compare(fits, corpus.heldout[:-1], learning_curve=curve)
 
 
 def test_what_is_not_comparable_is_refused(fits, corpus):
@@ -154,10 +168,9 @@ def test_what_is_not_comparable_is_refused(fits, corpus):
     with pytest.raises(InputError, match=r"different densities \(map and other differ in barrier_weight: 0.05, 0.5\)"):
         compare(fits | {"other": other_density}, corpus.heldout)
     mixed = compare(fits | {"other": other_density}, corpus.heldout, mix_densities=True)
-    assert verdicts(mixed)[0] == (
-        "Fits of different densities were mixed knowingly: map and other differ in barrier_weight: 0.05, 0.5."
-    )
-    assert mixed.to_json()["mixed_densities"] == ["map and other differ in barrier_weight: 0.05, 0.5"]
+    said = "Fits of different densities were mixed knowingly: map and other differ in barrier_weight: 0.05, 0.5."
+    assert said in texts(warnings_of(mixed))
+    assert mixed.to_json()["mixed"] == ["map and other differ in barrier_weight: 0.05, 0.5"]
     with pytest.raises(InputError, match="expected ids 0 to 3, got 7"):
         compare(fits, np.full((3, 5), 7))
     with pytest.raises(InputError, match="symbols: expected 4, one for each token of the model, got 2"):

@@ -12,9 +12,9 @@ import pytest
 from probattn import InputError, ProcessMixture
 from probattn.inference import compare, fit_map, load_run, particle_log_prob, sample_posterior, save_run
 from probattn.inference.figures import figures
+from probattn.inference.findings import findings
 from probattn.inference.fit import mixture_error, mixture_log_prob
 from probattn.inference.identity import density_of
-from probattn.inference.report import verdicts
 from probattn.models import EmissionModel, LanguageModel
 
 pytestmark = pytest.mark.skipif(
@@ -125,7 +125,7 @@ def test_scores_are_those_of_the_particle_filter(comparison, emission_fits, corp
     found = particle_log_prob(MODEL, draws, corpus.heldout, 200, jax.random.key(3))
     expected = mixture_log_prob(np.asarray(found.log_prob)).sum() / counts.sum()
     # 32 of the 60 draws, with 5 particles each, against all of them with 200.
-    assert abs(score.log_prob_per_token - expected) < 4 * score.monte_carlo_error + 0.02
+    assert abs(score.per_token.value - expected) < 4 * score.monte_carlo_error + 0.02
     assert 0 < score.monte_carlo_error < 0.05
     assert score.parameters == 4 + 4 + 1 + 1 + 1 + 1 + 4
     errors = mixture_error(np.asarray(found.log_prob), np.asarray(found.standard_error))
@@ -137,13 +137,16 @@ def test_another_density_is_marked_wherever_it_stands(comparison, tmp_path):
     assert densities["map"] == "LanguageModel"
     assert densities["emission posterior"] == "EmissionModel"
     assert densities["bigram"] == ""
-    sentences = verdicts(comparison)
+    sentences = [finding.text for finding in findings(comparison)]
     assert sum("They are different densities" in sentence for sentence in sentences) == 1
     assert sum("estimated by particles" in sentence for sentence in sentences) == 1
     comparison.save_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "<td>EmissionModel</td>" in page
     assert "of it from particles" in page
+    # Noise on embeddings that are latent is part of the model, and PSIS-LOO takes no estimates.
+    assert list(comparison.left_out)[:2] == ["PSIS-LOO of emission posterior", "embedding noise"]
+    assert comparison.uniqueness["emission posterior"].capped
     comparison.save_json(tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text())
     assert {score["density"] for score in found["scores"]} == {"LanguageModel", "EmissionModel", ""}

@@ -1,0 +1,157 @@
+"""Interaction spectra, and whether the density of the embedding path is one (theory, sections 4 and 6)."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Array
+from matplotlib.axes import Axes
+
+from probattn import Attention, RootCount, certified, expected_roots
+from probattn.inference.fit import Fit, over_draws
+from probattn.inference.predictive import as_fits
+from probattn.inference.style import STYLE, looks, own_axes
+from probattn.tokens import counted
+
+MOST_DRAWS = 100
+ROOT_DRAWS = 5  # draws under which roots are counted, at histories nearest to the boundary
+ROOT_HISTORIES = 4
+ROOT_NOISES = 200
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Uniqueness:
+    """Whether the implicit equation has one solution, and the density integrates to one, under a fit.
+
+    Args:
+        capped: whether the contraction cap proves it for every parameter and history; nothing else is then looked at.
+        positions: share of draws and held-out positions whose history a bound certifies (`certified`).
+        draws: share of the draws, the posterior's mass, under which every held-out position is certified.
+        roots: expected number of solutions (`expected_roots`), the mean over the histories with the smallest margins of
+            some draws; roots_largest, the largest of these, and roots_error, its standard error. NaN where none is looked at.
+        histories: how many were looked at, with `ROOT_NOISES` draws of the noise each.
+        unbalanced: share of noise draws in which roots are known to have been missed.
+    """
+
+    capped: bool
+    positions: float
+    draws: float
+    roots: float = math.nan
+    roots_largest: float = math.nan
+    roots_error: float = math.nan
+    histories: int = 0
+    unbalanced: float = math.nan
+
+    def verdict(self) -> str:
+        """What the numbers say, in words."""
+        if self.capped:
+            return "The contraction cap makes the density of the path one for every parameter and history."
+        certain = (
+            f"A bound proves that the path's density is one at {self.positions:.0%} of held-out positions, and at all of them "
+            f"under {self.draws:.0%} of the draws."
+        )
+        if not self.histories:
+            return certain
+        where = f"At {self.histories} histories near the boundary, in {ROOT_NOISES} draws of the noise each,"
+        if self.roots_largest == 1:
+            return f"{certain} {where} no second solution was found: nothing speaks against its being one."
+        size = (self.roots_largest + 1) / 2
+        return (
+            f"{certain} {where} the equation has {self.roots:.3f} solutions on average, at most {self.roots_largest:.3f} ± "
+            f"{self.roots_error:.3f}: there the density on the local domain integrates to {size:.3f}, and not to one."
+        )
+
+
+def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
+    """Certificates and root counts of the paths of sequences under the draws of a fit. Source: theory, section 4."""
+    model, tokens = fit.model, np.asarray(tokens)
+    if model.contraction is not None:
+        return Uniqueness(capped=True, positions=1.0, draws=1.0)
+    is_counted = np.asarray(counted(tokens))
+    found = over_draws(partial(_certified, model), fit.flat_draws(MOST_DRAWS), tokens)
+    share = float((found & is_counted).sum() / (len(found) * is_counted.sum()))
+    draws = float((found | ~is_counted).all((1, 2)).mean())
+    counts = list(_roots(fit, tokens, seed)) if draws < 1 else []
+    if not counts:
+        return Uniqueness(capped=False, positions=share, draws=draws)
+    worst = max(counts, key=lambda count: count.expected)
+    return Uniqueness(
+        capped=False,
+        positions=share,
+        draws=draws,
+        roots=float(np.mean([count.expected for count in counts])),
+        roots_largest=worst.expected,
+        roots_error=worst.standard_error,
+        histories=len(counts),
+        unbalanced=float(np.mean([count.unbalanced for count in counts])),
+    )
+
+
+def singular_values(fit: Fit) -> np.ndarray:
+    """Of the interaction matrix of each head, the largest first, under evenly spaced draws: (draws, heads, dim)."""
+    return over_draws(partial(_singular_values, fit.model), fit.flat_draws(MOST_DRAWS), np.zeros(0))
+
+
+def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
+    """Singular values of the interaction matrices: median, and where half and nine tenths of the draws lie.
+
+    Args: fits, one, several by name, or a mapping to (method, singular values (draws, heads, dim)).
+    """
+    if isinstance(fits, Mapping) and fits and all(isinstance(one, tuple) for one in fits.values()):
+        found = dict(fits)
+    else:
+        found = {name: (fit.method, singular_values(fit)) for name, fit in as_fits(fits).items()}
+    ax = own_axes(ax, 5.0, 3.2)
+    shown = looks({name: method for name, (method, _) in found.items()})
+    with mpl.rc_context(STYLE):
+        for number, (name, (_, values)) in enumerate(found.items()):
+            flat = values.reshape(len(values), -1)
+            low, lower, middle, upper, high = np.quantile(flat, QUANTILES, axis=0)
+            at = np.arange(flat.shape[1]) + (number - (len(found) - 1) / 2) * min(0.16, 0.7 / len(found))
+            ax.vlines(at, low, high, color=shown[name]["color"], linewidth=1)
+            ax.vlines(at, lower, upper, color=shown[name]["color"], linewidth=4, alpha=0.6)
+            ax.plot(at, middle, color=shown[name]["color"], marker=shown[name]["marker"], linestyle="none", markersize=5, label=name)  # fmt: skip
+        heads, dim = next(iter(found.values()))[1].shape[1:]
+        names = [f"{i + 1}" if heads == 1 else f"{h + 1}:{i + 1}" for h in range(heads) for i in range(dim)]
+        ax.set_xticks(range(heads * dim), names)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("singular value" if heads == 1 else "head : singular value")
+        ax.set_ylabel("of the interaction matrix A, no unit")
+        ax.legend(fontsize=9)
+    return ax
+
+
+def attention_of(model: Any, params: Any) -> Attention:
+    """The attention whose margins and barrier a model is about."""
+    return model.path_attention(params) if hasattr(model, "path_attention") else model.attention(params)
+
+
+def _singular_values(model: Any, params: Any, _: Any) -> Array:
+    return jnp.linalg.svd(attention_of(model, params).interaction, compute_uv=False)
+
+
+def _certified(model: Any, params: Any, tokens: Any) -> Array:
+    return certified(model.path_attention(params), model.path(params, tokens))
+
+
+def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
+    """Root counts at the histories with the smallest margins, all at the position where margins are smallest."""
+    model, draws = fit.model, fit.flat_draws(ROOT_DRAWS)
+    margins = over_draws(model.margins, draws, tokens)
+    counting = np.flatnonzero(np.isfinite(margins).any((0, 1)))
+    position = int(counting[np.nanmedian(margins[..., counting], axis=(0, 1)).argmin()])
+    for number in range(len(margins)):
+        params = {name: jnp.asarray(value[number]) for name, value in draws.items()}
+        paths = model.path(params, tokens)
+        at = np.where(np.isnan(margins[number, :, position]), np.inf, margins[number, :, position])
+        for i in np.argsort(at)[:ROOT_HISTORIES]:
+            if np.isfinite(at[i]) and position > 0:
+                key = jax.random.key(seed)
+                yield expected_roots(model.path_attention(params), paths[i, :position], model.scale, key=key, num_draws=ROOT_NOISES, num_starts=32)  # fmt: skip

@@ -1,0 +1,87 @@
+"""The mode beside the draws: a mode is where the density is highest, and not where the posterior's mass is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from numpyro.infer.util import log_density
+
+from probattn.inference.baselines import token_counts
+from probattn.inference.fit import Fit, mixture_log_prob, over_draws
+from probattn.inference.predictive import affordable, as_fits
+from probattn.inference.style import STYLE, looks, own_axes
+
+MOST_DRAWS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class DrawScores:
+    """Joint density and predictions of single draws of a fit.
+
+    Args:
+        method: of the fit.
+        log_joint: log density of parameters, latent variables and training data under each draw, in nats.
+        per_token: held-out log probability per token under each draw, in nats.
+        mixture: that of all these draws together, a mixture.
+    """
+
+    method: str
+    log_joint: np.ndarray
+    per_token: np.ndarray
+    mixture: float
+
+
+def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
+    """Scores of evenly spaced draws on held-out sequences (num_sequences, length)."""
+    fit = affordable(fit).thinned(MOST_DRAWS)
+    values = {**fit.flat_draws(), **fit.flat_latents()}
+    joint = over_draws(_Joint(fit.model), values, fit.data)
+    log_prob = fit.draw_log_prob(tokens)
+    total = token_counts(np.asarray(tokens)).sum()
+    return DrawScores(
+        fit.method, joint, log_prob.sum(-1).ravel() / total, float(mixture_log_prob(log_prob).sum() / total)
+    )
+
+
+def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
+    """Held-out log probability of each draw against its joint density; lines are mixtures of all draws.
+
+    Args: fits, one, several by name, or a mapping to `DrawScores`; tokens, held-out sequences (num_sequences, length).
+    """
+    if isinstance(fits, Mapping) and fits and all(isinstance(one, DrawScores) for one in fits.values()):
+        found = dict(fits)
+    else:
+        found = {name: draw_scores(fit, tokens) for name, fit in as_fits(fits).items()}
+    ax = own_axes(ax, 6.4, 3.8)
+    shown = looks({name: one.method for name, one in found.items()})
+    with mpl.rc_context(STYLE):
+        for name, one in found.items():
+            single = len(one.log_joint) == 1
+            look = {"color": shown[name]["color"], "marker": shown[name]["marker"], "linestyle": "none"}
+            ax.plot(
+                one.log_joint,
+                one.per_token,
+                **look,
+                markersize=9 if single else 3,
+                alpha=1 if single else 0.5,
+                label=name,
+            )
+            if not single:
+                ax.axhline(one.mixture, color=shown[name]["color"], linewidth=1.4, linestyle="--", label=f"{name}, all draws together")  # fmt: skip
+        ax.set_xlabel("log joint density of parameters and training data, nats (right is more probable)")
+        ax.set_ylabel("held-out log probability,\nnats per token (up is better)")
+        ax.legend(fontsize=9)
+    return ax
+
+
+@dataclass(frozen=True)
+class _Joint:
+    """`log p(parameters, latents, data)`, hashable, so that it compiles once for equal models."""
+
+    model: Any
+
+    def __call__(self, values: Any, data: Any) -> Any:
+        return log_density(self.model, (data,), {}, values)[0]

@@ -1,0 +1,165 @@
+"""Held-out loss under disturbances: noise on the embeddings, and typos."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Array
+from matplotlib.axes import Axes
+
+from probattn.errors import InputError
+from probattn.inference.baselines import token_counts
+from probattn.inference.estimates import INTERNAL, Measured, ratio
+from probattn.inference.fit import Fit
+from probattn.inference.predictive import as_fits, mixture_conditionals, token_log_probs
+from probattn.inference.style import STYLE, looks, own_axes
+from probattn.inference.typos import KINDS, MOST_TYPOS, room_for_typos, with_typos
+
+NOISE = "embedding noise"
+LEVELS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)  # standard deviations of the noise, in root mean squares of the embeddings
+MOST_SEQUENCES = 500
+MOST_DRAWS = 100
+DISTURBANCES = (NOISE, *KINDS)
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """Held-out loss of one fit as a disturbance grows.
+
+    Args:
+        method: of the fit.
+        disturbance: "embedding noise", or the kind of typo.
+        levels: for noise its standard deviation in root mean squares of the embeddings; else typos in each sequence.
+        loss: at each level, nats per token, with standard errors across sequences. Of typos it is the loss of the tokens
+            that are still the writer's own, given all that was typed before.
+        averaged: of noise on a fit with one draw: the loss at each level of its mean probability over as many noises as
+            others have draws. What averaging over noises alone buys, a posterior cannot claim for itself.
+        root_mean_square: of the entries of the embedding path, mean over the draws; NaN for typos.
+        sums, counts: log probability and tokens of each sequence at each level, (levels, num_sequences); averaged_sums:
+            the log probability behind `averaged`, the same as sums where there is none.
+    """
+
+    method: str
+    disturbance: str
+    levels: tuple[int | float, ...]
+    loss: tuple[Measured, ...]
+    averaged: tuple[Measured, ...]
+    root_mean_square: float
+    sums: np.ndarray = field(metadata=INTERNAL)
+    averaged_sums: np.ndarray = field(metadata=INTERNAL)
+    counts: np.ndarray = field(metadata=INTERNAL)
+
+    def minus(self, other: "Robustness", level: int) -> Measured:
+        """Paired difference of the losses of two fits at the level of this index, both averaged over as many noises."""
+        return ratio(other.averaged_sums[level] - self.averaged_sums[level], self.counts[level])
+
+
+def noise_robustness(fit: Fit, tokens: Any, *, levels: tuple[float, ...] = LEVELS, num_noises: int = MOST_DRAWS, seed: int = 0) -> Robustness:  # fmt: skip
+    """Loss with Gaussian noise on the embeddings, of standard deviation `level` times their root mean square.
+
+    Each draw of a posterior meets noise of its own, in each sequence and position, and the mixture is over disturbed
+    draws. A fit with one draw meets `num_noises` noises, and its loss is the mean over them.
+
+    Raises: InputError for a model whose embeddings are not a function of the tokens.
+    """
+    if not hasattr(fit.model, "noisy_log_likelihood"):
+        raise InputError(
+            f"robustness: {type(fit.model).__name__} has latent embeddings; noise on them is part of the model"
+        )
+    tokens = np.asarray(tokens)
+    draws = fit.flat_draws(MOST_DRAWS)
+    single = len(next(iter(draws.values()))) == 1
+    if single:
+        draws = {name: np.repeat(value, num_noises, axis=0) for name, value in draws.items()}
+    found, scale = _under_noise(fit.model, draws, jnp.asarray(tokens), jnp.asarray(levels), jax.random.key(seed))
+    found = np.asarray(found, float)  # (levels, draws, sequences)
+    mixture = np.logaddexp.reduce(found, axis=1) - np.log(found.shape[1])
+    sums = found.mean(1) if single else mixture
+    counts = np.broadcast_to(token_counts(tokens), sums.shape)
+    losses = tuple(ratio(-row, count) for row, count in zip(sums, counts, strict=True))
+    averaged = tuple(ratio(-row, count) for row, count in zip(mixture, counts, strict=True)) if single else ()
+    return Robustness(fit.method, NOISE, tuple(levels), losses, averaged, float(np.mean(scale)), sums, mixture, counts)
+
+
+def typo_robustness(fit: Fit, tokens: Any, kind: str, *, most: int = MOST_TYPOS, seed: int = 0) -> Robustness:
+    """Loss of what is still the writer's own with 0 to `most` typos of one kind in each sequence.
+
+    Only sequences that have room for all of them take part, the same at each number of typos.
+
+    Raises: InputError where fewer than two sequences have, or there is one symbol only.
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind: expected {', '.join(KINDS)}, got {kind!r}")
+    if fit.model.vocab_size < 3:
+        raise InputError("typos: expected at least two symbols beside the end token, got one")
+    tokens = np.asarray(tokens)
+    tokens = tokens[room_for_typos(tokens, most)]
+    if len(tokens) < 2:
+        raise InputError(f"tokens: expected two sequences with room for {most} typos, got {len(tokens)}")
+    typed, own = zip(
+        *(with_typos(tokens, kind, number, vocab_size=fit.model.vocab_size, seed=seed) for number in range(most + 1)),
+        strict=True,
+    )
+    log_probs = mixture_conditionals(token_log_probs(fit, np.concatenate(typed), most_draws=MOST_DRAWS).astype(float))
+    mask = np.stack(own)
+    sums = np.where(mask, log_probs.reshape(mask.shape), 0).sum(-1)
+    counts = mask.sum(-1)
+    losses = tuple(ratio(-row, count) for row, count in zip(sums, counts, strict=True))
+    return Robustness(fit.method, kind, tuple(range(most + 1)), losses, (), float("nan"), sums, sums, counts)
+
+
+def robustness(fit: Fit, tokens: Any, disturbance: str) -> Robustness:
+    """`noise_robustness` or `typo_robustness`, by the name of the disturbance."""
+    return noise_robustness(fit, tokens) if disturbance == NOISE else typo_robustness(fit, tokens, disturbance)
+
+
+def plot_robustness(fits: Any, tokens: Any = None, *, disturbance: str = NOISE, ax: Axes | None = None) -> Axes:
+    """Loss against the size of a disturbance, with two standard errors.
+
+    Args: fits, one, several by name, or a mapping to `Robustness`; tokens, held-out sequences (num_sequences, length);
+        disturbance, "embedding noise", "swap", "drop", "insert" or "substitute".
+    Raises: InputError as `robustness`.
+    """
+    if isinstance(fits, Mapping) and fits and all(isinstance(one, Robustness) for one in fits.values()):
+        found = dict(fits)
+    else:
+        found = {name: robustness(fit, tokens[:MOST_SEQUENCES], disturbance) for name, fit in as_fits(fits).items()}
+    ax = own_axes(ax, 4.8, 3.6)
+    shown = looks({name: one.method for name, one in found.items()})
+    with mpl.rc_context(STYLE):
+        for name, one in found.items():
+            losses, errors = [loss.value for loss in one.loss], [2 * loss.error for loss in one.loss]
+            ax.errorbar(
+                one.levels, losses, yerr=errors, **shown[name], capsize=3, markersize=4, linewidth=1.4, label=name
+            )
+            if one.averaged:
+                label = f"{name}, averaged over noises"
+                ax.plot(one.levels, [loss.value for loss in one.averaged], color=shown[name]["color"], linestyle=":", linewidth=1.4, label=label)  # fmt: skip
+        first = next(iter(found.values()))
+        of_noise = first.disturbance == NOISE
+        ax.set_xlabel("noise, in root mean squares of the embeddings" if of_noise else f"typos in each sequence: {first.disturbance}")  # fmt: skip
+        ax.set_ylabel("held-out loss, nats per token" if of_noise else "loss of the other tokens,\nnats per token")
+        if not of_noise:
+            ax.set_xticks(first.levels)
+        ax.legend(fontsize=9)
+    return ax
+
+
+@partial(jax.jit, static_argnums=0)
+def _under_noise(model: Any, draws: dict, tokens: Array, levels: Array, key: Array) -> tuple[Array, Array]:
+    """Log probabilities (levels, draws, num_sequences) and the root mean square under each draw."""
+
+    def one(inputs: tuple) -> tuple[Array, Array]:
+        params, key = inputs
+        noise = jax.random.normal(key, (*tokens.shape, model.dim))
+        scores = jax.lax.map(lambda level: model.noisy_log_likelihood(params, tokens, level * noise), levels)
+        return scores, model.root_mean_square(params, tokens)
+
+    number = len(next(iter(draws.values())))
+    scores, scale = jax.lax.map(one, (draws, jax.random.split(key, number)))
+    return jnp.swapaxes(scores, 0, 1), scale
