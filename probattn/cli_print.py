@@ -1,5 +1,6 @@
 """What the commands print."""
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -10,21 +11,32 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def print_comparison(comparison: Any) -> None:
-    """Scores and verdicts."""
-    from probattn.inference.report import verdicts
+    """Warnings, scores, the table in short, and what was found."""
+    from probattn.inference.findings import findings, warnings_of
 
-    table = Table("predictor", "density", "parameters", "nats per token", "standard error", title="held-out loss")
-    for score in sorted(comparison.scores, key=lambda score: -score.log_prob_per_token):
-        loss, error = f"{-score.log_prob_per_token:.4f}", f"{score.standard_error:.4f}"
-        table.add_row(score.name, score.density, str(score.parameters or ""), loss, error)
+    for warning in warnings_of(comparison):
+        console.print(f"{warning.topic}: {warning.text}", markup=False, style="bold")
+    scores = Table("predictor", "nats per token", "gradients", "seconds", title="held-out loss, and what it cost")
+    for score in sorted(comparison.scores, key=lambda score: score.loss):
+        cost = ["" if math.isnan(cost) else f"{cost:,.0f}" for cost in (score.gradients, score.seconds)]
+        scores.add_row(escape(score.name), f"{score.loss:.4f} ± {score.per_token.error:.4f}", *cost)
+    console.print(scores)
+    reference = comparison.answers[0].reference
+    others = [name for name in comparison.methods if name != reference]
+    table = Table("figure", reference, title=f"values and, of others, differences from {escape(reference)} (paired)")
+    for name in others:
+        table.add_column(escape(name))
+    for answer in comparison.answers:
+        cells = [f"{answer.values[name]}\n{answer.differences[name]} {answer.word(name)}" for name in others]
+        table.add_row(f"{escape(answer.figure)}\n[dim]{answer.unit}[/dim]", str(answer.values[reference]), *cells)
     console.print(table)
-    for sentence in verdicts(comparison):
-        console.print(f"- {sentence}", markup=False)
+    for finding in findings(comparison):
+        console.print(f"- {finding.text}", markup=False)
 
 
 def generation_table(corpus: Any, generation: Any) -> Table:
     """One generated sequence, a row for each token."""
-    from probattn.inference.compare import path_labels
+    from probattn.inference.support import path_labels
 
     positions = int((generation.support >= 0).sum())
     labels = path_labels(generation.tokens, corpus.symbols, positions, generation.path_has_start)

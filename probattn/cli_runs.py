@@ -166,10 +166,12 @@ def models() -> dict[str, Any]:
 
 
 def compare_runs(
-    runs: Sequence[Path], about: dict[str, Any], num_particles: int | None = None, mix_densities: bool = False
-) -> Any:
+    runs: Sequence[Path], about: dict[str, Any], num_particles: int | None = None, mix_densities: bool = False,
+    elsewhere: Sequence[Path] = (), learning_curve: Path | None = None,
+) -> Any:  # fmt: skip
     """The comparison of run directories on their held-out sequences."""
-    from probattn.inference import compare, load_corpus
+    from probattn.inference import compare, load_corpus, load_curve
+    from probattn.inference.corpus import load_elsewhere
 
     loaded = {}
     for run in runs:
@@ -202,11 +204,19 @@ def compare_runs(
             else fitted
             for name, fitted in fits.items()
         }
+    texts: dict[str, Any] = {}
+    for path in elsewhere:
+        texts[path.name], skipped = load_elsewhere(path, corpus)
+        about[f"sequences from {path.name}"] = (
+            f"{len(texts[path.name])}, and {skipped} that cannot be written in the symbols"
+        )
     return compare(
         fits,
         corpus.heldout,
         symbols=corpus.symbols,
         reference_tokens=reference,
+        elsewhere=texts,
+        learning_curve=load_curve(learning_curve / "curve.zip", corpus.heldout) if learning_curve else None,
         mix_densities=mix_densities,
         about=about,
     )

@@ -55,9 +55,23 @@ def test_compare_writes_page_and_json(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "report.json").read_text())
     for entry in found["scores"]:
-        assert f"{-entry['log_prob_per_token']:.4f}" in printed
+        assert f"{-entry['per_token']['value']:.4f}" in printed
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert {"map", "posterior", "unigram", "bigram"} == {entry["name"] for entry in found["scores"]}
+
+
+def test_compare_takes_other_texts_and_writes_figures(folder, tmp_path, capsys):
+    (folder / "other.txt").write_text("zzz\nzyz\nzz\nquite foreign\n")
+    page, figures = tmp_path / "report.html", tmp_path / "figures"
+    options = ["--elsewhere", folder / "other.txt", "--figures", figures, "--out", page]
+    assert call("compare", folder / "map", *options) == 0
+    assert "from other.txt" in capsys.readouterr().out
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert list(found["detection"]) == ["shuffled", "reversed", "from other.txt"]
+    assert found["about"]["sequences from other.txt"] == "3, and 1 that cannot be written in the symbols"
+    drawn = {path.stem for path in figures.iterdir()}
+    assert {"scores", "calibration", "margins"} <= drawn
+    assert len(list(figures.iterdir())) == 2 * len(drawn)
 
 
 def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
@@ -228,6 +242,10 @@ BAD = {
     "compare a file": (["compare", "{}/words.txt"], "no run directory"),
     "given twice": (["compare", "{}/map", "{}/map"], "given twice"),
     "page is a folder": (["compare", "{}/map", "--out", "{}"], "is a folder"),
+    "no learning curve": (["compare", "{}/map", "--learning-curve", "{}/none"], "no such file"),
+    "no other text": (["compare", "{}/map", "--elsewhere", "{}/none.txt"], "no such file"),
+    "foreign text": (["compare", "{}/map", "--elsewhere", "{}/one.txt"], "at least two sequences in the symbols of"),
+    "figures are a file": (["compare", "{}/map", "--figures", "{}/words.txt"], "is no folder"),
     "other data": (["compare", "{}/map", "{}/other"], "holds other data"),
     "demo over something else": (["demo", "--quick", "--out", "{}"], "exists and is no earlier demo"),
 }

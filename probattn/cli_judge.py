@@ -1,0 +1,29 @@
+"""What the commands share: options, and a fit's verdict as an exit code."""
+
+from typing import Annotated, Any
+
+import typer
+
+from probattn.cli_print import console, print_diagnosis
+
+CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')]
+RunArgument = Annotated[str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if not converged.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
+NOT_CONVERGED = 3
+
+
+def judge(fitted: Any, name: str, strict: bool, heldout: Any = None) -> None:
+    """Print a fit's verdict; under --strict it is the exit code."""
+    from probattn.inference import diagnose
+
+    if fitted.sampled:
+        diagnosis = diagnose(fitted, heldout, name=name)
+        print_diagnosis(diagnosis)
+        verdict = diagnosis.verdict
+    else:
+        verdict = fitted.verdict
+        where = f" ({fitted.coordinates} coordinates)" if fitted.coordinates else ""
+        console.print(f"{fitted.method}{where}: {verdict}", markup=False)
+    if strict and not verdict.converged:
+        raise SystemExit(NOT_CONVERGED)
