@@ -84,6 +84,9 @@ class Comparison:
     answers: tuple[Answer, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.methods)} on {len(self.heldout_counts):,} held-out sequences)"
+
     def to_json(self) -> dict[str, Any]:
         """Every number of the comparison as JSON values; NaN as null. The schema is `report.schema.json` in the package."""
         from probattn.inference.report_json import comparison_json

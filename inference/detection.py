@@ -42,6 +42,9 @@ class Detection:
     ours: np.ndarray = field(metadata=INTERNAL)
     theirs: np.ndarray = field(metadata=INTERNAL)
 
+    def __repr__(self) -> str:
+        return f"Detection({self.method}, {self.elsewhere}, by {self.score}: area {self.area})"
+
     def minus(self, other: "Detection") -> Measured:
         """Difference of the areas of two scores of the same sequences, paired (DeLong)."""
         parts = self.ours - other.ours, self.theirs - other.theirs

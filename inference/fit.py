@@ -61,6 +61,12 @@ class Fit:
     other_mode: Mapping[str, np.ndarray] = field(default_factory=dict)
     verdict: Verdict | None = None
 
+    def __repr__(self) -> str:
+        chains, draws = self.shape
+        number = f"{chains} chains of {draws} draws" if self.sampled else f"{draws} draw{'s' if draws > 1 else ''}"
+        unfinished = f" of {self.planned}" if self.planned is not None and draws < self.planned else ""
+        return f"Fit({self.method}, {number}{unfinished}, {self.density})"
+
     @property
     def sampled(self) -> bool:
         """Whether the draws are those of Markov chains, which R-hat, effective sample size and LOO presuppose."""

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 
 from probattn import Attention, RootCount, certified, expected_roots
+from probattn.inference.estimates import Measured
 from probattn.inference.fit import Fit, over_draws
 from probattn.inference.predictive import as_fits
 from probattn.inference.style import STYLE, looks, own_axes
@@ -32,8 +33,9 @@ class Uniqueness:
 
     Args:
         capped: whether the contraction cap proves it for every parameter and history; nothing else is then looked at.
-        positions: share of draws and held-out positions whose history a bound certifies (`certified`).
-        draws: share of the draws, the posterior's mass, under which every held-out position is certified.
+        positions: share of the held-out positions whose history a bound certifies (`certified`), mean over the draws.
+        draws: share of the draws, the posterior's mass, under which every held-out position is certified. Errors are across
+            draws, as if they were independent; 0 of a single one.
         roots: expected number of solutions (`expected_roots`), the mean over the histories with the smallest margins of
             some draws; roots_largest, the largest of these, and roots_error, its standard error. NaN where none is looked at.
         histories: how many were looked at, with `ROOT_NOISES` draws of the noise each.
@@ -41,8 +43,8 @@ class Uniqueness:
     """
 
     capped: bool
-    positions: float
-    draws: float
+    positions: Measured
+    draws: Measured
     roots: float = math.nan
     roots_largest: float = math.nan
     roots_error: float = math.nan
@@ -54,14 +56,15 @@ class Uniqueness:
         if self.capped:
             return "The contraction cap makes the density of the path one for every parameter and history."
         certain = (
-            f"A bound proves that the path's density is one at {self.positions:.0%} of held-out positions, and at all of them "
-            f"under {self.draws:.0%} of the draws."
+            f"A bound proves that the path's density is one at {_percent(self.positions)} of held-out positions, and at all of "
+            f"them under {_percent(self.draws)} of the draws."
         )
         if not self.histories:
             return certain
         where = f"At {self.histories} histories near the boundary, in {ROOT_NOISES} draws of the noise each,"
         if self.roots_largest == 1:
-            return f"{certain} {where} no second solution was found: nothing speaks against its being one."
+            rare = 3 / (self.histories * ROOT_NOISES)  # the 95 % bound on a probability whose event was never seen
+            return f"{certain} {where} no second solution was found: with 95 % confidence fewer than {rare:.2%} of draws have one."
         size = (self.roots_largest + 1) / 2
         return (
             f"{certain} {where} the equation has {self.roots:.3f} solutions on average, at most {self.roots_largest:.3f} ± "
@@ -73,12 +76,12 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
     """Certificates and root counts of the paths of sequences under the draws of a fit. Source: theory, section 4."""
     model, tokens = fit.model, np.asarray(tokens)
     if model.contraction is not None:
-        return Uniqueness(capped=True, positions=1.0, draws=1.0)
+        return Uniqueness(capped=True, positions=Measured(1.0, 0.0), draws=Measured(1.0, 0.0))
     is_counted = np.asarray(counted(tokens))
     found = over_draws(partial(_certified, model), fit.flat_draws(MOST_DRAWS), tokens)
-    share = float((found & is_counted).sum() / (len(found) * is_counted.sum()))
-    draws = float((found | ~is_counted).all((1, 2)).mean())
-    counts = list(_roots(fit, tokens, seed)) if draws < 1 else []
+    share = _over_draws((found & is_counted).sum((1, 2)) / is_counted.sum())
+    draws = _over_draws((found | ~is_counted).all((1, 2)).astype(float))
+    counts = list(_roots(fit, tokens, seed)) if draws.value < 1 else []
     if not counts:
         return Uniqueness(capped=False, positions=share, draws=draws)
     worst = max(counts, key=lambda count: count.expected)
@@ -133,6 +136,16 @@ def attention_of(model: Any, params: Any) -> Attention:
     return model.path_attention(params) if hasattr(model, "path_attention") else model.attention(params)
 
 
+def _over_draws(values: np.ndarray) -> Measured:
+    return Measured(
+        float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    )
+
+
+def _percent(share: Measured) -> str:
+    return f"{share.value:.0%} ± {share.error:.0%}" if share.error else f"{share.value:.0%}"
+
+
 def _singular_values(model: Any, params: Any, _: Any) -> Array:
     return jnp.linalg.svd(attention_of(model, params).interaction, compute_uv=False)
 
@@ -153,5 +166,5 @@ def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
         at = np.where(np.isnan(margins[number, :, position]), np.inf, margins[number, :, position])
         for i in np.argsort(at)[:ROOT_HISTORIES]:
             if np.isfinite(at[i]) and position > 0:
-                key = jax.random.key(seed)
+                key = jax.random.fold_in(jax.random.key(seed), len(tokens) * number + int(i))
                 yield expected_roots(model.path_attention(params), paths[i, :position], model.scale, key=key, num_draws=ROOT_NOISES, num_starts=32)  # fmt: skip

@@ -33,6 +33,9 @@ class DrawScores:
     per_token: np.ndarray
     mixture: float
 
+    def __repr__(self) -> str:
+        return f"DrawScores({self.method}, {len(self.log_joint)} draws, together {self.mixture:.4f} nats per token)"
+
 
 def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
     """Scores of evenly spaced draws on held-out sequences (num_sequences, length)."""

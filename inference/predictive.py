@@ -41,6 +41,10 @@ class Prediction:
     data_entropy: np.ndarray
     counted: np.ndarray
 
+    def __repr__(self) -> str:
+        number, length, vocab_size = self.log_probs.shape
+        return f"Prediction({number:,} sequences of {length} positions, {vocab_size} tokens)"
+
     @property
     def entropy(self) -> np.ndarray:
         """Entropy of the next token, all uncertainty there is, (num_sequences, length), in nats."""

@@ -61,6 +61,9 @@ class Reliability:
     counts: np.ndarray = field(metadata=INTERNAL)
     resampled: np.ndarray = field(metadata=INTERNAL)
 
+    def __repr__(self) -> str:
+        return f"Reliability({self.verdict()} log score {self.log_score} nats, Brier score {self.brier})"
+
     def verdict(self) -> str:
         """What the numbers say, in words."""
         error, (low, high) = self.calibration_error, self.calibration_interval

@@ -54,6 +54,10 @@ class Robustness:
     averaged_sums: np.ndarray = field(metadata=INTERNAL)
     counts: np.ndarray = field(metadata=INTERNAL)
 
+    def __repr__(self) -> str:
+        at = ", ".join(f"{level}: {loss}" for level, loss in zip(self.levels, self.loss, strict=True))
+        return f"Robustness({self.method}, {self.disturbance}; nats per token at {at})"
+
     def minus(self, other: "Robustness", level: int) -> Measured:
         """Paired difference of the losses of two fits at the level of this index, both averaged over as many noises."""
         return ratio(other.averaged_sums[level] - self.averaged_sums[level], self.counts[level])

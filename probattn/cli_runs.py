@@ -1,9 +1,10 @@
 """What the commands do with runs: build models, fit into run directories, load and compare them."""
 
+import contextlib
 import dataclasses
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,10 @@ def fit_and_save(
         return fitted
     store = begin_run(out, built, corpus, about)
     try:
-        return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
+        with _told_how_to_go_on(out):
+            return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
     except BaseException:
-        if not any((store / "chunks").glob("*.zip")):  # nothing to resume
+        if not _chunks(out):  # nothing to resume
             shutil.rmtree(out, ignore_errors=True)
         raise
 
@@ -155,7 +157,26 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     model, corpus, config = load_setting(run, models())
     if config["method"] != "posterior" or not (run / "store").exists():
         raise InputError(f"{run}: is a fit by {config['method']}, written when it was done; there is nothing to resume")
-    return resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
+    before = _chunks(run)
+    with _told_how_to_go_on(run):
+        fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
+    if _chunks(run) == before:
+        print(f"{run} has all of its draws already: nothing was left to do (--num-samples asks for more)")
+    return fitted
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _chunks(run):
+            print(f"\nstopped; go on with `probattn resume {run}`", file=sys.stderr)
+        raise
+
+
+def _chunks(run: Path) -> int:
+    return len(list((run / "store" / "chunks").glob("*.zip")))
 
 
 def models() -> dict[str, Any]:

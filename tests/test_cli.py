@@ -156,6 +156,8 @@ def test_resume_goes_on_and_refuses_what_cannot(folder, tmp_path, capsys):
     shutil.copytree(folder / "posterior", tmp_path / "run")
     assert call("resume", tmp_path / "run", "--num-samples", "18") == 0
     assert "18 draws a chain" in capsys.readouterr().out
+    assert call("resume", tmp_path / "run") == 0
+    assert "nothing was left to do" in capsys.readouterr().out
     assert call("resume", folder / "map") == 2
     assert "is a fit by map" in capsys.readouterr().err
     for path in (tmp_path / "run" / "store" / "chunks").iterdir():
@@ -164,6 +166,16 @@ def test_resume_goes_on_and_refuses_what_cannot(folder, tmp_path, capsys):
     assert "has no draw yet" in capsys.readouterr().err
     assert call("fit", folder / "words.txt", "--method", "posterior", "--out", tmp_path / "run") == 2
     assert "go on with `probattn resume" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    shutil.copytree(folder / "posterior", tmp_path / "run")
+    monkeypatch.setattr("probattn.inference.resume_posterior", interrupted)
+    assert call("resume", tmp_path / "run") != 0
+    assert f"go on with `probattn resume {tmp_path / 'run'}`" in capsys.readouterr().err
 
 
 def test_calibrate_draws_ranks(tmp_path, capsys):

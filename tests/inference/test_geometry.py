@@ -129,14 +129,20 @@ def test_root_counts_are_those_of_the_theory():
         np.testing.assert_allclose([found.roots, found.roots_largest], expected, atol=1e-3)
 
         assert f"integrates to {size}" in found.verdict()
-        assert found.draws == 0  # no bound certifies the whole path
+        assert found.draws.value == 0  # no bound certifies the whole path
 
 
 def test_what_is_certified_is_called_so():
     tokens = np.array([[1, 1, 0, 0], [2, 1, 0, 0]])
     small = uniqueness(path_of([1.0, -1.0, 0.0], 0.5), tokens)  # 0.5 * 2^2 / 4 < 1
-    assert (small.positions, small.draws, small.histories) == (1, 1, 0)
+    assert (small.positions.value, small.draws.value, small.histories) == (1, 1, 0)
     assert "at 100% of held-out positions" in small.verdict()
+    # Of two draws, one certified and one not, one half of the mass is.
+    both = path_of([1.0, -1.0, 0.0], 0.5)
+    draws = {name: np.concatenate([value, value], axis=1) for name, value in both.draws.items()}
+    draws["query"] = draws["query"] * np.array([1, 2.5])[None, :, None, None, None]
+    half = uniqueness(dataclasses.replace(both, method="ensemble", draws=draws), tokens)
+    assert (half.draws.value, half.draws.error) == (0.5, 0.5)
     capped = uniqueness(path_of([1.0, -1.0, 0.0], 3.0, contraction=0.9), tokens)
     assert capped.capped
     assert "for every parameter and history" in capped.verdict()
