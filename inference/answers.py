@@ -101,7 +101,7 @@ def answers(found: Any, heldout: np.ndarray) -> tuple[Answer, ...]:
         rows.append(
             answer(figure, "nats per token", True, values,
                    lambda name, robust=robust, at=at: robust[name].minus(robust[reference], at),
-                   "a fit with one draw is averaged over as many noises as others have draws" if of_noise else "")
+                   "all averaged over as many noises" if of_noise else "")
         )  # fmt: skip
     return tuple(rows)
 

@@ -1,13 +1,15 @@
 """What the numbers of a comparison say, in sentences: no verdict without an interval, and noise is called noise."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from probattn.inference.answers import reference_of
+from probattn.inference.answers import NOISE_SHOWN, reference_of
 from probattn.inference.compare import Comparison
 from probattn.inference.estimates import Measured, ratio
 from probattn.inference.robustness import NOISE
 from probattn.inference.scores import BASELINES, Difference
+
+NEGLIGIBLE = 0.0005  # nats: less mutual information than this is that of one draw, rounded
 
 
 class Finding(NamedTuple):
@@ -58,8 +60,14 @@ def findings(comparison: Comparison) -> list[Finding]:
 
 
 def _predictions(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    reference = reference_of(comparison.methods)
     for difference in comparison.differences:
-        yield "prediction", _better(difference)
+        if reference in (difference.first, difference.second):
+            yield "prediction", _better(difference)
+    best = sorted((score for score in comparison.scores if score.method != "baseline"), key=lambda score: score.loss)
+    if len(best) > 2 and reference not in (best[0].name, best[1].name):
+        first, second = best[0].name, best[1].name
+        yield "prediction", _better(next(d for d in comparison.differences if {d.first, d.second} == {first, second}))
     for score in comparison.scores:
         if score.monte_carlo_error:
             yield (
@@ -83,88 +91,75 @@ def _better(difference: Difference) -> str:
 def _baselines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     baselines = [score for score in comparison.scores if score.name in BASELINES and score.method == "baseline"]
     best = max(baselines, key=lambda score: score.per_token.value)
-    for score in comparison.scores:
-        if score.method != "baseline":
-            gain = _gain(score.log_probs, best.log_probs, comparison)
-            if gain.sure:
-                word = "better" if gain.value > 0 else "worse"
-                yield (
-                    "baseline",
-                    f"{score.name} predicts {word} than the {best.name} of the same sequences, by {_unsigned(gain)} nats per token.",
-                )
-            else:
-                yield (
-                    "baseline",
-                    f"{score.name} and the {best.name} of the same sequences predict equally well within noise ({gain} nats per token).",
-                )
-
-
-def _gain(one, other, comparison: Comparison) -> Measured:
-    return ratio(one - other, comparison.heldout_counts)
+    gains = {
+        score.name: ratio(score.log_probs - best.log_probs, comparison.heldout_counts)
+        for score in comparison.scores
+        if score.method != "baseline"
+    }
+    yield (
+        "baseline",
+        f"Against the {best.name} of the same sequences, in nats per token: {_list(gains, 'better', 'worse')}.",
+    )
 
 
 def _calibration(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for name in comparison.methods:
-        if name in comparison.reliability:
-            yield "calibration", f"{name} is {comparison.reliability[name].verdict()}"
+        yield "calibration", f"{name} is {comparison.reliability[name].verdict()}"
 
 
 def _uncertainty(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    for name, one in comparison.uncertainty.items():
-        if one.mutual_information.value > 0.0005:
-            share = one.mutual_information.value / one.total.value
-            yield (
-                "uncertainty",
-                f"{name}: of {one.total} nats of uncertainty of the next token its draws disagree about {one.mutual_information} "
-                f"({share:.1%}); the rest is in the data.",
-            )
+    parts = [
+        f"{name} {one.mutual_information} of {one.total} ({one.mutual_information.value / one.total.value:.1%})"
+        for name, one in comparison.uncertainty.items()
+        if one.mutual_information.value > NEGLIGIBLE
+    ]
+    if parts:
+        yield (
+            "uncertainty",
+            f"Of the uncertainty of the next token, in nats, the draws disagree about: {'; '.join(parts)}. The rest is in the data.",
+        )
 
 
 def _detection(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for where, by_name in comparison.detection.items():
-        best = max(
-            (one for some in by_name.values() for one in some if one.score != "surprise"),
-            key=lambda one: one.area.value,
+        found = [(one, name) for name, some in by_name.items() for one in some]
+        best, whose = max(
+            ((one, n) for one, n in found if one.score != "surprise"), key=lambda pair: pair[0].area.value
         )
-        surprise = max(
-            (one for some in by_name.values() for one in some if one.score == "surprise"),
-            key=lambda one: one.area.value,
+        surprise, _ = max(
+            ((one, n) for one, n in found if one.score == "surprise"), key=lambda pair: pair[0].area.value
         )
-        names = {id(one): name for name, some in by_name.items() for one in some}
         gap = surprise.minus(best)
-        compared = "within noise of" if not gap.sure else ("more than" if gap.value > 0 else "less than")
+        compared = "as well within noise" if not gap.sure else ("better" if gap.value > 0 else "worse")
         yield (
             "detection",
-            f"Sequences that are {where} are told from held-out ones with area {best.area} by the best uncertainty ({best.score} of "
-            f"{names[id(best)]}; 0.5 is chance), and {surprise.area} by surprise: {compared} it.",
-        )  # fmt: skip
+            f"Sequences that are {where} are told from held-out ones with area {best.area} by the best uncertainty ({best.score} "
+            f"of {whose}; 0.5 is chance); by plain surprise with {surprise.area}, {compared}.",
+        )
 
 
 def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
     reference = reference_of(comparison.methods)
-    for disturbance, by_name in comparison.robustness.items():
-        for name, one in by_name.items():
-            if name == reference:
-                continue
-            level = len(one.levels) - 1 if disturbance != NOISE else one.levels.index(0.4)
-            gap = by_name[reference].minus(one, level)
-            what = (
-                "embedding noise of 0.4 root mean squares"
-                if disturbance == NOISE
-                else f"{one.levels[level]} typos each ({disturbance})"
-            )
-            fair = f", both averaged over as many noises ({reference} alone, without averaging: {by_name[reference].loss[level]})" if disturbance == NOISE and by_name[reference].averaged else ""  # fmt: skip
-            if gap.sure:
-                word = "less" if gap.value > 0 else "more"
-                yield (
-                    "robustness",
-                    f"Under {what} {name} loses {word} than {reference}, by {_unsigned(gap)} nats per token{fair}.",
-                )
-            else:
-                yield (
-                    "robustness",
-                    f"Under {what} {name} and {reference} lose as much within noise ({gap} nats per token){fair}.",
-                )
+    others = [name for name in comparison.methods if name != reference]
+    noise = comparison.robustness.get(NOISE)
+    if noise and others:
+        one = noise[reference]
+        at = one.levels.index(NOISE_SHOWN)
+        gaps = {name: one.minus(noise[name], at) for name in others}
+        alone = f"; {reference} without averaging loses {one.loss[at]}" if one.averaged else ""
+        yield (
+            "robustness",
+            f"Under embedding noise of {NOISE_SHOWN} root mean squares, against {reference}, all averaged over as many noises, in "
+            f"nats per token: {_list(gaps, 'better', 'worse')}{alone}.",
+        )
+    typos = {kind: by_name for kind, by_name in comparison.robustness.items() if kind != NOISE}
+    for name in others if typos else []:
+        gaps = {kind: by_name[reference].minus(by_name[name], -1) for kind, by_name in typos.items()}
+        most = next(iter(typos.values()))[name].levels[-1]
+        yield (
+            "robustness",
+            f"With {most} typos in each sequence, against {reference}, in nats per token, {name}: {_list(gaps, 'better', 'worse')}.",
+        )
 
 
 def _curve(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -181,18 +176,27 @@ def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
             f"choice; in {_percent(one.unsure)} {one.draws} gives no position more than one half.",
         )
     for name, unique in comparison.uniqueness.items():
-        yield "density", f"{name}: {unique.verdict()}"
+        yield "density", f"{name}: {unique.verdict()}."
     for name, found in comparison.leave_one_out.items():
-        per = Measured(found.log_prob, found.standard_error)
-        yield (
-            "leave-one-out",
-            f"{name}: PSIS-LOO gives the training sequences {per.value:.1f} ± {per.error:.1f} nats. {found.verdict.findings[0]}",
-        )
+        per = f"{found.log_prob:.1f} ± {found.standard_error:.1f}"
+        yield "leave-one-out", f"{name}: PSIS-LOO gives the training sequences {per} nats. {found.verdict.findings[0]}"
 
 
 def _left_out(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for what, why in comparison.left_out.items():
         yield "left out", f"{what}: {why}."
+
+
+def _list(gaps: Mapping[str, Measured], positive: str, negative: str) -> str:
+    """Each difference with the word for its sign, or for noise."""
+    words = {
+        name: "the same within noise" if not gap.sure else (positive if gap.value > 0 else negative)
+        for name, gap in gaps.items()
+    }
+    return "; ".join(
+        f"{name} {words[name]}, by {_unsigned(gap)}" if gap.sure else f"{name} {words[name]}, {gap}"
+        for name, gap in gaps.items()
+    )
 
 
 def _percent(share: Measured) -> str:

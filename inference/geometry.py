@@ -54,21 +54,23 @@ class Uniqueness:
     def verdict(self) -> str:
         """What the numbers say, in words."""
         if self.capped:
-            return "The contraction cap makes the density of the path one for every parameter and history."
+            return "the contraction cap makes the density of the path one for every parameter and history"
         certain = (
-            f"A bound proves that the path's density is one at {_percent(self.positions)} of held-out positions, and at all of "
-            f"them under {_percent(self.draws)} of the draws."
+            f"a bound proves one solution, so that the path's density is one, at {_percent(self.positions)} of held-out positions, "
+            f"and at all of them under {_percent(self.draws)} of the draws"
         )
         if not self.histories:
             return certain
-        where = f"At {self.histories} histories near the boundary, in {ROOT_NOISES} draws of the noise each,"
         if self.roots_largest == 1:
             rare = 3 / (self.histories * ROOT_NOISES)  # the 95 % bound on a probability whose event was never seen
-            return f"{certain} {where} no second solution was found: with 95 % confidence fewer than {rare:.2%} of draws have one."
-        size = (self.roots_largest + 1) / 2
+            return (
+                f"{certain}; at {self.histories} histories near the boundary no second one was found (with 95 % confidence fewer "
+                f"than {rare:.2%} of draws of the noise have one)"
+            )
         return (
-            f"{certain} {where} the equation has {self.roots:.3f} solutions on average, at most {self.roots_largest:.3f} ± "
-            f"{self.roots_error:.3f}: there the density on the local domain integrates to {size:.3f}, and not to one."
+            f"{certain}; at {self.histories} histories near the boundary there are {self.roots:.3f} on average and at most "
+            f"{self.roots_largest:.3f} ± {self.roots_error:.3f}, where the density on the local domain integrates to "
+            f"{(self.roots_largest + 1) / 2:.3f} and not to one"
         )
 
 

@@ -1,5 +1,6 @@
 """Held-out loss under disturbances: noise on the embeddings, and typos."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,8 +38,8 @@ class Robustness:
         levels: for noise its standard deviation in root mean squares of the embeddings; else typos in each sequence.
         loss: at each level, nats per token, with standard errors across sequences. Of typos it is the loss of the tokens
             that are still the writer's own, given all that was typed before.
-        averaged: of noise on a fit with one draw: the loss at each level of its mean probability over as many noises as
-            others have draws. What averaging over noises alone buys, a posterior cannot claim for itself.
+        averaged: of noise on a fit with fewer draws than a posterior: the loss at each level when its probability is averaged
+            over as many noises. What averaging over noises alone buys, a posterior cannot claim for itself.
         root_mean_square: of the entries of the embedding path, mean over the draws; NaN for typos.
         sums, counts: log probability and tokens of each sequence at each level, (levels, num_sequences); averaged_sums:
             the log probability behind `averaged`, the same as sums where there is none.
@@ -66,8 +67,9 @@ class Robustness:
 def noise_robustness(fit: Fit, tokens: Any, *, levels: tuple[float, ...] = LEVELS, num_noises: int = MOST_DRAWS, seed: int = 0) -> Robustness:  # fmt: skip
     """Loss with Gaussian noise on the embeddings, of standard deviation `level` times their root mean square.
 
-    Each draw of a posterior meets noise of its own, in each sequence and position, and the mixture is over disturbed
-    draws. A fit with one draw meets `num_noises` noises, and its loss is the mean over them.
+    Each draw meets noise of its own, in each sequence and position, and the mixture is over disturbed draws. A fit with
+    fewer than `num_noises` draws meets noise several times, until it has met as many: `loss` is the mean over the times,
+    `averaged` that of the mean probability.
 
     Raises: InputError for a model whose embeddings are not a function of the tokens.
     """
@@ -77,17 +79,19 @@ def noise_robustness(fit: Fit, tokens: Any, *, levels: tuple[float, ...] = LEVEL
         )
     tokens = np.asarray(tokens)
     draws = fit.flat_draws(MOST_DRAWS)
-    single = len(next(iter(draws.values()))) == 1
-    if single:
-        draws = {name: np.repeat(value, num_noises, axis=0) for name, value in draws.items()}
+    number = len(next(iter(draws.values())))
+    times = -(-num_noises // number)
+    draws = {name: np.concatenate([value] * times) for name, value in draws.items()}
     found, scale = _under_noise(fit.model, draws, jnp.asarray(tokens), jnp.asarray(levels), jax.random.key(seed))
-    found = np.asarray(found, float)  # (levels, draws, sequences)
-    mixture = np.logaddexp.reduce(found, axis=1) - np.log(found.shape[1])
-    sums = found.mean(1) if single else mixture
+    found = np.asarray(found, float).reshape(len(levels), times, number, len(tokens))
+    once = np.logaddexp.reduce(found, axis=2) - math.log(number)  # the mixture over the draws, each time
+    sums, averaged = once.mean(1), np.logaddexp.reduce(once, axis=1) - math.log(times)
     counts = np.broadcast_to(token_counts(tokens), sums.shape)
-    losses = tuple(ratio(-row, count) for row, count in zip(sums, counts, strict=True))
-    averaged = tuple(ratio(-row, count) for row, count in zip(mixture, counts, strict=True)) if single else ()
-    return Robustness(fit.method, NOISE, tuple(levels), losses, averaged, float(np.mean(scale)), sums, mixture, counts)
+    losses, levelled = (
+        tuple(ratio(-row, count) for row, count in zip(of, counts, strict=True)) for of in (sums, averaged)
+    )
+    size = float(np.mean(scale))
+    return Robustness(fit.method, NOISE, levels, losses, levelled if times > 1 else (), size, sums, averaged, counts)
 
 
 def typo_robustness(fit: Fit, tokens: Any, kind: str, *, most: int = MOST_TYPOS, seed: int = 0) -> Robustness:

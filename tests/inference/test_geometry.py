@@ -137,6 +137,7 @@ def test_what_is_certified_is_called_so():
     small = uniqueness(path_of([1.0, -1.0, 0.0], 0.5), tokens)  # 0.5 * 2^2 / 4 < 1
     assert (small.positions.value, small.draws.value, small.histories) == (1, 1, 0)
     assert "at 100% of held-out positions" in small.verdict()
+    assert "at most" not in small.verdict()
     # Of two draws, one certified and one not, one half of the mass is.
     both = path_of([1.0, -1.0, 0.0], 0.5)
     draws = {name: np.concatenate([value, value], axis=1) for name, value in both.draws.items()}
