@@ -1,5 +1,6 @@
 """One look for every figure; colours are those of Okabe and Ito, told apart by colour-blind readers."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ COLOURS = {
     "microcanonical": "#56B4E9",
     "baseline": "#767676",
 }
-MORE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MORE_COLOURS = ("#E69F00", "#8C6D31", *COLOURS.values())  # the first two are no method's
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 MARKERS = ("o", "v", "s", "D", "^", "P")
 STYLE: dict[Any, Any] = {
@@ -41,15 +42,14 @@ def ink() -> str:
 
 
 def looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each fit by name: the colour of its method, or of a palette where two share a method."""
-    own = [method for method in methods.values() if method != "baseline"]
-    palette = iter(MORE_COLOURS * len(methods)) if len(set(own)) < len(own) else None
-    found = {}
+    """Colour, line and marker of each fit by name: the colour of its method, and another one where that is taken."""
+    given = {*methods.values(), "baseline"}
+    spare = itertools.cycle([colour for colour in MORE_COLOURS if colour not in {COLOURS[method] for method in given}])
+    found: dict[str, dict[str, Any]] = {}
     for number, (name, method) in enumerate(methods.items()):
-        shared = palette is not None and method != "baseline"
-        colour = next(palette) if shared and palette is not None else COLOURS[method]
+        taken = method != "baseline" and any(look["color"] == COLOURS[method] for look in found.values())
         line, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
-        found[name] = {"color": colour, "linestyle": line, "marker": marker}
+        found[name] = {"color": next(spare) if taken else COLOURS[method], "linestyle": line, "marker": marker}
     return found
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+MOST_COLUMNS = 3  # fits whose figures stand beside each other in 80 columns; the page has room for more
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -21,6 +22,13 @@ def print_comparison(comparison: Any) -> None:
         cost = ["" if math.isnan(cost) else f"{cost:,.0f}" for cost in (score.gradients, score.seconds)]
         scores.add_row(escape(score.name), f"{score.loss:.4f} ± {score.per_token.error:.4f}", *cost)
     console.print(scores)
+    if len(comparison.methods) <= MOST_COLUMNS:
+        console.print(_in_short(comparison))
+    for finding in findings(comparison):
+        console.print(f"- {finding.text}", markup=False)
+
+
+def _in_short(comparison: Any) -> Table:
     reference = comparison.answers[0].reference
     others = [name for name in comparison.methods if name != reference]
     table = Table("figure", reference, title=f"values and, of others, differences from {escape(reference)} (paired)")
@@ -29,9 +37,7 @@ def print_comparison(comparison: Any) -> None:
     for answer in comparison.answers:
         cells = [f"{answer.values[name]}\n{answer.differences[name]} {answer.word(name)}" for name in others]
         table.add_row(f"{escape(answer.figure)}\n[dim]{answer.unit}[/dim]", str(answer.values[reference]), *cells)
-    console.print(table)
-    for finding in findings(comparison):
-        console.print(f"- {finding.text}", markup=False)
+    return table
 
 
 def generation_table(corpus: Any, generation: Any) -> Table:

@@ -15,6 +15,7 @@ from PIL import Image
 from probattn.inference import compare, learning_curve
 from probattn.inference.captions import CAPTIONS, SECTIONS, alternative
 from probattn.inference.findings import findings, warnings_of
+from probattn.inference.style import COLOURS, looks
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,13 @@ def test_figures_are_written_as_png_and_svg(comparison, tmp_path):
     first = (tmp_path / "figures" / "margins.svg").read_bytes()
     comparison.save_figures(tmp_path / "figures")
     assert (tmp_path / "figures" / "margins.svg").read_bytes() == first  # the same numbers, the same file
+
+
+def test_fits_have_the_colours_of_their_methods_and_are_told_apart():
+    methods = {"m": "map", "p": "posterior", "again": "posterior", "third": "posterior", "bigram": "baseline"}
+    found = looks(methods)
+    assert [found[name]["color"] for name in ("m", "p", "bigram")] == [
+        COLOURS[k] for k in ("map", "posterior", "baseline")
+    ]
+    assert len({look["color"] for look in found.values()}) == 5
+    assert len({look["marker"] for look in found.values()}) == 5
