@@ -1,15 +1,14 @@
 """The comparison in short: each figure of each fit, its paired difference from a reference, and what is noise."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from probattn.inference.baselines import token_counts
 from probattn.inference.detection import Detection
 from probattn.inference.estimates import Measured, ratio
-from probattn.inference.robustness import NOISE
+from probattn.inference.robustness import NOISE, Robustness
 
 NOISE_SHOWN = 0.4  # root mean squares: the level of noise that stands in the table
 TYPOS_SHOWN = 1
@@ -50,60 +49,75 @@ def reference_of(methods: Mapping[str, str]) -> str:
     return next((name for name, method in methods.items() if method == "map"), next(iter(methods)))
 
 
-def answers(found: Any, heldout: np.ndarray) -> tuple[Answer, ...]:
+def answers(found: Any) -> tuple[Answer, ...]:
     """The table of a comparison; what was left out of it is left out here."""
-    scores = {score.name: score for score in found.scores if score.method != "baseline"}
-    reference = reference_of({name: score.method for name, score in scores.items()})
-    counts = token_counts(heldout)
+    parts = (_of_loss, _of_calibration, _of_detection, _of_robustness)
+    return tuple(answer for part in parts for answer in part(found, reference_of(found.methods)))
 
-    def answer(figure: str, unit: str, lower: bool, values: Mapping[str, Measured], minus: Callable, note: str = "") -> Answer:  # fmt: skip
-        differences = {name: minus(name) for name in values if name != reference and reference in values}
-        return Answer(figure, unit, lower, reference, values, differences, note)
 
-    def loss(name: str) -> np.ndarray:
-        return -scores[name].log_probs
+def _answer(
+    figure: str, unit: str, reference: str, values: Mapping[str, Measured], minus: Callable[[str], Measured],
+    *, lower: bool = True, note: str = "",
+) -> Answer:  # fmt: skip
+    differences = {name: minus(name) for name in values if name != reference}
+    return Answer(figure, unit, lower, reference, values, differences, note)
 
-    rows = []
-    for unit, over in (("nats per token", counts), ("nats per sequence", np.ones(len(counts)))):
-        rows.append(
-            answer("held-out loss", unit, True, {name: ratio(loss(name), over) for name in scores},
-                   lambda name, over=over: ratio(loss(name) - loss(reference), over))
-        )  # fmt: skip
-    by_fit = {name: one for name, one in found.reliability.items() if name in scores}
-    if by_fit:
-        rows.append(
-            answer("Brier score of the next token", "0 to 2", True, {name: one.brier for name, one in by_fit.items()},
-                   lambda name: ratio(by_fit[name].brier_sums - by_fit[reference].brier_sums, by_fit[reference].counts))
-        )  # fmt: skip
-        errors = {
-            name: Measured(one.calibration_error, float(one.resampled.std(ddof=1))) for name, one in by_fit.items()
-        }
-        rows.append(
-            answer("expected calibration error", "probability", True, errors,
-                   lambda name: Measured(errors[name].value - errors[reference].value,
-                                         float((by_fit[name].resampled - by_fit[reference].resampled).std(ddof=1))))
-        )  # fmt: skip
+
+def _of_loss(found: Any, reference: str) -> Iterator[Answer]:
+    losses = {score.name: -score.log_probs for score in found.scores if score.name in found.methods}
+    for unit, over in (("token", found.heldout_counts), ("sequence", np.ones(len(found.heldout_counts)))):
+
+        def minus(name: str, over: np.ndarray = over) -> Measured:
+            return ratio(losses[name] - losses[reference], over)
+
+        values = {name: ratio(loss, over) for name, loss in losses.items()}
+        yield _answer("held-out loss", f"nats per {unit}", reference, values, minus)
+
+
+def _of_calibration(found: Any, reference: str) -> Iterator[Answer]:
+    of = {name: found.reliability[name] for name in found.methods}
+
+    def brier(name: str) -> Measured:
+        return ratio(of[name].brier_sums - of[reference].brier_sums, of[name].counts)
+
+    def error(name: str) -> Measured:
+        resampled = of[name].resampled - of[reference].resampled  # over the same resamples
+        return Measured(of[name].calibration_error - of[reference].calibration_error, float(resampled.std(ddof=1)))
+
+    yield _answer("Brier score of the next token", "0 to 2", reference, {n: one.brier for n, one in of.items()}, brier)
+    errors = {name: Measured(one.calibration_error, float(one.resampled.std(ddof=1))) for name, one in of.items()}
+    yield _answer("expected calibration error", "probability", reference, errors, error)
+
+
+def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
+    notes = {"surprise": "", "uncertainty": "mutual information; data uncertainty of a fit with one draw"}
     for elsewhere, by_name in found.detection.items():
         for title, pick in (("surprise", _surprise), ("uncertainty", _uncertainty)):
             picked = {name: pick(some) for name, some in by_name.items()}
-            rows.append(
-                answer(f"finds sequences that are {elsewhere}, by {title}", "area under the ROC curve", False,
-                       {name: one.area for name, one in picked.items()},
-                       lambda name, picked=picked: picked[name].minus(picked[reference]),
-                       "mutual information; data uncertainty of a fit with one draw" if title == "uncertainty" else "")
+
+            def minus(name: str, picked: Mapping[str, Detection] = picked) -> Measured:
+                return picked[name].minus(picked[reference])
+
+            yield _answer(
+                f"finds sequences that are {elsewhere}, by {title}", "area under the ROC curve", reference,
+                {name: one.area for name, one in picked.items()}, minus, lower=False, note=notes[title],
             )  # fmt: skip
-    for disturbance, robust in found.robustness.items():
+
+
+def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
+    for disturbance, by_name in found.robustness.items():
         of_noise = disturbance == NOISE
-        levels = next(iter(robust.values())).levels
-        at = levels.index(NOISE_SHOWN if of_noise else TYPOS_SHOWN)
-        figure = f"loss under noise of {NOISE_SHOWN} of the embeddings' size" if of_noise else f"loss of the other tokens after one typo ({disturbance})"  # fmt: skip
-        values = {name: (one.averaged or one.loss)[at] for name, one in robust.items()}
-        rows.append(
-            answer(figure, "nats per token", True, values,
-                   lambda name, robust=robust, at=at: robust[name].minus(robust[reference], at),
-                   "all averaged over as many noises" if of_noise else "")
+        at = by_name[reference].levels.index(NOISE_SHOWN if of_noise else TYPOS_SHOWN)
+
+        def minus(name: str, by_name: Mapping[str, Robustness] = by_name, at: int = at) -> Measured:
+            return by_name[name].minus(by_name[reference], at)
+
+        yield _answer(
+            f"loss under noise of {NOISE_SHOWN} of the embeddings' size" if of_noise
+            else f"loss of the other tokens after one typo ({disturbance})",
+            "nats per token", reference, {name: (one.averaged or one.loss)[at] for name, one in by_name.items()}, minus,
+            note="all averaged over as many noises" if of_noise else "",
         )  # fmt: skip
-    return tuple(rows)
 
 
 def _surprise(some: tuple[Detection, ...]) -> Detection:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,6 @@ class Comparison:
     """What `compare` found; `save_html`, `save_json`, `figures` and `save_figures` show it.
 
     Args:
-        answers: the table in short.
         scores, differences: held-out log probabilities.
         leave_one_out: PSIS-LOO of posteriors.
         reliability: calibration of next-token probabilities, of fits and of the bigram.
@@ -81,8 +81,12 @@ class Comparison:
     mixed: tuple[str, ...]
     left_out: dict[str, str]
     heldout_counts: np.ndarray
-    answers: tuple[Answer, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def answers(self) -> tuple[Answer, ...]:
+        """The table in short: each figure of each fit, and its paired difference from a reference."""
+        return answers(self)
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.methods)} on {len(self.heldout_counts):,} held-out sequences)"
@@ -206,7 +210,6 @@ def compare(
         left_out=left_out,
         heldout_counts=token_counts(heldout),
     )
-    object.__setattr__(found, "answers", answers(found, heldout))
     found.about.update(_about(fits, heldout, time.perf_counter() - began), **(about or {}))
     return found
 
