@@ -1,8 +1,12 @@
 """What one does with any model: fit it by MAP or by full posterior sampling, diagnose and compare fits, store them."""
 
 from probattn.inference.calibration import Calibration, simulation_based_calibration
-from probattn.inference.compare import Comparison, compare
+from probattn.inference.compare import compare
+from probattn.inference.comparison import Comparison
 from probattn.inference.corpus import Corpus, load_corpus
+from probattn.inference.curve import LearningCurve
+from probattn.inference.curve_figure import plot_learning_curve
+from probattn.inference.curve_file import load_curve, save_curve
 from probattn.inference.detection import detection, plot_detection, reversed_order, shuffled
 from probattn.inference.diagnose import Diagnosis, LeaveOneOut, diagnose, leave_one_out
 from probattn.inference.estimates import Measured
@@ -11,13 +15,7 @@ from probattn.inference.generation_figure import plot_generation
 from probattn.inference.geometry import plot_spectrum, singular_values, uniqueness
 from probattn.inference.identity import Density
 from probattn.inference.laplace import fit_ensemble, fit_laplace
-from probattn.inference.learning_curve import (
-    LearningCurve,
-    learning_curve,
-    load_curve,
-    plot_learning_curve,
-    save_curve,
-)
+from probattn.inference.learning_curve import learning_curve
 from probattn.inference.map import fit_map
 from probattn.inference.microcanonical import sample_microcanonical
 from probattn.inference.mode import draw_scores, plot_mode_against_draws

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from probattn.inference.compare import Comparison
+from probattn.inference.comparison import Comparison
 from probattn.inference.robustness import NOISE
 from probattn.inference.support import ALWAYS_ONE
 

@@ -8,10 +8,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from probattn.inference.compare import Comparison
+from probattn.inference.comparison import Comparison
+from probattn.inference.curve_figure import plot_learning_curve
 from probattn.inference.detection import plot_detection
 from probattn.inference.geometry import plot_spectrum
-from probattn.inference.learning_curve import plot_learning_curve
 from probattn.inference.mode import plot_mode_against_draws
 from probattn.inference.reliability import plot_calibration
 from probattn.inference.robustness import NOISE, plot_robustness

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from probattn.inference.answers import NOISE_SHOWN, reference_of
-from probattn.inference.compare import Comparison
+from probattn.inference.comparison import Comparison
 from probattn.inference.estimates import Measured, ratio
 from probattn.inference.robustness import NOISE
 from probattn.inference.scores import BASELINES, Difference

@@ -64,8 +64,13 @@ class Fit:
     def __repr__(self) -> str:
         chains, draws = self.shape
         number = f"{chains} chains of {draws} draws" if self.sampled else f"{draws} draw{'s' if draws > 1 else ''}"
-        unfinished = f" of {self.planned}" if self.planned is not None and draws < self.planned else ""
+        unfinished = f" of {self.planned}" if self.unfinished else ""
         return f"Fit({self.method}, {number}{unfinished}, {self.density})"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its chains have fewer draws than they are to have."""
+        return self.planned is not None and self.shape[1] < self.planned
 
     @property
     def sampled(self) -> bool:

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from probattn.inference.captions import CAPTIONS, SECTIONS, alternative
-from probattn.inference.compare import Comparison
+from probattn.inference.comparison import Comparison
 from probattn.inference.diagnose import ESS_LIMIT, RHAT_LIMIT
 from probattn.inference.environment import versions
 from probattn.inference.estimates import Measured

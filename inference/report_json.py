@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from probattn.inference.chunks import write_json
-from probattn.inference.compare import Comparison
+from probattn.inference.comparison import Comparison
 from probattn.inference.environment import versions
 from probattn.inference.findings import findings, warnings_of
 from probattn.inference.scores import has_chains

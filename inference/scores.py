@@ -77,7 +77,7 @@ def score_fit(name: str, fit: Fit, tokens: Any) -> Score:
         *_measured(mixture_log_prob(per_draw), counts),
         density=type(fit.model).__name__,
         parameters=num_parameters(fit.model),
-        gradients=getattr(fit, "gradients", math.nan),
+        gradients=float(fit.gradients),
         seconds=fit.seconds,
         monte_carlo_error=float(np.sqrt((error**2).sum()) / counts.sum()),
         monte_carlo_bias=float((error**2).sum() / 2 / counts.sum()),

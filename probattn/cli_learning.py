@@ -149,7 +149,7 @@ def begin(study: Study) -> None:
 def carry_out(study: Study, sizes: Sequence[int]) -> Any:
     """Fit what is not fitted yet, and write the curve of the sizes so far after each of them."""
     from probattn.inference import save_curve
-    from probattn.inference.learning_curve import join
+    from probattn.inference.curve import join
     from probattn.inference.learning_curve import learning_curve as curve_of
 
     points, file = [], study.folder / "curve.zip"
@@ -169,7 +169,6 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
 
 def finished(study: Study, method: Method, size: int) -> Any:
     """The fit of a size if it is done, else None. Raises: InputError for a run that is not of this study."""
-    from probattn.inference.learning_curve import is_unfinished
     from probattn.inference.storage import load_setting
 
     run = study.run(method, size)
@@ -181,7 +180,7 @@ def finished(study: Study, method: Method, size: int) -> Any:
     if (run / "store").exists() and not _has_draws(run):
         return None
     fitted = load(run)[0]
-    return None if is_unfinished(fitted) else fitted
+    return None if fitted.unfinished else fitted
 
 
 def fit_anyway(study: Study, method: Method, size: int) -> Any:

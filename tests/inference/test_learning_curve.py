@@ -13,7 +13,7 @@ from probattn.errors import FitError
 from probattn.inference import LearningCurve, diagnose, learning_curve, load_curve, plot_learning_curve, save_curve
 from probattn.inference.baselines import fit_ngram, token_counts
 from probattn.inference.chunks import read_arrays, write_arrays
-from probattn.inference.learning_curve import join
+from probattn.inference.curve import join
 from probattn.inference.style import DARK, INK
 
 MODULE = import_module("probattn.inference.learning_curve")  # the package's name is that of the function
