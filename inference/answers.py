@@ -90,7 +90,6 @@ def _of_calibration(found: Any, reference: str) -> Iterator[Answer]:
 
 
 def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
-    notes = {"surprise": "", "uncertainty": "mutual information; data uncertainty of a fit with one draw"}
     for elsewhere, by_name in found.detection.items():
         for title, pick in (("surprise", _surprise), ("uncertainty", _uncertainty)):
             picked = {name: pick(some) for name, some in by_name.items()}
@@ -98,9 +97,13 @@ def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
             def minus(name: str, picked: Mapping[str, Detection] = picked) -> Measured:
                 return picked[name].minus(picked[reference])
 
+            one = picked[reference]
+            note = f"{len(one.ours):,} against {len(one.theirs):,} sequences"
+            if title == "uncertainty":
+                note += "; mutual information, or data uncertainty of a fit with one draw"
             yield _answer(
                 f"finds sequences that are {elsewhere}, by {title}", "area under the ROC curve", reference,
-                {name: one.area for name, one in picked.items()}, minus, lower=False, note=notes[title],
+                {name: one.area for name, one in picked.items()}, minus, lower=False, note=note,
             )  # fmt: skip
 
 
@@ -116,7 +119,7 @@ def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
             f"loss under noise of {NOISE_SHOWN} of the embeddings' size" if of_noise
             else f"loss of the other tokens after one typo ({disturbance})",
             "nats per token", reference, {name: (one.averaged or one.loss)[at] for name, one in by_name.items()}, minus,
-            note="all averaged over as many noises" if of_noise else "",
+            note=f"{by_name[reference].counts.shape[1]:,} sequences{', all averaged over as many noises' if of_noise else ''}",
         )  # fmt: skip
 
 

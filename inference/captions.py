@@ -17,11 +17,12 @@ CAPTIONS = {
     "scores": "Held-out loss of each predictor, with two standard errors. Look at whether the fits beat the bigram that "
     "saw the same sequences. The bars of two predictors may overlap and still differ for sure: the paired difference "
     "in the table is the test.",
-    "learning_curve": "Held-out loss against the number of training sequences. Look at where the lines meet: to the left of it "
-    "the posterior matters. Hollow markers are fits that have not converged.",
+    "learning_curve": "Held-out loss against the number of training sequences, one training set of each size. Look at where the "
+    "lines part. Hollow markers are fits that have not converged: there it is these fits that are compared.",
     "mode_against_draws": "Each point is one value of the parameters: how probable it is, together with the training data, and "
-    "how well it predicts held-out sequences. The MAP is far more probable than any draw, since it is where the density is "
-    "highest and not where the mass is. Look at the dashed line: all draws together predict better than nearly each of them.",
+    "how well it predicts held-out sequences. A mode is where the density is highest, not where the mass is: look at how far it "
+    "lies to the right of a posterior's draws. A dashed line is all draws of a fit together, a mixture: look at whether it is "
+    "above them.",
     "calibration": "How often the likeliest next token was right, against the probability it was given. The bands are where "
     "the points of a calibrated predictor would lie in 95 of 100 cases. Below the diagonal a predictor is overconfident.",
     "uncertainty": "Uncertainty of the next token: solid what is in the data, hatched what the draws disagree about (their mutual "
@@ -29,10 +30,10 @@ CAPTIONS = {
     "detection": "Held-out sequences against others. The nearer a curve to the upper left corner, the better the score tells them "
     "apart; the diagonal is chance. Look at whether uncertainty sees what surprise (minus the log probability) sees.",
     "noise": "Held-out loss with Gaussian noise on the embeddings, in units of their own root mean square, so that larger embeddings "
-    "are no protection. Each draw of a posterior meets noise of its own, and averaging over noises helps anyone: compare "
-    "the posterior with the dotted line, the MAP averaged over as many noises.",
-    "typos": "Loss of the tokens that are still the writer's own, in sequences with typos; the same sequences at each number. Look "
-    "at how much steeper one line is than another. Bars: two standard errors.",
+    "are no protection. Each draw of a fit meets noise of its own, and averaging over noises helps anyone. A fit with fewer "
+    "than 100 draws has a dotted line: averaged over as many noises. Compare these, and not the solid lines.",
+    "typos": "Loss of the tokens that are still the writer's own, in sequences with typos; the same sequences at each number, but "
+    "not the same tokens. So compare lines with each other at one number of typos, and not along a line. Bars: two standard errors.",
     "margins": "Stability margins along held-out sequences: median, and where half (thick) and nine tenths (thin) of them lie. Near "
     "0 attention is ill-conditioned. Look at whether the MAP comes nearer to the boundary than the posterior does.",
     "support_tokens": "The support token is the position with the smallest margin. The MAP names one (triangle); the "

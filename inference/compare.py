@@ -113,10 +113,17 @@ def compare(
         unfinished={name: (fit.shape[1], fit.planned or 0) for name, fit in fits.items() if fit.unfinished},
         mixed=mixed,
         left_out=left_out,
+        notes=_notes(first, learning_curve),
         heldout_counts=token_counts(heldout),
     )
     found.about.update(_about(fits, heldout, time.perf_counter() - began), **(about or {}))
     return found
+
+
+def _notes(first: Fit, curve: LearningCurve | None) -> tuple[str, ...]:
+    if curve is None or curve.model == first.density.law:
+        return ()
+    return (f"The learning curve is of another model, {curve.model}, and not of {first.density.law}.",)
 
 
 def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class Comparison:
         unfinished: draws a chain has and is to have, of posteriors that are not finished.
         mixed: in which the densities differ, where they were mixed knowingly.
         left_out: what was not computed, and why.
+        notes: what a reader must know beside that, in sentences.
         heldout_counts: tokens that count in each held-out sequence.
         about: how it was made.
     """
@@ -67,6 +68,7 @@ class Comparison:
     unfinished: dict[str, tuple[int, int]]
     mixed: tuple[str, ...]
     left_out: dict[str, str]
+    notes: tuple[str, ...]
     heldout_counts: np.ndarray
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -76,7 +78,8 @@ class Comparison:
         return answers(self)
 
     def __repr__(self) -> str:
-        return f"Comparison({', '.join(self.methods)} on {len(self.heldout_counts):,} held-out sequences)"
+        losses = ", ".join(f"{score.name} {score.loss:.4f}" for score in self.scores)
+        return f"Comparison(loss of {len(self.heldout_counts):,} held-out sequences, nats per token: {losses})"
 
     def to_json(self) -> dict[str, Any]:
         """Every number of the comparison as JSON values; NaN as null. The schema is `report.schema.json` in the package."""

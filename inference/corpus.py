@@ -125,12 +125,14 @@ def load_corpus(
 
 
 def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
-    """Sequences of another text in the symbols of a corpus, (num_sequences, length), and how many could not be written so.
+    """Sequences of another text in the symbols of a corpus, (num_sequences, length), and how many were left out.
+
+    Left out are those that cannot be written in its symbols or are too long, and those that the corpus has itself.
 
     Of a corpus of lines each line is one sequence (of cmudict phonemes, or a word of the dictionary); of running text, pieces
     of its length.
 
-    Raises: InputError for a file that cannot be read, or if fewer than two of its sequences can be written so.
+    Raises: InputError for a file that cannot be read, or if fewer than two of its sequences remain.
     """
     path, separator = Path(path), corpus.separator
     running = not (corpus.heldout == 0).any()
@@ -140,16 +142,19 @@ def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
     else:
         lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
     ids = {symbol: i for i, symbol in enumerate(corpus.symbols)}
+    known = {row.astype(np.int32).tobytes() for row in np.concatenate([corpus.train, corpus.heldout])}
     rows = []
     for line in lines:
         try:
-            rows.append(np.array([ids[symbol] for symbol in line], np.int32) if running else corpus.encode(line))
+            row = np.array([ids[symbol] for symbol in line], np.int32) if running else corpus.encode(line)
         except (InputError, KeyError):
             continue
+        if row.tobytes() not in known:
+            rows.append(row)
     if len(rows) < 2:
         raise InputError(
-            f"{path}: expected at least two sequences in the symbols of {corpus.name} and no longer than its length "
-            f"{corpus.length}, got {len(rows)} of {len(lines)}"
+            f"{path}: expected at least two sequences in the symbols of {corpus.name}, no longer than its length "
+            f"{corpus.length} and not among its own, got {len(rows)} of {len(lines)}"
         )
     return np.stack(rows), len(lines) - len(rows)
 

@@ -119,7 +119,9 @@ def plot_detection(fits: Any, tokens: Any = None, elsewhere: Any = None, *, name
         ax.set_xlabel("false alarms: share of held-out sequences")
         ax.set_ylabel("found: share of the others")
         ax.set_title(f"the others are {next(iter(found.values()))[0].elsewhere}")
-        ax.legend(loc="lower right", fontsize=8, title="area under the curve", title_fontsize=8)
+        below = (0.5, -0.16)  # curves may be anywhere in the axes
+        title = "area under the curve"
+        ax.legend(loc="upper center", bbox_to_anchor=below, fontsize=8, title=title, title_fontsize=8)
     return ax
 
 

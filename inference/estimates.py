@@ -23,6 +23,11 @@ class Measured:
         """Whether it differs from 0 by more than two standard errors."""
         return abs(self.value) > SURE * self.error
 
+    @property
+    def signed(self) -> str:
+        """With a plus where it is positive, as differences are written."""
+        return f"{'+' if self.value > 0 else ''}{self}"
+
     def __str__(self) -> str:
         digits = 4 if not self.error or self.error < 0.01 else 3
         return f"{self.value:.{digits}f} ± {self.error:.{digits}f}"

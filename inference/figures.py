@@ -46,7 +46,7 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
         "mode_against_draws": panel(plot_mode_against_draws, found.draw_scores, 3.8),
         "calibration": panel(plot_calibration, found.reliability, 4.4),
         "uncertainty": panel(plot_uncertainty, found.uncertainty, 1.0 + 0.45 * several),
-        "detection": pair(plot_detection, list(found.detection.values()), 3.6),
+        "detection": pair(plot_detection, list(found.detection.values()), 3.6 + 0.5 * several),
         "noise": panel(plot_robustness, found.robustness.get(NOISE), 3.6),
         "typos": pair(plot_robustness, typos, 2.8),
         "margins": panel(plot_margins, of_fits(found.margins), 3.6),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from probattn.inference.answers import NOISE_SHOWN, reference_of
 from probattn.inference.comparison import Comparison
 from probattn.inference.estimates import Measured, ratio
+from probattn.inference.map import SAME_MODE
 from probattn.inference.robustness import NOISE
 from probattn.inference.scores import BASELINES, Difference
 
@@ -40,13 +41,14 @@ def warnings_of(comparison: Comparison) -> list[Finding]:
         Finding("different densities", f"Fits of different densities were mixed knowingly: {mixed}.")
         for mixed in comparison.mixed
     ]
-    return found
+    return found + [Finding("note", note) for note in comparison.notes]
 
 
 def findings(comparison: Comparison) -> list[Finding]:
     """What was found, the most important first."""
     parts = (
         _predictions,
+        _modes,
         _baselines,
         _calibration,
         _uncertainty,
@@ -64,10 +66,13 @@ def _predictions(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for difference in comparison.differences:
         if reference in (difference.first, difference.second):
             yield "prediction", _better(difference)
-    best = sorted((score for score in comparison.scores if score.method != "baseline"), key=lambda score: score.loss)
-    if len(best) > 2 and reference not in (best[0].name, best[1].name):
-        first, second = best[0].name, best[1].name
-        yield "prediction", _better(next(d for d in comparison.differences if {d.first, d.second} == {first, second}))
+    best = min((score for score in comparison.scores if score.name in comparison.methods), key=lambda score: score.loss)
+    for difference in comparison.differences:
+        if best.name in (difference.first, difference.second) and reference not in (
+            difference.first,
+            difference.second,
+        ):
+            yield "prediction", _better(difference)
     for score in comparison.scores:
         if score.monte_carlo_error:
             yield (
@@ -116,7 +121,7 @@ def _uncertainty(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if parts:
         yield (
             "uncertainty",
-            f"Of the uncertainty of the next token, in nats, the draws disagree about: {'; '.join(parts)}. The rest is in the data.",
+            f"Of the uncertainty of the next token, in nats, the draws disagree about: {'; '.join(parts)}. The rest each draw sees in the data.",
         )
 
 
@@ -133,7 +138,7 @@ def _detection(comparison: Comparison) -> Iterator[tuple[str, str]]:
         compared = "as well within noise" if not gap.sure else ("better" if gap.value > 0 else "worse")
         yield (
             "detection",
-            f"Sequences that are {where} are told from held-out ones with area {best.area} by the best uncertainty ({best.score} "
+            f"Sequences that are {where} are told from held-out ones with area {best.area} by the uncertainty that does it best ({best.score} "
             f"of {whose}; 0.5 is chance); by plain surprise with {surprise.area}, {compared}.",
         )
 
@@ -168,6 +173,22 @@ def _curve(comparison: Comparison) -> Iterator[tuple[str, str]]:
             yield "training size", sentence
 
 
+def _modes(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Whether a better mode than a MAP is among the draws of another fit of the same density."""
+    if comparison.mixed:
+        return
+    for name, method in comparison.methods.items():
+        others = {other: one.log_joint.max() for other, one in comparison.draw_scores.items() if other != name}
+        if method == "map" and others:
+            best = max(others, key=lambda other: others[other])
+            gap = others[best] - comparison.draw_scores[name].log_joint[0]
+            if gap > SAME_MODE:
+                yield (
+                    "mode",
+                    f"{name} is not the best mode here: the log joint density of a draw of {best} is {gap:.1f} nats higher.",
+                )
+
+
 def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for one in comparison.disagreements:
         yield (
@@ -179,7 +200,11 @@ def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "density", f"{name}: {unique.verdict()}."
     for name, found in comparison.leave_one_out.items():
         per = f"{found.log_prob:.1f} ± {found.standard_error:.1f}"
-        yield "leave-one-out", f"{name}: PSIS-LOO gives the training sequences {per} nats. {found.verdict.findings[0]}"
+        yield (
+            "leave-one-out",
+            f"{name}: PSIS-LOO gives the training sequences {per} nats, with {found.effective_parameters:.0f} effective "
+            f"parameters. {found.verdict.findings[0]}",
+        )
 
 
 def _left_out(comparison: Comparison) -> Iterator[tuple[str, str]]:

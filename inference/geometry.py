@@ -34,8 +34,8 @@ class Uniqueness:
     Args:
         capped: whether the contraction cap proves it for every parameter and history; nothing else is then looked at.
         positions: share of the held-out positions whose history a bound certifies (`certified`), mean over the draws.
-        draws: share of the draws, the posterior's mass, under which every held-out position is certified. Errors are across
-            draws, as if they were independent; 0 of a single one.
+        draws: share of the draws, the posterior's mass, under which every held-out position is certified; num_draws, of
+            these. Errors are across draws, as if they were independent, or across chains where that is more; 0 of a single one.
         roots: expected number of solutions (`expected_roots`), the mean over the histories with the smallest margins of
             some draws; roots_largest, the largest of these, and roots_error, its standard error. NaN where none is looked at.
         histories: how many were looked at, with `ROOT_NOISES` draws of the noise each.
@@ -45,6 +45,7 @@ class Uniqueness:
     capped: bool
     positions: Measured
     draws: Measured
+    num_draws: int = 1
     roots: float = math.nan
     roots_largest: float = math.nan
     roots_error: float = math.nan
@@ -54,15 +55,17 @@ class Uniqueness:
     def verdict(self) -> str:
         """What the numbers say, in words."""
         if self.capped:
-            return "the contraction cap makes the density of the path one for every parameter and history"
+            return "under the contraction cap the density of the path integrates to one for every parameter and history"
+        everywhere = f", and at all of them under {_percent(self.draws)} of the draws" if self.num_draws > 1 else ""
         certain = (
-            f"a bound proves one solution, so that the path's density is one, at {_percent(self.positions)} of held-out positions, "
-            f"and at all of them under {_percent(self.draws)} of the draws"
+            f"a bound proves one solution, so that the path's density integrates to one, at {_percent(self.positions)} of held-out "
+            f"positions{everywhere}"
         )
         if not self.histories:
             return certain
         if self.roots_largest == 1:
-            rare = 3 / (self.histories * ROOT_NOISES)  # the 95 % bound on a probability whose event was never seen
+            # The 95 % bound on a probability whose event was never seen, rounded up.
+            rare = math.ceil(1e4 * 3 / (self.histories * ROOT_NOISES)) / 1e4
             return (
                 f"{certain}; at {self.histories} histories near the boundary no second one was found (with 95 % confidence fewer "
                 f"than {rare:.2%} of draws of the noise have one)"
@@ -80,17 +83,19 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
     if model.contraction is not None:
         return Uniqueness(capped=True, positions=Measured(1.0, 0.0), draws=Measured(1.0, 0.0))
     is_counted = np.asarray(counted(tokens))
-    found = over_draws(partial(_certified, model), fit.flat_draws(MOST_DRAWS), tokens)
-    share = _over_draws((found & is_counted).sum((1, 2)) / is_counted.sum())
-    draws = _over_draws((found | ~is_counted).all((1, 2)).astype(float))
+    some = fit.thinned(MOST_DRAWS)
+    found = over_draws(partial(_certified, model), some.flat_draws(), tokens)
+    share = _over_draws(((found & is_counted).sum((1, 2)) / is_counted.sum()).reshape(some.shape))
+    draws = _over_draws((found | ~is_counted).all((1, 2)).astype(float).reshape(some.shape))
     counts = list(_roots(fit, tokens, seed)) if draws.value < 1 else []
     if not counts:
-        return Uniqueness(capped=False, positions=share, draws=draws)
+        return Uniqueness(capped=False, positions=share, draws=draws, num_draws=len(found))
     worst = max(counts, key=lambda count: count.expected)
     return Uniqueness(
         capped=False,
         positions=share,
         draws=draws,
+        num_draws=len(found),
         roots=float(np.mean([count.expected for count in counts])),
         roots_largest=worst.expected,
         roots_error=worst.standard_error,
@@ -127,8 +132,8 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
         names = [f"{i + 1}" if heads == 1 else f"{h + 1}:{i + 1}" for h in range(heads) for i in range(dim)]
         ax.set_xticks(range(heads * dim), names)
         ax.set_ylim(bottom=0)
-        ax.set_xlabel("singular value" if heads == 1 else "head : singular value")
-        ax.set_ylabel("of the interaction matrix A, no unit")
+        ax.set_xlabel("number, the largest first" if heads == 1 else "head : number, the largest first")
+        ax.set_ylabel("singular values of the\ninteraction A, no unit")
         ax.legend(fontsize=9)
     return ax
 
@@ -139,9 +144,11 @@ def attention_of(model: Any, params: Any) -> Attention:
 
 
 def _over_draws(values: np.ndarray) -> Measured:
-    return Measured(
-        float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    )
+    """Mean of values (chains, draws) with its error."""
+    error = float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else 0.0
+    if len(values) > 1:
+        error = max(error, float(values.mean(1).std(ddof=1)) / math.sqrt(len(values)))
+    return Measured(float(values.mean()), error)
 
 
 def _percent(share: Measured) -> str:

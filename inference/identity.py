@@ -36,12 +36,17 @@ class Density:
         ]
         return found + (["data: other training sequences"] if self.data != other.data else [])
 
+    @property
+    def law(self) -> str:
+        """The model and its fields, as words."""
+        return f"{self.model}({', '.join(f'{name}={value}' for name, value in self.fields)})"
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {"model": self.model, "fields": dict(self.fields), "data_sha256": self.data}
 
     def __str__(self) -> str:
-        return f"{self.model}({', '.join(f'{name}={value}' for name, value in self.fields)}) of data {self.data[:12]}"
+        return f"{self.law} of data {self.data[:12]}"
 
 
 def density_of(model: Any, data: Any) -> Density:

@@ -106,7 +106,7 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
         seconds=with_baseline({name: float(fit.seconds) for name, fit in fits.items()}, math.nan),
         gradients=with_baseline({name: float(fit.gradients) for name, fit in fits.items()}, math.nan),
         unfinished=with_baseline({name: fit.unfinished for name, fit in fits.items()}, False),
-        model=f"{density.model}({', '.join(f'{name}={value}' for name, value in density.fields)})",
+        model=density.law,
         heldout=data_hash(heldout),
     )
 

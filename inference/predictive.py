@@ -121,6 +121,8 @@ def affordable(fit: Fit) -> Fit:
 
 
 def _checked(fit: Fit, tokens: Any) -> Array:
+    if tokens is None:
+        raise InputError("tokens: expected held-out sequences (num_sequences, length) to go with fits, got none")
     return check_tokens(np.asarray(tokens), fit.model.vocab_size, fit.model.length, rank=2)
 
 

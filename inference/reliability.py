@@ -25,8 +25,8 @@ LEVEL = 0.95
 class Reliability:
     """Calibration and proper scores of one predictor's next-token probabilities.
 
-    Confidence is the probability of the most probable token, accuracy how often it was right. Bins hold equally many
-    tokens.
+    Confidence is the probability of the most probable token, accuracy how often it was right. Bins hold about equally
+    many tokens, as far as equal confidences allow.
 
         ECE = sum over bins of (share of tokens) |accuracy - confidence|
 
@@ -34,7 +34,8 @@ class Reliability:
         method: of the fit, or "baseline".
         confidence, accuracy, share: of each bin.
         low, high: of each bin, where accuracy would lie with probability 0.95 were the predictor calibrated.
-        calibration_error: ECE, and calibration_interval, of the basic bootstrap over sequences at level 0.95.
+        calibration_error: ECE, which noise alone makes positive; corrected_error, less what noise adds to it, by the
+            bootstrap over sequences; calibration_interval, of that at level 0.95 (basic bootstrap).
         calibrated_limit: what the ECE of a calibrated predictor would stay under with probability 0.95; noise alone
             makes an ECE positive.
         overconfidence: mean confidence minus accuracy.
@@ -51,6 +52,7 @@ class Reliability:
     low: np.ndarray
     high: np.ndarray
     calibration_error: float
+    corrected_error: float
     calibration_interval: tuple[float, float]
     calibrated_limit: float
     overconfidence: Measured
@@ -67,7 +69,10 @@ class Reliability:
     def verdict(self) -> str:
         """What the numbers say, in words."""
         error, (low, high) = self.calibration_error, self.calibration_interval
-        figure = f"expected calibration error {error:.4f} (95 % interval {low:.4f} to {high:.4f})"
+        figure = (
+            f"expected calibration error {error:.4f}, corrected for noise {self.corrected_error:.4f} (95 % interval {low:.4f} to "
+            f"{high:.4f})"
+        )
         if error <= self.calibrated_limit:
             return f"calibrated within noise: {figure}, and a calibrated predictor stays under {self.calibrated_limit:.4f}."
         signed = self.overconfidence
@@ -93,10 +98,8 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
     counts = at.sum(1)
 
     number = max(1, min(BINS, int(at.sum()) // LEAST_IN_BIN))
-    # Many tokens may share one confidence, the first ones of all sequences do: equal edges are one edge.
     rounded = np.round(confidence, ROUNDED)
-    edges = np.unique(np.quantile(rounded[at], np.linspace(0, 1, number + 1)[1:-1], method="nearest"))
-    edges = edges[edges > rounded[at].min()]
+    edges = _edges(np.sort(rounded[at]), number)
     bins = np.searchsorted(edges, rounded, side="right")
     number = len(edges) + 1
     member = (bins[..., None] == np.arange(number)) & at[..., None]  # (sequences, length, bins)
@@ -120,6 +123,7 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
         low=band[0],
         high=band[1],
         calibration_error=error,
+        corrected_error=max(0.0, float(2 * error - resampled.mean())),
         calibration_interval=(max(0.0, float(low)), float(high)),
         calibrated_limit=float(np.quantile(_calibration_error(said.sum(0), if_calibrated, total), LEVEL)),
         overconfidence=ratio((said - hits).sum(1), counts),
@@ -157,6 +161,20 @@ def _found(fits: Any, tokens: Any) -> dict[str, Reliability]:
     if isinstance(fits, Mapping) and fits and all(isinstance(one, Reliability) for one in fits.values()):
         return dict(fits)
     return {name: reliability(predict(fit, tokens), method=fit.method) for name, fit in as_fits(fits).items()}
+
+
+def _edges(values: np.ndarray, number: int) -> np.ndarray:
+    """Where bins begin but the first, so that each holds about as many of the sorted values, and at least half as many.
+
+    Many tokens may share one confidence, the first ones of all sequences do, and share a bin.
+    """
+    kept, before, least = [], 0, len(values) / (2 * number)
+    for edge in np.unique(np.quantile(values, np.linspace(0, 1, number + 1)[1:-1], method="nearest")):
+        below = int(np.searchsorted(values, edge))
+        if below - before >= least and len(values) - below >= least:
+            kept.append(edge)
+            before = below
+    return np.array(kept)
 
 
 def _hits_if_calibrated(confidence: np.ndarray, bins: np.ndarray, number: int, seed: int) -> np.ndarray:

@@ -14,7 +14,6 @@ from probattn.inference.captions import CAPTIONS, SECTIONS, alternative
 from probattn.inference.comparison import Comparison
 from probattn.inference.diagnose import ESS_LIMIT, RHAT_LIMIT
 from probattn.inference.environment import versions
-from probattn.inference.estimates import Measured
 from probattn.inference.figures import figures
 from probattn.inference.findings import findings, warnings_of
 from probattn.inference.scores import has_chains
@@ -24,7 +23,7 @@ from probattn.inference.style import DARK, STYLE
 def save_html(comparison: Comparison, path: Any) -> None:
     """Write the page to `path`, whole or not at all."""
     loader = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    loader.filters |= {"number": _number, "signed": _signed}
+    loader.filters["number"] = _number
     template = loader.from_string(files("probattn.inference").joinpath("templates/report.html").read_text("utf-8"))
     page = template.render(
         comparison=comparison,
@@ -83,10 +82,6 @@ def _by_topic(found: list) -> dict[str, list[str]]:
 
 def _number(value: float, digits: int = 4) -> str:
     return "" if value != value else f"{value:,.{digits}f}"
-
-
-def _signed(difference: Measured) -> str:
-    return f"{'+' if difference.value > 0 else ''}{difference}"
 
 
 def _data_uri(figure: Figure, style: dict) -> str:

@@ -122,7 +122,9 @@ def typo_robustness(fit: Fit, tokens: Any, kind: str, *, most: int = MOST_TYPOS,
 
 
 def robustness(fit: Fit, tokens: Any, disturbance: str) -> Robustness:
-    """`noise_robustness` or `typo_robustness`, by the name of the disturbance."""
+    """`noise_robustness` or `typo_robustness`, by the name of the disturbance. Raises: InputError for another name."""
+    if disturbance not in DISTURBANCES:
+        raise InputError(f"disturbance: expected {', '.join(DISTURBANCES)}, got {disturbance!r}")
     return noise_robustness(fit, tokens) if disturbance == NOISE else typo_robustness(fit, tokens, disturbance)
 
 

@@ -141,7 +141,7 @@ def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Ax
         ax.set_ylim(bottom=0)
         ax.set_xlabel("position on the path (1 and 2 have nothing to attend over)")
         ax.set_ylabel(r"stability margin $\sigma_{\min}(J_t)$, no unit")
-        ax.legend(loc="best", fontsize=9)
+        ax.legend(loc="lower right", ncols=3, fontsize=9)
     return ax
 
 

@@ -32,7 +32,7 @@ DEMO_STEPS = {False: 3000, True: 200}
 
 
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="A few draws only: seconds, and not converged.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few draws only: two minutes, and not converged.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the result; an earlier demo there is replaced.")] = Path(
         "runs/demo"
     ),
@@ -129,8 +129,11 @@ def fit(
             coordinates=coordinates, num_particles=num_particles,
         ),
     )  # fmt: skip
-    console.print(f"{method.value} fit of {len(fitted.data)} sequences in {fitted.seconds:.0f} s: {out}")
-    judge(fitted, out.name, strict, load(out)[1].heldout)
+    heldout = load(out)[1].heldout
+    console.print(
+        f"{method.value} fit of {len(fitted.data)} sequences ({len(heldout)} held out) in {fitted.seconds:.0f} s: {out}"
+    )
+    judge(fitted, out.name, strict, heldout)
 
 
 def resume(

@@ -35,7 +35,7 @@ def _in_short(comparison: Any) -> Table:
     for name in others:
         table.add_column(escape(name))
     for answer in comparison.answers:
-        cells = [f"{answer.values[name]}\n{answer.differences[name]} {answer.word(name)}" for name in others]
+        cells = [f"{answer.values[name]}\n{answer.differences[name].signed} {answer.word(name)}" for name in others]
         table.add_row(f"{escape(answer.figure)}\n[dim]{answer.unit}[/dim]", str(answer.values[reference]), *cells)
     return table
 

@@ -229,7 +229,7 @@ def compare_runs(
     for path in elsewhere:
         texts[path.name], skipped = load_elsewhere(path, corpus)
         about[f"sequences from {path.name}"] = (
-            f"{len(texts[path.name])}, and {skipped} that cannot be written in the symbols"
+            f"{len(texts[path.name])}, and {skipped} left out: of the corpus itself, or not in its symbols"
         )
     return compare(
         fits,

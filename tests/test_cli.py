@@ -61,14 +61,16 @@ def test_compare_writes_page_and_json(folder, tmp_path, capsys):
 
 
 def test_compare_takes_other_texts_and_writes_figures(folder, tmp_path, capsys):
-    (folder / "other.txt").write_text("zzz\nzyz\nzz\nquite foreign\n")
+    (folder / "other.txt").write_text("zz\nyz\nz\nzzz\nquite foreign\n")
     page, figures = tmp_path / "report.html", tmp_path / "figures"
     options = ["--elsewhere", folder / "other.txt", "--figures", figures, "--out", page]
     assert call("compare", folder / "map", *options) == 0
     assert "from other.txt" in capsys.readouterr().out
     found = json.loads((tmp_path / "report.json").read_text())
     assert list(found["detection"]) == ["shuffled", "reversed", "from other.txt"]
-    assert found["about"]["sequences from other.txt"] == "3, and 1 that cannot be written in the symbols"
+    assert (
+        found["about"]["sequences from other.txt"] == "3, and 2 left out: of the corpus itself, or not in its symbols"
+    )
     drawn = {path.stem for path in figures.iterdir()}
     assert {"scores", "calibration", "margins"} <= drawn
     assert len(list(figures.iterdir())) == 2 * len(drawn)

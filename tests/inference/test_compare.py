@@ -154,8 +154,31 @@ def test_sequences_from_elsewhere_and_a_learning_curve_are_taken_along(fits, cor
     assert any("from c.txt" in text for text in texts(findings(found)))
     assert any(finding.topic == "training size" for finding in findings(found))
     assert found.answers[0].differences == {}  # one fit is compared with nothing
+    assert found.notes == ()
+    of_other = dataclasses.replace(curve, model="LanguageModel(dim=7)")
+    noted = compare({"map": fits["map"]}, corpus.heldout, learning_curve=of_other)
+    assert "The learning curve is of another model, LanguageModel(dim=7)" in texts(warnings_of(noted))[-1]
     with pytest.raises(InputError, match="other held-out sequences"):
         compare(fits, corpus.heldout[:-1], learning_curve=curve)
+
+
+def test_the_best_fit_is_compared_with_all_and_a_better_mode_is_named(comparison, fits, corpus):
+    posterior = fits["posterior"]
+    best = dataclasses.replace(posterior, method="ensemble", draws={n: v[:, -3:] for n, v in posterior.draws.items()})
+    found = compare({**fits, "best": best}, corpus.heldout)
+    order = sorted((score.loss, score.name) for score in found.scores if score.name in found.methods)
+    said = texts(findings(found))
+    pairs = [text for text in said if "(paired)" in text]
+    assert len(pairs) == (3 if order[0][1] != "map" else 2)  # with the reference, and of the best with the other
+    assert not any("not the best mode" in text for text in said)
+    # A "MAP" that is a draw of the posterior is no mode when the MAP is among the others.
+    worse = dataclasses.replace(fits["map"], draws={n: v[:1, :1] for n, v in posterior.draws.items()})
+    better = dataclasses.replace(fits["map"], method="ensemble")
+    said = texts(findings(compare({"map": worse, "ensemble": better}, corpus.heldout)))
+    gap = comparison.draw_scores["map"].log_joint[0] - comparison.draw_scores["posterior"].log_joint[0]
+    assert (
+        f"map is not the best mode here: the log joint density of a draw of ensemble is {gap:.1f} nats higher." in said
+    )
 
 
 def test_what_is_not_comparable_is_refused(fits, corpus):

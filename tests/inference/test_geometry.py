@@ -144,6 +144,11 @@ def test_what_is_certified_is_called_so():
     draws["query"] = draws["query"] * np.array([1, 2.5])[None, :, None, None, None]
     half = uniqueness(dataclasses.replace(both, method="ensemble", draws=draws), tokens)
     assert (half.draws.value, half.draws.error) == (0.5, 0.5)
+    assert half.num_draws == 2
+    # Two chains that disagree: the error is between them, however many draws each has.
+    split = {name: np.repeat(np.moveaxis(value, 1, 0), 30, axis=1) for name, value in draws.items()}
+    apart = uniqueness(dataclasses.replace(both, method="posterior", draws=split), tokens)
+    assert (apart.draws.value, apart.draws.error) == (0.5, 0.5)
     capped = uniqueness(path_of([1.0, -1.0, 0.0], 3.0, contraction=0.9), tokens)
     assert capped.capped
     assert "for every parameter and history" in capped.verdict()

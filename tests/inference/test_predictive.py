@@ -99,6 +99,8 @@ def test_what_is_no_fit_is_refused(fits, corpus):
         with pytest.raises(InputError, match="expected at least one fit, alone or by name"):
             as_fits(wrong)
     assert list(as_fits(fits["map"])) == ["map"]
+    with pytest.raises(InputError, match="tokens: expected held-out sequences"):
+        plot_uncertainty(fits)
     with pytest.raises(InputError, match="expected ids 0 to 3"):
         predict(fits["map"], np.full((2, 5), 9))
 

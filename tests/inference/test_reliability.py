@@ -9,6 +9,7 @@ from predictors import TRUTH, fit_of, sequences, sharpened
 from probattn import InputError
 from probattn.inference import plot_calibration, predict, reliability
 from probattn.inference.estimates import Measured, ratio
+from probattn.inference.reliability import _edges
 
 SHARP = sharpened(TRUTH, 3)
 TIMES = 60
@@ -40,6 +41,7 @@ def test_an_overconfident_predictor_is_called_so_and_by_how_much():
     # Every bin is overconfident, so that the calibration error is the same number, and its interval holds it.
     low, high = found.calibration_interval
     assert low < expected < high
+    assert low < found.corrected_error < high
     assert found.calibration_error > 5 * found.calibrated_limit
     assert found.verdict().startswith("overconfident by 0.")
     assert (found.accuracy < found.low).sum() >= len(found.low) - 1
@@ -71,6 +73,27 @@ def test_proper_scores_by_hand():
     np.testing.assert_allclose(found.overconfidence.value, (0.5 + 0.6 + 0.35 + 0.5 - 3) / 4, rtol=1e-5)
     assert len(found.confidence) == 1  # too few tokens for more bins
     np.testing.assert_allclose(found.calibration_error, abs(0.4875 - 0.75), rtol=1e-5)
+
+
+def test_an_interval_holds_its_estimate_and_noise_is_taken_off_it():
+    """Of a calibrated predictor the corrected error is nearer to 0 than the raw one, on average."""
+    raw, corrected = [], []
+    for seed in range(30):
+        found = reliability(predict(fit_of([TRUTH]), sequences(100, seed=seed)))
+        low, high = found.calibration_interval
+        assert low <= found.corrected_error <= high
+        raw.append(found.calibration_error)
+        corrected.append(found.corrected_error)
+    assert np.mean(corrected) < 0.8 * np.mean(raw)
+
+
+def test_no_bin_is_left_with_a_few_tokens(fits, corpus):
+    found = reliability(predict(fits["map"], corpus.heldout))
+    assert found.share.min() >= 0.5 / len(found.share) - 1e-9
+    rare = np.sort(np.concatenate([[0.1, 0.2], np.full(500, 0.5), np.linspace(0.6, 0.9, 498)]))
+    edges = _edges(rare, 15)
+    counts = np.diff(np.concatenate([[0], np.searchsorted(rare, edges), [len(rare)]]))
+    assert counts.min() >= 1000 / 30
 
 
 def test_bins_share_the_tokens_and_none_is_empty():

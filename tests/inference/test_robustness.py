@@ -161,6 +161,10 @@ def test_the_panel_shows_losses_errors_and_the_control(fits, corpus):
 def test_bad_disturbances_are_refused(fits, corpus):
     with pytest.raises(InputError, match="kind: expected swap, drop, insert, substitute, got 'smudge'"):
         typo_robustness(fits["map"], corpus.heldout, "smudge")
+    with pytest.raises(
+        InputError, match="disturbance: expected embedding noise, swap, drop, insert, substitute, got 'foo'"
+    ):
+        robustness(fits["map"], corpus.heldout, "foo")
     with pytest.raises(InputError, match="two sequences with room for 2 typos, got 0"):
         typo_robustness(fits["map"], corpus.heldout[:1], "swap")
     with pytest.raises(InputError, match="Bigrams has latent embeddings"):
