@@ -26,6 +26,10 @@ class Ngram:
         before, is_counted = _before(tokens)
         return np.where(is_counted, self.log_table[before, tokens], 0).sum(-1)
 
+    def next_token_log_probs(self, tokens: np.ndarray) -> np.ndarray:
+        """`log P(x_t | x_{t-1})` for every x_t, shape (num_sequences, length, vocab)."""
+        return self.log_table[_before(tokens)[0]]
+
 
 def fit_ngram(tokens: np.ndarray, vocab_size: int, order: Literal["unigram", "bigram"]) -> Ngram:
     """Add-k model of the tokens, with k chosen by five-fold cross-validation among them."""

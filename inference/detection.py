@@ -1,6 +1,6 @@
 """Does uncertainty tell sequences from elsewhere from those of the corpus?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from scipy.stats import rankdata
 
 from probattn.inference.estimates import INTERNAL, Measured
-from probattn.inference.predictive import Prediction, as_fits, predict
+from probattn.inference.fit import Fit
+from probattn.inference.predictive import Prediction, each, predict
 from probattn.inference.style import STYLE, ink, looks, own_axes
 
 SCORES = ("mutual information", "data uncertainty", "surprise")
@@ -53,21 +54,12 @@ class Detection:
 
 def shuffled(tokens: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """The same sequences with their symbols in random order; the end stays where it is."""
-    rng = np.random.default_rng(seed)
-    result = np.array(tokens)
-    for row in result:
-        symbols = np.flatnonzero(row)
-        row[symbols] = row[rng.permutation(symbols)]
-    return result
+    return _reordered(tokens, np.random.default_rng(seed).permutation)
 
 
 def reversed_order(tokens: np.ndarray) -> np.ndarray:
     """The same sequences read backwards; the end stays where it is."""
-    result = np.array(tokens)
-    for row in result:
-        symbols = np.flatnonzero(row)
-        row[symbols] = row[symbols[::-1]]
-    return result
+    return _reordered(tokens, np.flip)
 
 
 def detection(ours: Prediction, theirs: Prediction, *, elsewhere: str, method: str) -> tuple[Detection, ...]:
@@ -95,16 +87,14 @@ def plot_detection(fits: Any, tokens: Any = None, elsewhere: Any = None, *, name
         others, by default these shuffled; name, of the others.
     Raises: InputError as `predict`.
     """
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, tuple) for one in fits.values()):
-        found = dict(fits)
-    else:
+
+    def find(fit: Fit) -> tuple[Detection, ...]:
         half = len(tokens) // 2
         others = shuffled(tokens[half:]) if elsewhere is None else elsewhere
         ours = tokens[:half] if elsewhere is None else tokens
-        found = {
-            label: detection(predict(fit, ours), predict(fit, others), elsewhere=name, method=fit.method)
-            for label, fit in as_fits(fits).items()
-        }
+        return detection(predict(fit, ours), predict(fit, others), elsewhere=name, method=fit.method)
+
+    found = each(fits, tuple, find)
     ax = own_axes(ax, 4.4, 4.2)
     shown = looks({label: some[0].method for label, some in found.items()})
     lines = dict(zip(SCORES, ("-", "--", ":"), strict=True))
@@ -125,12 +115,19 @@ def plot_detection(fits: Any, tokens: Any = None, elsewhere: Any = None, *, name
     return ax
 
 
+def _reordered(tokens: np.ndarray, order: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    result = np.array(tokens)
+    for row in result:
+        symbols = np.flatnonzero(row)
+        row[symbols] = row[order(symbols)]
+    return result
+
+
 def _score(prediction: Prediction, score: str) -> np.ndarray:
-    values = {
-        "mutual information": prediction.mutual_information,
-        "data uncertainty": prediction.data_entropy,
-        "surprise": -prediction.token_log_probs,
-    }[score]
+    if score == "surprise":
+        values = -prediction.token_log_probs
+    else:
+        values = prediction.mutual_information if score == "mutual information" else prediction.data_entropy
     return np.where(prediction.counted, values, 0).sum(1) / prediction.counted.sum(1)
 
 

@@ -37,21 +37,21 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
     def pair(plot: Callable, data: list, height: float) -> Callable[[], Figure] | None:
         return partial(_grid, [partial(plot, one) for one in data], height, 2) if data else None
 
-    found, several = comparison, len(methods)
-    typos = [by_name for disturbance, by_name in found.robustness.items() if disturbance != NOISE]
-    chains = [score for score in found.scores if has_chains(score)]
+    several = len(methods)
+    typos = [by_name for disturbance, by_name in comparison.robustness.items() if disturbance != NOISE]
+    chains = [score for score in comparison.scores if has_chains(score)]
     panels = {
-        "scores": panel(plot_scores, found.scores, 1.0 + 0.38 * len(found.scores)),
-        "learning_curve": panel(plot_learning_curve, found.curve, 3.6),
-        "mode_against_draws": panel(plot_mode_against_draws, found.draw_scores, 3.8),
-        "calibration": panel(plot_calibration, found.reliability, 4.4),
-        "uncertainty": panel(plot_uncertainty, found.uncertainty, 1.0 + 0.45 * several),
-        "detection": pair(plot_detection, list(found.detection.values()), 3.6 + 0.5 * several),
-        "noise": panel(plot_robustness, found.robustness.get(NOISE), 3.6),
+        "scores": panel(plot_scores, comparison.scores, 1.0 + 0.38 * len(comparison.scores)),
+        "learning_curve": panel(plot_learning_curve, comparison.curve, 3.6),
+        "mode_against_draws": panel(plot_mode_against_draws, comparison.draw_scores, 3.8),
+        "calibration": panel(plot_calibration, comparison.reliability, 4.4),
+        "uncertainty": panel(plot_uncertainty, comparison.uncertainty, 1.0 + 0.45 * several),
+        "detection": pair(plot_detection, list(comparison.detection.values()), 3.6 + 0.5 * several),
+        "noise": panel(plot_robustness, comparison.robustness.get(NOISE), 3.6),
         "typos": pair(plot_robustness, typos, 2.8),
-        "margins": panel(plot_margins, of_fits(found.margins), 3.6),
-        "support_tokens": partial(_support_figure, found) if found.examples else None,
-        "spectrum": panel(plot_spectrum, of_fits(found.spectra), 3.2),
+        "margins": panel(plot_margins, of_fits(comparison.margins), 3.6),
+        "support_tokens": partial(_support_figure, comparison) if comparison.examples else None,
+        "spectrum": panel(plot_spectrum, of_fits(comparison.spectra), 3.2),
         "traces": panel(plot_traces, chains, 3.2),
     }
     with mpl.rc_context(DARK if dark else STYLE):

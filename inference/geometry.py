@@ -1,7 +1,7 @@
 """Interaction spectra, and whether the density of the embedding path is one (theory, sections 4 and 6)."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,15 +16,14 @@ from matplotlib.axes import Axes
 from probattn import Attention, RootCount, certified, expected_roots
 from probattn.inference.estimates import Measured
 from probattn.inference.fit import Fit, over_draws
-from probattn.inference.predictive import as_fits
-from probattn.inference.style import STYLE, looks, own_axes
+from probattn.inference.predictive import each
+from probattn.inference.style import QUANTILES, STYLE, draw_intervals, looks, own_axes, side_by_side
 from probattn.tokens import counted
 
 MOST_DRAWS = 100
 ROOT_DRAWS = 5  # draws under which roots are counted, at histories nearest to the boundary
 ROOT_HISTORIES = 4
 ROOT_NOISES = 200
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -114,20 +113,14 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
 
     Args: fits, one, several by name, or a mapping to (method, singular values (draws, heads, dim)).
     """
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, tuple) for one in fits.values()):
-        found = dict(fits)
-    else:
-        found = {name: (fit.method, singular_values(fit)) for name, fit in as_fits(fits).items()}
+    found = each(fits, tuple, lambda fit: (fit.method, singular_values(fit)))
     ax = own_axes(ax, 5.0, 3.2)
     shown = looks({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):
-        for number, (name, (_, values)) in enumerate(found.items()):
+        for (name, (_, values)), beside in zip(found.items(), side_by_side(len(found)), strict=True):
             flat = values.reshape(len(values), -1)
-            low, lower, middle, upper, high = np.quantile(flat, QUANTILES, axis=0)
-            at = np.arange(flat.shape[1]) + (number - (len(found) - 1) / 2) * min(0.16, 0.7 / len(found))
-            ax.vlines(at, low, high, color=shown[name]["color"], linewidth=1)
-            ax.vlines(at, lower, upper, color=shown[name]["color"], linewidth=4, alpha=0.6)
-            ax.plot(at, middle, color=shown[name]["color"], marker=shown[name]["marker"], linestyle="none", markersize=5, label=name)  # fmt: skip
+            quantiles = np.quantile(flat, QUANTILES, axis=0)
+            draw_intervals(ax, np.arange(flat.shape[1]) + beside, quantiles, name, shown[name])
         heads, dim = next(iter(found.values()))[1].shape[1:]
         names = [f"{i + 1}" if heads == 1 else f"{h + 1}:{i + 1}" for h in range(heads) for i in range(dim)]
         ax.set_xticks(range(heads * dim), names)

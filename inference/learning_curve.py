@@ -13,7 +13,7 @@ from probattn.inference.baselines import fit_ngram, token_counts
 from probattn.inference.curve import LearningCurve, join
 from probattn.inference.diagnose import diagnose
 from probattn.inference.fit import Fit, mixture_log_prob
-from probattn.inference.identity import data_hash, density_of
+from probattn.inference.identity import data_hash
 from probattn.inference.predictive import affordable
 
 BASELINE = "bigram"
@@ -92,7 +92,6 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
     first = next(iter(fits.values()))
     scored = {name: _scored(name, fit, heldout, most_draws) for name, fit in fits.items()}
     scored[BASELINE] = fit_ngram(first.data, first.model.vocab_size, "bigram").log_prob(heldout), None
-    density = density_of(first.model, first.data)
 
     def with_baseline(of_fits: dict[str, Any], of_baseline: Any) -> dict[str, Any]:
         return {name: (value,) for name, value in of_fits.items()} | {BASELINE: (of_baseline,)}
@@ -106,7 +105,7 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
         seconds=with_baseline({name: float(fit.seconds) for name, fit in fits.items()}, math.nan),
         gradients=with_baseline({name: float(fit.gradients) for name, fit in fits.items()}, math.nan),
         unfinished=with_baseline({name: fit.unfinished for name, fit in fits.items()}, False),
-        model=density.law,
+        model=first.density.law,
         heldout=data_hash(heldout),
     )
 

@@ -1,6 +1,5 @@
 """The mode beside the draws: a mode is where the density is highest, and not where the posterior's mass is."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpyro.infer.util import log_density
 
 from probattn.inference.baselines import token_counts
 from probattn.inference.fit import Fit, mixture_log_prob, over_draws
-from probattn.inference.predictive import affordable, as_fits
+from probattn.inference.predictive import affordable, each
 from probattn.inference.style import STYLE, looks, own_axes
 
 MOST_DRAWS = 200
@@ -54,10 +53,7 @@ def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = 
 
     Args: fits, one, several by name, or a mapping to `DrawScores`; tokens, held-out sequences (num_sequences, length).
     """
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, DrawScores) for one in fits.values()):
-        found = dict(fits)
-    else:
-        found = {name: draw_scores(fit, tokens) for name, fit in as_fits(fits).items()}
+    found = each(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
     ax = own_axes(ax, 6.4, 3.8)
     shown = looks({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):

@@ -1,9 +1,9 @@
 """Next-token predictions of a fit: those of the mixture over its draws, and what the draws agree on (theory, section 8)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -45,12 +45,12 @@ class Prediction:
         number, length, vocab_size = self.log_probs.shape
         return f"Prediction({number:,} sequences of {length} positions, {vocab_size} tokens)"
 
-    @property
+    @cached_property
     def entropy(self) -> np.ndarray:
         """Entropy of the next token, all uncertainty there is, (num_sequences, length), in nats."""
         return entr(np.exp(self.log_probs)).sum(-1)
 
-    @property
+    @cached_property
     def mutual_information(self) -> np.ndarray:
         """Of the next token and the parameters, given x_<t: `entropy - data_entropy`, what the draws disagree about."""
         return np.maximum(self.entropy - self.data_entropy, 0)  # below 0 by rounding only
@@ -81,9 +81,7 @@ def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Predictio
 
 def predict_ngram(ngram: Ngram, tokens: np.ndarray) -> Prediction:
     """Likewise of an n-gram baseline."""
-    tokens = np.asarray(tokens)
-    before = np.concatenate([np.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
-    rows = ngram.log_table[before]
+    tokens, rows = np.asarray(tokens), ngram.next_token_log_probs(tokens)
     return Prediction(tokens, rows, entr(np.exp(rows)).sum(-1), np.asarray(counted(tokens)))
 
 
@@ -108,6 +106,13 @@ def as_fits(fits: Any) -> dict[str, Fit]:
         given = "none" if isinstance(fits, Mapping) and not fits else type(fits).__name__
         raise InputError(f"fits: expected at least one fit, alone or by name, got {given}")
     return dict(fits)
+
+
+def each(fits: Any, kind: type, find: Callable[[Fit], Any]) -> dict[str, Any]:
+    """What a panel shows of each fit: found now, or given in the place of the fits, as values of this kind by name."""
+    if isinstance(fits, Mapping) and fits and all(isinstance(one, kind) for one in fits.values()):
+        return dict(fits)
+    return {name: find(fit) for name, fit in as_fits(fits).items()}
 
 
 def affordable(fit: Fit) -> Fit:

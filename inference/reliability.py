@@ -1,6 +1,5 @@
 """Calibration of next-token probabilities: is a token that is given 30 % there in 30 % of cases?"""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 
 from probattn.errors import InputError
 from probattn.inference.estimates import INTERNAL, Measured, ratio, resampled_weights
-from probattn.inference.predictive import Prediction, as_fits, predict
+from probattn.inference.predictive import Prediction, each, predict
 from probattn.inference.style import STYLE, ink, looks, own_axes
 
 BINS = 15
@@ -142,7 +141,7 @@ def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     Args: fits, one, several by name, or a mapping to `Reliability`; tokens, held-out sequences (num_sequences, length).
     Raises: InputError as `predict`.
     """
-    found = _found(fits, tokens)
+    found = each(fits, Reliability, lambda fit: reliability(predict(fit, tokens), method=fit.method))
     ax = own_axes(ax, 5.0, 4.2)
     shown = looks({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
@@ -155,12 +154,6 @@ def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
         ax.set_ylabel("accuracy: share of tokens it got right")
         ax.legend(loc="upper left", fontsize=9)
     return ax
-
-
-def _found(fits: Any, tokens: Any) -> dict[str, Reliability]:
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, Reliability) for one in fits.values()):
-        return dict(fits)
-    return {name: reliability(predict(fit, tokens), method=fit.method) for name, fit in as_fits(fits).items()}
 
 
 def _edges(values: np.ndarray, number: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from probattn.inference.captions import CAPTIONS, SECTIONS, alternative
+from probattn.inference.chunks import write_text
 from probattn.inference.comparison import Comparison
 from probattn.inference.diagnose import ESS_LIMIT, RHAT_LIMIT
 from probattn.inference.environment import versions
@@ -39,9 +40,7 @@ def save_html(comparison: Comparison, path: Any) -> None:
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page)
 
 
 def title(comparison: Comparison) -> str:

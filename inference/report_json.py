@@ -12,7 +12,8 @@ from probattn.inference.comparison import Comparison
 from probattn.inference.environment import versions
 from probattn.inference.findings import findings, warnings_of
 from probattn.inference.scores import has_chains
-from probattn.inference.support import ALWAYS_ONE, QUANTILES
+from probattn.inference.style import QUANTILES
+from probattn.inference.support import ALWAYS_ONE
 
 SCHEMA = 2  # version of the schema; raised whenever a number moves or changes its meaning
 

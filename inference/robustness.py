@@ -1,7 +1,6 @@
 """Held-out loss under disturbances: noise on the embeddings, and typos."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from probattn.errors import InputError
 from probattn.inference.baselines import token_counts
 from probattn.inference.estimates import INTERNAL, Measured, ratio
 from probattn.inference.fit import Fit
-from probattn.inference.predictive import as_fits, mixture_conditionals, token_log_probs
+from probattn.inference.predictive import each, mixture_conditionals, token_log_probs
 from probattn.inference.style import STYLE, looks, own_axes
 from probattn.inference.typos import KINDS, MOST_TYPOS, room_for_typos, with_typos
 
@@ -135,10 +134,7 @@ def plot_robustness(fits: Any, tokens: Any = None, *, disturbance: str = NOISE, 
         disturbance, "embedding noise", "swap", "drop", "insert" or "substitute".
     Raises: InputError as `robustness`.
     """
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, Robustness) for one in fits.values()):
-        found = dict(fits)
-    else:
-        found = {name: robustness(fit, tokens[:MOST_SEQUENCES], disturbance) for name, fit in as_fits(fits).items()}
+    found = each(fits, Robustness, lambda fit: robustness(fit, tokens[:MOST_SEQUENCES], disturbance))
     ax = own_axes(ax, 4.8, 3.6)
     shown = looks({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from probattn.errors import InputError
 from probattn.inference.baselines import fit_ngram, token_counts
 from probattn.inference.estimates import INTERNAL, Measured, ratio
-from probattn.inference.fit import Fit, mixture_error, mixture_log_prob
+from probattn.inference.fit import CHAINS, Fit, mixture_error, mixture_log_prob
 from probattn.inference.predictive import affordable, as_fits
 from probattn.inference.style import STYLE, looks, own_axes
 
@@ -149,14 +149,14 @@ def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
     return ax
 
 
-def plot_traces(scores: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
+def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
     """Held-out log probability per token of single draws, chain by chain.
 
-    Args: scores, a fit, several by name, or a sequence of `Score`; tokens, held-out sequences. Fits without chains have none.
+    Args: fits, one, several by name, or a sequence of `Score`; tokens, held-out sequences. Fits without chains have none.
     Raises: InputError where no fit has chains.
     """
-    if not isinstance(scores, (list, tuple)):
-        scores = [score_fit(name, fit, tokens) for name, fit in as_fits(scores).items()]
+    given = isinstance(fits, (list, tuple))
+    scores = fits if given else [score_fit(name, fit, tokens) for name, fit in as_fits(fits).items()]
     sampled = [score for score in scores if has_chains(score)]
     if not sampled:
         raise InputError("traces: expected a fit by Markov chains, got none")
@@ -181,7 +181,7 @@ def plot_traces(scores: Any, tokens: Any = None, *, ax: Axes | None = None) -> A
 
 def has_chains(score: Score) -> bool:
     """Whether the draws of a score are those of Markov chains."""
-    return score.method in ("posterior", "microcanonical")
+    return score.method in CHAINS
 
 
 def _measured(log_probs: np.ndarray, counts: np.ndarray) -> tuple[Measured, Measured]:

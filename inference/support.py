@@ -11,12 +11,11 @@ from matplotlib.axes import Axes
 from probattn.errors import InputError
 from probattn.inference.estimates import Measured
 from probattn.inference.fit import Fit, over_draws
-from probattn.inference.predictive import as_fits
-from probattn.inference.style import STYLE, ink, looks, own_axes
+from probattn.inference.predictive import as_fits, each
+from probattn.inference.style import QUANTILES, STYLE, draw_intervals, ink, looks, own_axes, side_by_side
 
 MOST_DRAWS = 100  # posterior draws, evenly spaced, that margins are computed under
 ALWAYS_ONE = 2  # positions 1 and 2 have nothing to attend over: their margin is 1 by construction
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LISTED = 10  # sequences on which two fits disagree most
 
 
@@ -56,7 +55,7 @@ class Disagreement:
     sequences: tuple[tuple[str, str, float, str, float], ...]
 
 
-def margins_of(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> np.ndarray:
+def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MOST_DRAWS) -> np.ndarray:
     """Stability margins (draws, num_sequences, positions) of evenly spaced draws; NaN after the end."""
     return over_draws(fit.model.margins, fit.flat_draws(most_draws), np.asarray(tokens))
 
@@ -122,20 +121,14 @@ def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Ax
         sequences (num_sequences, length).
     Raises: InputError on tokens that the model refuses.
     """
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, tuple) for one in fits.values()):
-        found = dict(fits)
-    else:
-        found = {name: (fit.method, margins_of(fit, tokens)) for name, fit in as_fits(fits).items()}
+    found = each(fits, tuple, lambda fit: (fit.method, margins_of(fit, tokens)))
     ax = own_axes(ax, 6.8, 3.4)
     shown = looks({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):
-        for number, (name, (_, margins)) in enumerate(found.items()):
+        for (name, (_, margins)), beside in zip(found.items(), side_by_side(len(found)), strict=True):
             positions = np.flatnonzero(np.isfinite(margins).any((0, 1)))
-            low, lower, middle, upper, high = np.nanquantile(margins[..., positions], QUANTILES, axis=(0, 1))
-            at = positions + 1 + (number - (len(found) - 1) / 2) * min(0.16, 0.7 / len(found))
-            ax.vlines(at, low, high, color=shown[name]["color"], linewidth=1)
-            ax.vlines(at, lower, upper, color=shown[name]["color"], linewidth=4, alpha=0.6)
-            ax.plot(at, middle, color=shown[name]["color"], marker=shown[name]["marker"], linestyle="none", markersize=5, label=name)  # fmt: skip
+            quantiles = np.nanquantile(margins[..., positions], QUANTILES, axis=(0, 1))
+            draw_intervals(ax, positions + 1 + beside, quantiles, name, shown[name])
         ax.axhline(0, color=ink(), linestyle=":", linewidth=1)
         ax.annotate("boundary", (0, 0), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points", fontsize=9)  # fmt: skip
         ax.set_ylim(bottom=0)

@@ -1,6 +1,5 @@
 """Uncertainty of the next token, split into what is in the data and what the draws disagree about."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probattn.inference.estimates import Measured, ratio
-from probattn.inference.predictive import Prediction, as_fits, predict
+from probattn.inference.predictive import Prediction, each, predict
 from probattn.inference.style import STYLE, looks, own_axes
 
 
@@ -53,10 +52,7 @@ def plot_uncertainty(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     Args: fits, one, several by name, or a mapping to `Uncertainty`; tokens, held-out sequences (num_sequences, length).
     Raises: InputError as `predict`.
     """
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, Uncertainty) for one in fits.values()):
-        found = dict(fits)
-    else:
-        found = {name: uncertainty(predict(fit, tokens), method=fit.method) for name, fit in as_fits(fits).items()}
+    found = each(fits, Uncertainty, lambda fit: uncertainty(predict(fit, tokens), method=fit.method))
     ax = own_axes(ax, 6.4, 1.2 + 0.45 * len(found))
     shown = looks({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):

@@ -14,8 +14,19 @@ import typer
 from rich.table import Table
 
 from probattn.checks import whole_number
+from probattn.cli_judge import CorpusArgument, SeedOption
 from probattn.cli_print import console
-from probattn.cli_runs import Method, ModelName, build_model, fit_and_save, load, models, resume_run, wake_devices
+from probattn.cli_runs import (
+    Method,
+    ModelName,
+    build_model,
+    fit_and_save,
+    load,
+    models,
+    num_chunks,
+    resume_run,
+    wake_devices,
+)
 from probattn.errors import FitError, InputError
 
 SIZES = "30,100,300,1000,3000"
@@ -67,7 +78,7 @@ class Study:
 
 
 def learning_curve(
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')],
+    corpus: CorpusArgument,
     out: Annotated[Path, typer.Option(help="Folder of the study: a run directory for each fit, and curve.zip. One that was killed goes on.")],
     sizes: Annotated[str, typer.Option(help="Training sequences, ascending.")] = SIZES,
     dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
@@ -82,7 +93,7 @@ def learning_curve(
     num_samples: Annotated[int, typer.Option(help="Posterior: draws, per chain.")] = 150,
     num_chains: Annotated[int, typer.Option(help="Posterior: chains.")] = 2,
     max_tree_depth: Annotated[int, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw.")] = 6,
-    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:  # fmt: skip
     """Where does the posterior matter? Fit by MAP and by posterior at growing training sizes, with one held-out set.
 
@@ -236,7 +247,7 @@ def _prefix(corpus: Any, size: int) -> Any:
 
 def _begun(run: Path) -> bool:
     """Whether a run directory holds a fit, or at least a chunk of one."""
-    return (run / "fit.zip").exists() or any((run / "store" / "chunks").glob("*.zip"))
+    return (run / "fit.zip").exists() or num_chunks(run) > 0
 
 
 def _has_draws(run: Path) -> bool:

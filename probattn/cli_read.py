@@ -178,12 +178,11 @@ def margins(
     """
     import numpy as np
 
-    from probattn.inference.fit import over_draws
-    from probattn.inference.support import path_labels, support_probability
+    from probattn.inference.support import margins_of, path_labels, support_probability
 
     fitted, corpus, _ = load(run)
     tokens = corpus.encode(text)
-    values = over_draws(fitted.model.margins, fitted.flat_draws(), tokens[None])[:, 0]
+    values = margins_of(fitted, tokens[None], most_draws=None)[:, 0]
     values = values[:, np.isfinite(values[0])]
     support = support_probability(values)
     table = Table("position", "symbol", "margin", title=f"{fitted.method}: {corpus.decode(tokens)}")

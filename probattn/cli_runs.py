@@ -94,7 +94,7 @@ def fit_and_save(
         with _told_how_to_go_on(out):
             return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
     except BaseException:
-        if not _chunks(out):  # nothing to resume
+        if not num_chunks(out):  # nothing to resume
             shutil.rmtree(out, ignore_errors=True)
         raise
 
@@ -157,10 +157,10 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     model, corpus, config = load_setting(run, models())
     if config["method"] != "posterior" or not (run / "store").exists():
         raise InputError(f"{run}: is a fit by {config['method']}, written when it was done; there is nothing to resume")
-    before = _chunks(run)
+    before = num_chunks(run)
     with _told_how_to_go_on(run):
         fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
-    if _chunks(run) == before:
+    if num_chunks(run) == before:
         print(f"{run} has all of its draws already: nothing was left to do (--num-samples asks for more)")
     return fitted
 
@@ -170,12 +170,13 @@ def _told_how_to_go_on(run: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if _chunks(run):
+        if num_chunks(run):
             print(f"\nstopped; go on with `probattn resume {run}`", file=sys.stderr)
         raise
 
 
-def _chunks(run: Path) -> int:
+def num_chunks(run: Path) -> int:
+    """How many chunks a posterior run has so far, whole or not; 0 if it is none."""
     return len(list((run / "store" / "chunks").glob("*.zip")))
 
 

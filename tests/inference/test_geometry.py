@@ -19,7 +19,8 @@ from probattn.inference import (
     singular_values,
     uniqueness,
 )
-from probattn.inference.support import QUANTILES, disagreement, example, support_probability
+from probattn.inference.style import QUANTILES
+from probattn.inference.support import disagreement, example, support_probability
 from probattn.models import LanguageModel
 
 TOLERANCE = 1e-5 if not jax.config.jax_enable_x64 else 1e-10
