@@ -168,7 +168,7 @@ assert {field.name for field in fields(Attention)} == {*ARRAY_FIELDS, *STATIC_FI
 
 
 def over_sequences(function: Callable, attention: Attention, u: Any, name: str = "embeddings") -> Any:
-    """`function(attention, u[t, i, b]) -> [..., b]`, compiled, over embeddings of shape (..., length, dim).
+    """`function(attention, u[b, t, i]) -> [b, ...]`, compiled, over embeddings of shape (..., length, dim).
 
     A batch of maps broadcasts against the leading axes of u.
 
@@ -196,20 +196,13 @@ def _over_sequences(function: Callable, attention: Attention, u: jax.Array) -> A
     maps = attention.batch_shape
     shape = np.broadcast_shapes(maps, u.shape[:-2])
     if not maps:
-        batch_last = jnp.moveaxis(u.reshape(-1, *u.shape[-2:]), 0, -1)
-        results = function(attention, batch_last)
+        results = function(attention, u.reshape(-1, *u.shape[-2:]))
     else:
         over = shape[len(shape) - len(maps) :]
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(over) :]), broadcast_maps(attention, over))
-        one_axis = jnp.broadcast_to(u, (*shape, *u.shape[-2:])).reshape(-1, math.prod(over), *u.shape[-2:])
-        results = jax.vmap(function, out_axes=-1)(flat, jnp.moveaxis(one_axis, (0, 1), (-1, 0)))
-
-    def restore(result: jax.Array) -> jax.Array:
-        kept = result.ndim - 1 - bool(maps)
-        sequences_first = jnp.moveaxis(result, range(kept), range(-kept, 0))
-        return sequences_first.reshape(*shape, *result.shape[:kept])
-
-    return jax.tree.map(restore, results)
+        of_maps = jnp.broadcast_to(u, (*shape, *u.shape[-2:])).reshape(-1, math.prod(over), *u.shape[-2:])
+        results = jax.vmap(function, (0, 1), 1)(flat, of_maps)
+    return jax.tree.map(lambda result: result.reshape(*shape, *result.shape[1 + bool(maps) :]), results)
 
 
 def broadcast_maps(attention: Attention, shape: tuple[int, ...]) -> Attention:

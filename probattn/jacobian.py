@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 from probattn.attention import Attention, over_sequences
 from probattn.checks import as_scale
 from probattn.determinant import sign_and_log_det
-from probattn.mean import apply_values, capped, contract, first_mean, head_means, mean, shrinkage, weights
+from probattn.domain import inequality_holds
+from probattn.mean import head_means, mean, mean_of_heads, shrinkage, weights
+from probattn.small_blocks import slope_of_own, small_blocks
 
 
 def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
@@ -83,73 +85,43 @@ def _residuals(attention: Attention, u: jax.Array) -> jax.Array:
 
 
 def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
-    return sign_and_log_det(_blocks(attention, u))[1]
+    alpha = weights(attention, u)
+    _, log_abs_det, _ = _sign_log_det_and_inside(attention, u, alpha, head_means(attention, alpha, u))
+    return log_abs_det
 
 
 def _density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not."""
-    sign, log_abs_det = sign_and_log_det(_blocks(attention, u))
-    outside = sign <= 0
-    if attention.symmetric and attention.contraction is None:
-        outside |= inequality_slack(attention, jax.lax.stop_gradient(u)) <= 0
-    return _residuals(attention, u), log_abs_det, ~outside
-
-
-def inequality_slack(attention: Attention, u: jax.Array) -> jax.Array:
-    """Smallest eigenvalue of `I - S_t^{1/2} A S_t^{1/2}` for a symmetric A with V = I, as [t, b].
-
-    With S = X X^T the eigenvalues of S^{1/2} A S^{1/2} (d of them) and those of X^T A X (one per position) differ
-    only in how many are 0, and the latter have a gradient where S is singular.
-    """
-    length, dim = u.shape[:2]
     alpha = weights(attention, u)
-    centred = u - head_means(alpha, u)[:, :, None]  # [h, t, s, i, b]
-    root = jnp.sqrt(jnp.where(alpha > 0, alpha, 1)) * (alpha > 0)
-    spread = (root[:, :, :, None] * centred)[0]  # X^T as [t, s, i, b]
-    towards = contract("ij,tsj->tsi", attention.interaction[0, ..., None], spread)
-    inner = contract("tri,tsi->trs", spread, towards) * shrinkage(attention, u)[:, None, None]
-    ascending = jnp.linalg.eigvalsh(jnp.moveaxis(inner, -1, 1))  # [t, b, T]
-    if length < dim:
-        return 1 - jnp.maximum(ascending[..., -1], 0)
-    # Unless the largest is positive, none is, and the zeros that only X^T A X has stand above the d of S A.
-    rounding = length * jnp.finfo(u.dtype).eps * jnp.abs(ascending).max(-1)
-    return 1 - jnp.where(ascending[..., -1] > rounding, ascending[..., -1], ascending[..., dim - 1])
+    ubar = head_means(attention, alpha, u)
+    _, log_abs_det, inside = _sign_log_det_and_inside(attention, u, alpha, ubar)
+    return u - mean_of_heads(attention, ubar), log_abs_det, inside
+
+
+def _sign_log_det_and_inside(
+    attention: Attention, u: jax.Array, alpha: jax.Array, ubar: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of each position, [b, t]; where there is no spread to attend over J_t is the identity."""
+    blocks, covariance = small_blocks(attention, u, alpha, ubar)
+    sign, log_abs_det = sign_and_log_det(blocks)
+    inside = ~(sign <= 0)
+    if covariance is not None and attention.contraction is None:
+        inside &= inequality_holds(covariance, attention.interaction[0])
+    without_spread = ((0, 0), (u.shape[1] - sign.shape[1], 0))
+    pad = lambda array, value: jnp.pad(array, without_spread, constant_values=value)  # noqa: E731
+    return pad(sign, 1), pad(log_abs_det, 0), pad(inside, True)
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
-    length = u.shape[0]
-    # Under the strict mask positions 1 and 2 have no spread to attend over, and nobody attends to the last one.
-    first, last = (min(2, length), length - 1) if attention.mask == "strict" else (0, length)
-    identity = jnp.eye(attention.dim, dtype=u.dtype)[..., None]
-    alpha = weights(attention, u)[:, first:, :last]
-    slope, ubar = _slopes(attention, alpha, u[:last], shrinkage(attention, u)[first:])
+    """From the formula, with every covariance centred first: the twin of `small_blocks`, of [b, h, t, s, i] in memory."""
+    alpha = weights(attention, u)
+    ubar = head_means(attention, alpha, u)
+    centred = u[:, None, None] - ubar[:, :, :, None]
+    covariance = jnp.einsum("bhtsi,bhtsj->bhtij", alpha[..., None] * centred, centred)
+    slope = covariance @ attention.interaction[:, None] * shrinkage(attention, u)[:, None, :, None, None]
     if attention.mask == "inclusive":
-        own = jnp.moveaxis(jnp.diagonal(alpha, axis1=1, axis2=2), -1, 1)[:, :, None, None]
-        towards = contract("hij,tj->hti", attention.interaction[..., None], u)
-        slope = slope + own * (identity + (u - ubar)[:, :, :, None] * towards[:, :, None])
-    without_spread = jnp.broadcast_to(identity, (first, *identity.shape[:2], u.shape[-1]))
-    return jnp.concatenate([without_spread, identity - apply_values(attention, slope)])
-
-
-def _slopes(attention: Attention, alpha: jax.Array, u: jax.Array, shrink: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`S_t A` with the capped A as [h, t, i, k, b], and the mean `ubar_t` of the past as [h, t, i, b]."""
-    ubar = head_means(alpha, u)
-    centred = u - ubar[:, :, None]  # [h, t, s, i, b]; centring first keeps far-off clusters exact
-    covariance = contract("htsi,htsj->htij", alpha[:, :, :, None] * centred, centred)
-    slope = contract("htij,hjk->htik", covariance, attention.interaction[..., None])
-    return slope * shrink[:, None, None], ubar
-
-
-def conditional_parts(
-    attention: Attention, past: jax.Array, squared: jax.Array, position: jax.Array, token: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Residual [i, b] and block [i, j, b] of tokens [i, b] at one position, each after a past [s, i, b] of its own.
-
-    `squared` [b] is the squared diameter of that past; what `past` holds from the position on is not looked at.
-    """
-    position, shrink = position[None], capped(attention, squared)[None]
-    alpha = weights(attention, past, token[None], position, shrink)
-    slope, ubar = _slopes(attention, alpha, past, shrink)
-    mu = apply_values(attention, ubar) + first_mean(attention, position)
-    identity = jnp.eye(attention.dim, dtype=past.dtype)[..., None]
-    return token - mu[0], identity - apply_values(attention, slope)[0]
+        slope = slope + slope_of_own(attention, u, alpha, ubar)
+    identity = jnp.eye(attention.dim, dtype=u.dtype)
+    if attention.value is None:
+        return identity - slope.mean(1)
+    return identity - jnp.einsum("hij,bhtjk->btik", attention.value, slope)

@@ -6,8 +6,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from probattn.attention import Attention, over_sequences
+from probattn.domain import inequality_slack
 from probattn.errors import InputError
-from probattn.jacobian import inequality_slack, jacobian_blocks, log_det
+from probattn.jacobian import jacobian_blocks, log_det
 
 
 def stability_margin(attention: Attention, u: ArrayLike, kind: str = "sigma_min") -> Float[Array, "*batch length"]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array
 
+from probattn.conditional import conditional_parts
 from probattn.determinant import sign_and_log_det
-from probattn.jacobian import conditional_parts
 from probattn.transform import Equation, newton
 
 PRIOR_SHARE = 0.2  # of the guided particles are drawn from the prior: no weight then exceeds five times its likelihood
@@ -76,7 +76,7 @@ def guided(emission: Any, particles: Any, position: Array, token: Array, key: Ar
     )  # fmt: skip
     e, block = parts(u)
     log_normal = -0.5 * ((e / emission.scale) ** 2).sum(0) - dim * jnp.log(math.sqrt(2 * math.pi) * emission.scale)
-    log_prior = log_normal + sign_and_log_det(block[None])[1][0]
+    log_prior = log_normal + sign_and_log_det(jnp.moveaxis(block, -1, 0))[1]
     share = len(chosen) / n
     log_proposal = jnp.logaddexp(math.log(share) + log_prior, math.log1p(-share) + log_student)
     return Proposed(u, log_prior + emission.log_prob(u)[token] - log_proposal)

@@ -14,9 +14,10 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from probattn.attention import Attention, over_sequences
+from probattn.conditional import mean_at
 from probattn.errors import InputError
 from probattn.jacobian import log_det, residuals
-from probattn.mean import mean_at, shrinkage
+from probattn.mean import shrinkage
 from probattn.uniqueness import always_unique, require_strict
 
 
@@ -88,11 +89,11 @@ def _newton(attention: Attention, noise: jax.Array) -> jax.Array:
     # Newton's steps can cycle where interactions are strong: under the cap iteration then takes over, which always
     # converges there; without it a trust region comes first.
     solve = guarded_newton if attention.contraction is None else newton
-    return jax.vmap(partial(_solve_in_turn, attention, solve), -1, -1)(noise)
+    return jax.vmap(partial(_solve_in_turn, attention, solve))(noise)
 
 
 def _iterate(attention: Attention, noise: jax.Array) -> jax.Array:
-    return jax.vmap(partial(_solve_in_turn, attention, _fixed_point), -1, -1)(noise)
+    return jax.vmap(partial(_solve_in_turn, attention, _fixed_point))(noise)
 
 
 def _solve_in_turn(attention: Attention, solve: Callable, noise: jax.Array) -> jax.Array:
@@ -117,7 +118,7 @@ class Equation(NamedTuple):
     @classmethod
     def at(cls, attention: Attention, u: jax.Array, position: jax.Array, noise: jax.Array) -> "Equation":
         if attention.contraction is not None:  # the cap depends on the past only: it is worked into the query
-            shrink = shrinkage(attention, u[..., None])[position]
+            shrink = shrinkage(attention, u[None])[0, position]
             attention = replace(attention, query=attention.query * shrink, contraction=None)
         past = jnp.where(jnp.arange(len(u))[:, None] < position, u, 0)
         size = jax.lax.stop_gradient(jnp.maximum(jnp.abs(past).max(), jnp.abs(noise).max()))

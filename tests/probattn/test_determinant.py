@@ -5,26 +5,48 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probattn.determinant import sign_and_log_det
+from probattn.determinant import LARGEST_UNROLLED, sign_and_log_det
 
 
-@pytest.mark.parametrize("dim", [1, 2, 4, 8, 9])
+@pytest.mark.parametrize("dim", [1, 2, 4, 8, LARGEST_UNROLLED, LARGEST_UNROLLED + 1])
 def test_sign_and_log_det_agree_with_the_library(float64, dim):
-    blocks = np.random.default_rng(dim).standard_normal((3, dim, dim, 20))
-    batch_first = np.moveaxis(blocks, -1, 1)
+    blocks = np.random.default_rng(dim).standard_normal((3, 20, dim, dim))
     sign, log_det = sign_and_log_det(jnp.asarray(blocks))
-    expected_sign, expected = np.linalg.slogdet(batch_first)
+    expected_sign, expected = np.linalg.slogdet(blocks)
     assert {-1.0, 1.0} == set(expected_sign.ravel())
     np.testing.assert_array_equal(sign, expected_sign)
     np.testing.assert_allclose(log_det, expected, rtol=0, atol=1e-10)
     gradient = jax.grad(lambda blocks: sign_and_log_det(blocks)[1].sum())(jnp.asarray(blocks))
-    inverse = np.moveaxis(np.linalg.inv(batch_first).swapaxes(-1, -2), 1, -1)
-    np.testing.assert_allclose(gradient, inverse, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(gradient, np.linalg.inv(blocks).swapaxes(-1, -2), rtol=1e-8, atol=1e-8)
 
 
-def test_singular_blocks_and_zero_pivots():
-    exchange = jnp.asarray([[0.0, 1.0], [1.0, 0.0]])[None, :, :, None]
-    assert [float(part[0, 0]) for part in sign_and_log_det(exchange)] == [-1, 0]
-    sign, log_det = sign_and_log_det(jnp.ones((1, 3, 3, 1)))
-    assert float(sign[0, 0]) == 0
-    assert float(log_det[0, 0]) == -np.inf
+@pytest.mark.parametrize("dim", [1, 3, LARGEST_UNROLLED + 1])
+def test_forward_and_second_derivatives_agree_with_the_library(float64, dim):
+    draw = np.random.default_rng(dim).standard_normal
+    block, direction = jnp.asarray(draw((dim, dim))), jnp.asarray(draw((dim, dim)))
+    ours, theirs = (lambda b: sign_and_log_det(b)[1]), (lambda b: jnp.linalg.slogdet(b)[1])
+    for derivative in (
+        lambda f: jax.jvp(f, (block,), (direction,))[1],
+        lambda f: jax.jvp(jax.grad(f), (block,), (direction,))[1],
+        lambda f: jax.grad(lambda b: (jax.grad(f)(b) * direction).sum())(block),
+        lambda f: jax.jvp(lambda b: jax.jvp(f, (b,), (direction,))[1], (block,), (direction,))[1],
+    ):
+        np.testing.assert_allclose(derivative(ours), derivative(theirs), rtol=1e-7, atol=1e-7)
+
+
+def test_pivots_are_exchanged_where_they_vanish_or_nearly_do(float64):
+    """Without exchange the first block divides by zero, and the second loses all digits."""
+    exchange = np.asarray([[0.0, 1.0], [1.0, 0.0]])
+    tiny = np.asarray([[1e-17, 1.0, 2.0], [1.0, 1.0, 0.0], [3.0, 2.0, 1.0]])
+    assert [float(part) for part in sign_and_log_det(jnp.asarray(exchange))] == [-1, 0]
+    sign, log_det = sign_and_log_det(jnp.asarray(tiny))
+    np.testing.assert_allclose([sign, log_det], np.linalg.slogdet(tiny), rtol=1e-14)
+
+
+def test_singular_blocks_and_failures():
+    sign, log_det = sign_and_log_det(jnp.ones((1, 3, 3)))
+    assert (float(sign[0]), float(log_det[0])) == (0, -np.inf)
+    for dim in (3, LARGEST_UNROLLED + 1):
+        for row in range(dim):
+            blocks = jnp.eye(dim).at[row, dim - 1].set(jnp.nan)
+            assert jnp.isnan(sign_and_log_det(blocks)[1])
