@@ -1,9 +1,8 @@
-"""The parameters of a causal attention map, checked once, and how a function of it runs over many sequences."""
+"""The parameters of a causal attention map, checked once."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -165,52 +164,3 @@ def _unflatten(static: tuple, arrays: Iterable) -> Attention:
 
 jax.tree_util.register_pytree_with_keys(Attention, _flatten, _unflatten)
 assert {field.name for field in fields(Attention)} == {*ARRAY_FIELDS, *STATIC_FIELDS}
-
-
-def over_sequences(function: Callable, attention: Attention, u: Any, name: str = "embeddings") -> Any:
-    """`function(attention, u[b, t, i]) -> [b, ...]`, compiled, over embeddings of shape (..., length, dim).
-
-    A batch of maps broadcasts against the leading axes of u.
-
-    Raises:
-        InputError: u is no array of that shape, holds a NaN, or is longer than the position bias.
-    """
-    u = as_float_array(name, u)
-    if u.ndim < 2 or u.shape[-1] != attention.dim or u.shape[-2] == 0:
-        raise InputError(f"{name}: expected shape (..., length >= 1, dim {attention.dim}), got {u.shape}")
-    bias = attention.position_bias
-    if bias is not None and bias.shape[-1] < u.shape[-2]:
-        raise InputError(f"{name}: length {u.shape[-2]} needs a position bias of as many lags, got {bias.shape[-1]}")
-    try:
-        np.broadcast_shapes(attention.batch_shape, u.shape[:-2])
-    except ValueError as error:
-        raise InputError(
-            f"{name}: expected leading axes that broadcast against the attention's batch {attention.batch_shape}, "
-            f"got shape {u.shape}"
-        ) from error
-    return _over_sequences(function, attention, u)
-
-
-@partial(jax.jit, static_argnums=0)
-def _over_sequences(function: Callable, attention: Attention, u: jax.Array) -> Any:
-    maps = attention.batch_shape
-    shape = np.broadcast_shapes(maps, u.shape[:-2])
-    if not maps:
-        results = function(attention, u.reshape(-1, *u.shape[-2:]))
-    else:
-        over = shape[len(shape) - len(maps) :]
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(over) :]), broadcast_maps(attention, over))
-        of_maps = jnp.broadcast_to(u, (*shape, *u.shape[-2:])).reshape(-1, math.prod(over), *u.shape[-2:])
-        results = jax.vmap(function, (0, 1), 1)(flat, of_maps)
-    return jax.tree.map(lambda result: result.reshape(*shape, *result.shape[1 + bool(maps) :]), results)
-
-
-def broadcast_maps(attention: Attention, shape: tuple[int, ...]) -> Attention:
-    """The attention with all its arrays broadcast to one batch of maps of that shape."""
-
-    def broadcast(name: str, axes: int) -> Any:
-        array = getattr(attention, name)
-        return None if array is None else jnp.broadcast_to(array, (*shape, *array.shape[array.ndim - axes :]))
-
-    arrays = [broadcast(name, axes) for name, axes in ARRAY_FIELDS.items()]
-    return jax.tree.unflatten(jax.tree.structure(attention), [array for array in arrays if array is not None])

@@ -16,21 +16,22 @@ LARGEST_UNROLLED = 12
 
 def sign_and_log_det(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`sign(det)` and `log |det|` of blocks (..., i, j), each of shape (...); 0 and -inf where a block is singular."""
-    return _decompose(blocks)[:2]
+    *batch, dim, _ = blocks.shape
+    sign, log_det, _ = _decompose(jnp.moveaxis(blocks.reshape(-1, dim, dim), 0, -1))
+    return sign.reshape(batch), log_det.reshape(batch)
 
 
 @jax.custom_jvp
 def _decompose(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sign, log absolute determinant and inverse; the inverse of a singular block is 0, whose gradient is then 0."""
-    *batch, dim, _ = blocks.shape
-    if dim > LARGEST_UNROLLED:
-        sign, log_det = jnp.linalg.slogdet(blocks)
-        regular = (sign != 0)[..., None, None]
-        identity = jnp.eye(dim, dtype=blocks.dtype)
-        inverse = jnp.where(regular, jnp.linalg.inv(jnp.where(regular, blocks, identity)), 0)
-        return sign, log_det, inverse
-    sign, log_det, inverse = _eliminate(jnp.moveaxis(blocks.reshape(-1, dim, dim), 0, -1))
-    return sign.reshape(batch), log_det.reshape(batch), jnp.moveaxis(inverse, -1, 0).reshape(blocks.shape)
+    """Sign, log absolute determinant and inverse of blocks [i, j, n]; of a singular one the inverse is taken to be 0."""
+    dim = blocks.shape[0]
+    if dim <= LARGEST_UNROLLED:
+        return _eliminate(blocks)
+    blocks = jnp.moveaxis(blocks, -1, 0)
+    sign, log_det = jnp.linalg.slogdet(blocks)
+    regular = (sign != 0)[:, None, None]
+    inverse = jnp.linalg.inv(jnp.where(regular, blocks, jnp.eye(dim, dtype=blocks.dtype)))
+    return sign, log_det, jnp.moveaxis(jnp.where(regular, inverse, 0), 0, -1)
 
 
 @_decompose.defjvp
@@ -38,8 +39,9 @@ def _decompose_jvp(primals, tangents):
     """`d log |det J| = tr(J^-1 dJ)`, `d J^-1 = -J^-1 dJ J^-1`: what elimination yields anyway, to any order."""
     (blocks,), (change,) = primals, tangents
     sign, log_det, inverse = _decompose(blocks)
-    slope = (jnp.swapaxes(inverse, -1, -2) * change).sum((-2, -1))
-    return (sign, log_det, inverse), (jnp.zeros_like(sign), slope, -inverse @ change @ inverse)
+    slope = (jnp.swapaxes(inverse, 0, 1) * change).sum((0, 1))
+    of_inverse = -jnp.einsum("ijn,jkn,kln->iln", inverse, change, inverse)
+    return (sign, log_det, inverse), (jnp.zeros_like(sign), slope, of_inverse)
 
 
 def _eliminate(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -78,4 +80,4 @@ def _eliminate(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     for k, first in enumerate(pivots):
         inverse = jnp.where(columns == first, ordered[:, k][:, None], inverse)
     singular = sign == 0  # such a block must not pull on its other pivots either
-    return sign, jnp.where(singular, -jnp.inf, log_det), jnp.where(singular, 0, inverse)
+    return barrier((sign, jnp.where(singular, -jnp.inf, log_det), jnp.where(singular, 0, inverse)))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from probattn.attention import Attention
-from probattn.mean import head_means, shrinkage, weights
+from probattn.mean import attend
 
 
 def inequality_holds(covariance: jax.Array, interaction: jax.Array) -> jax.Array:
@@ -49,6 +49,11 @@ def _smallest_pivot(matrix: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, len(matrix), eliminate, (matrix, smallest))[1]
 
 
+def of_centred(attention: Attention, length: int) -> int:
+    """Working set of one sequence where every past is centred by itself."""
+    return 4 * attention.heads * length**2 * attention.dim
+
+
 def inequality_slack(attention: Attention, u: jax.Array) -> jax.Array:
     """Smallest eigenvalue of `I - S_t^{1/2} A S_t^{1/2}` for a symmetric A with V = I, as [b, t].
 
@@ -56,12 +61,13 @@ def inequality_slack(attention: Attention, u: jax.Array) -> jax.Array:
     only in how many are 0, and the latter have a gradient where S is singular.
     """
     length, dim = u.shape[1:]
-    alpha = weights(attention, u)
-    centred = u[:, None, None] - head_means(attention, alpha, u)[:, :, :, None]  # [b, h, t, s, i]
+    attended = attend(attention, u)
+    alpha = attended.alpha[:, 0]
+    centred = attended.w[:, None] - attended.wbar[:, 0, :, None]  # [b, t, s, i]
     root = jnp.sqrt(jnp.where(alpha > 0, alpha, 1)) * (alpha > 0)
-    spread = (root[..., None] * centred)[:, 0]  # X^T as [b, t, s, i]
+    spread = root[..., None] * centred  # X^T
     inner = jnp.einsum("btri,ij,btsj->btrs", spread, attention.interaction[0], spread, optimize=True)
-    ascending = jnp.linalg.eigvalsh(inner * shrinkage(attention, u)[..., None, None])
+    ascending = jnp.linalg.eigvalsh(inner * attended.shrink[..., None, None])
     if length < dim:
         return 1 - jnp.maximum(ascending[..., -1], 0)
     # Unless the largest is positive, none is, and the zeros that only X^T A X has stand above the d of S A.

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probattn.attention import Attention, over_sequences
+from probattn.attention import Attention
 from probattn.checks import as_scale
 from probattn.determinant import sign_and_log_det
-from probattn.domain import inequality_holds
-from probattn.mean import head_means, mean, mean_of_heads, shrinkage, weights
-from probattn.small_blocks import slope_of_own, small_blocks
+from probattn.domain import inequality_holds, of_centred
+from probattn.mean import Attended, attend, mean, mean_of_heads, of_weights
+from probattn.sequences import over_sequences
+from probattn.small_blocks import of_small_blocks, slope_of_own, small_blocks
 
 
 def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
@@ -21,7 +22,7 @@ def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 2.
     """
-    return over_sequences(_residuals, attention, u)
+    return over_sequences(_residuals, attention, u, working_set=of_weights)
 
 
 def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim dim"]:
@@ -36,7 +37,7 @@ def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 2.
     """
-    return over_sequences(_blocks, attention, u)
+    return over_sequences(_blocks, attention, u, working_set=of_centred)
 
 
 def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
@@ -51,7 +52,7 @@ def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 2.
     """
-    return over_sequences(_log_det, attention, u)
+    return over_sequences(_log_det, attention, u, working_set=of_small_blocks)
 
 
 def log_barrier(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
@@ -74,7 +75,7 @@ def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0)
         broadcasts against the leading axes of u.
     Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory, sections 2 and 4.
     """
-    e, log_abs_det, inside = over_sequences(_density_parts, attention, u)
+    e, log_abs_det, inside = over_sequences(_density_parts, attention, u, working_set=of_small_blocks)
     scale = as_scale(scale, e.shape[:-2])[..., None]
     log_normal = -0.5 * ((e / scale[..., None]) ** 2).sum(-1) - attention.dim * jnp.log(math.sqrt(2 * math.pi) * scale)
     return jnp.where(inside, log_normal + log_abs_det, -jnp.inf)
@@ -85,42 +86,34 @@ def _residuals(attention: Attention, u: jax.Array) -> jax.Array:
 
 
 def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
-    alpha = weights(attention, u)
-    _, log_abs_det, _ = _sign_log_det_and_inside(attention, u, alpha, head_means(attention, alpha, u))
-    return log_abs_det
+    return _log_det_and_inside(attention, u, attend(attention, u))[0]
 
 
 def _density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not."""
-    alpha = weights(attention, u)
-    ubar = head_means(attention, alpha, u)
-    _, log_abs_det, inside = _sign_log_det_and_inside(attention, u, alpha, ubar)
-    return u - mean_of_heads(attention, ubar), log_abs_det, inside
+    attended = attend(attention, u)
+    return u - mean_of_heads(attention, attended), *_log_det_and_inside(attention, u, attended)
 
 
-def _sign_log_det_and_inside(
-    attention: Attention, u: jax.Array, alpha: jax.Array, ubar: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _log_det_and_inside(attention: Attention, u: jax.Array, attended: Attended) -> tuple[jax.Array, jax.Array]:
     """Of each position, [b, t]; where there is no spread to attend over J_t is the identity."""
-    blocks, covariance = small_blocks(attention, u, alpha, ubar)
+    blocks, covariance = small_blocks(attention, u, attended)
     sign, log_abs_det = sign_and_log_det(blocks)
     inside = ~(sign <= 0)
     if covariance is not None and attention.contraction is None:
         inside &= inequality_holds(covariance, attention.interaction[0])
     without_spread = ((0, 0), (u.shape[1] - sign.shape[1], 0))
-    pad = lambda array, value: jnp.pad(array, without_spread, constant_values=value)  # noqa: E731
-    return pad(sign, 1), pad(log_abs_det, 0), pad(inside, True)
+    return jnp.pad(log_abs_det, without_spread), jnp.pad(inside, without_spread, constant_values=True)
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
     """From the formula, with every covariance centred first: the twin of `small_blocks`, of [b, h, t, s, i] in memory."""
-    alpha = weights(attention, u)
-    ubar = head_means(attention, alpha, u)
-    centred = u[:, None, None] - ubar[:, :, :, None]
-    covariance = jnp.einsum("bhtsi,bhtsj->bhtij", alpha[..., None] * centred, centred)
-    slope = covariance @ attention.interaction[:, None] * shrinkage(attention, u)[:, None, :, None, None]
+    attended = attend(attention, u)
+    centred = attended.w[:, None, None] - attended.wbar[:, :, :, None]
+    covariance = jnp.einsum("bhtsi,bhtsj->bhtij", attended.alpha[..., None] * centred, centred)
+    slope = covariance @ attention.interaction[:, None] * attended.shrink[:, None, :, None, None]
     if attention.mask == "inclusive":
-        slope = slope + slope_of_own(attention, u, alpha, ubar)
+        slope = slope + slope_of_own(attention, u, attended)
     identity = jnp.eye(attention.dim, dtype=u.dtype)
     if attention.value is None:
         return identity - slope.mean(1)

@@ -5,10 +5,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from probattn.attention import Attention, over_sequences
-from probattn.domain import inequality_slack
+from probattn.attention import Attention
+from probattn.domain import inequality_slack, of_centred
 from probattn.errors import InputError
 from probattn.jacobian import jacobian_blocks, log_det
+from probattn.sequences import over_sequences
 
 
 def stability_margin(attention: Attention, u: ArrayLike, kind: str = "sigma_min") -> Float[Array, "*batch length"]:
@@ -73,4 +74,4 @@ def matrix_inequality_slack(attention: Attention, u: ArrayLike) -> Float[Array, 
     """
     if not attention.symmetric:
         raise InputError("attention: expected one built with symmetric=True (A = A^T, one head, V = I)")
-    return over_sequences(inequality_slack, attention, u)
+    return over_sequences(inequality_slack, attention, u, working_set=of_centred)

@@ -4,13 +4,15 @@ Inside, arrays carry the batch of sequences as their first axis, `u[b, t, i]`, a
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probattn.attention import Attention, over_sequences
+from probattn.attention import Attention
+from probattn.sequences import over_sequences
 
 
 def attention_mean(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
@@ -19,27 +21,68 @@ def attention_mean(attention: Attention, u: ArrayLike) -> Float[Array, "*batch l
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 1.
     """
-    return over_sequences(mean, attention, u)
+    return over_sequences(mean, attention, u, working_set=of_weights)
+
+
+def of_weights(attention: Attention, length: int) -> int:
+    """Working set of one sequence: weights, logits and their gradients."""
+    return 4 * attention.heads * length**2
+
+
+class Attended(NamedTuple):
+    """What attention makes of sequences u[b, t, i].
+
+    Embeddings count from the first of their sequence, `w_t = u_t - u_1`: the weights are blind to a shift of all keys and
+    covariances to any, and without it long embeddings that lie close would round away.
+
+    Args:
+        origin: the first embedding of each sequence [b, 1, i].
+        w: embeddings counted from it [b, t, i].
+        query, key: `W_Q u_t` and `W_K w_s / sqrt(r)` [b, h, t, r].
+        shrink: what the contraction cap multiplies A by [b, t].
+        alpha: weights [b, h, t, s]; a row without a past is zero.
+        wbar: weighted mean of the past `sum_s alpha_ts w_s` in each head [b, h, t, i].
+    """
+
+    origin: jax.Array
+    w: jax.Array
+    query: jax.Array
+    key: jax.Array
+    shrink: jax.Array
+    alpha: jax.Array
+    wbar: jax.Array
+
+
+def attend(attention: Attention, u: jax.Array) -> Attended:
+    """Weights and means of the past at every position."""
+    # No result depends on what embeddings count from, so that a derivative in it would be 0.
+    origin = jax.lax.stop_gradient(u[:, :1])
+    w = u - origin
+    query = jnp.einsum("hri,bti->bhtr", attention.query, u)
+    key = jnp.einsum("hri,bsi->bhsr", attention.key, w) / math.sqrt(attention.rank)
+    shrink = shrinkage(attention, u)
+    alpha = _weights(attention, query, key, shrink)
+    return Attended(origin, w, query, key, shrink, alpha, weighted_sum(alpha, w[:, None]))
 
 
 def mean(attention: Attention, u: jax.Array) -> jax.Array:
     """`mu_t` as [b, t, i]."""
-    return mean_of_heads(attention, head_means(attention, weights(attention, u), u))
+    return mean_of_heads(attention, attend(attention, u))
 
 
-def mean_of_heads(attention: Attention, ubar: jax.Array) -> jax.Array:
+def mean_of_heads(attention: Attention, attended: Attended) -> jax.Array:
     """`mu_t` as [b, t, i], from the weighted means of the past in each head."""
+    ubar = head_means(attention, attended)
     mu = ubar.mean(1) if attention.value is None else jnp.einsum("hij,bhtj->bti", attention.value, ubar)
     if attention.origin is None or attention.mask != "strict":
         return mu
     return mu.at[:, 0].set(attention.origin)  # the first position has no past
 
 
-def head_means(attention: Attention, alpha: jax.Array, u: jax.Array) -> jax.Array:
+def head_means(attention: Attention, attended: Attended) -> jax.Array:
     """Weighted mean of the past in each head, `ubar_t = sum_s alpha_ts u_s`, as [b, h, t, i]; 0 where there is no past."""
-    first = u[:, None, :1]
-    has_past = jnp.arange(u.shape[1])[:, None] >= (1 if attention.mask == "strict" else 0)
-    return weighted_sum(alpha, (u - u[:, :1])[:, None]) + has_past * first
+    has_past = jnp.arange(attended.alpha.shape[2])[:, None] >= (1 if attention.mask == "strict" else 0)
+    return attended.wbar + has_past * attended.origin[:, None]
 
 
 @jax.custom_jvp
@@ -58,19 +101,15 @@ def _weighted_sum_jvp(primals, tangents):
     return weighted_sum(alpha, x), weighted_sum(alpha_change, x) + jnp.einsum("bhst,bhsi->bhti", transposed, x_change)
 
 
-def weights(attention: Attention, u: jax.Array) -> jax.Array:
-    """Attention weights `alpha_ts` as [b, h, t, s]; a row without a past is zero."""
-    length = u.shape[1]
-    query = jnp.einsum("hri,bti->bhtr", attention.query, u)
-    # The softmax is blind to a shift of all keys: without it, long embeddings that lie close would round away.
-    key = jnp.einsum("hri,bsi->bhsr", attention.key, u - u[:, :1]) / math.sqrt(attention.rank)
-    logits = jnp.einsum("bhtr,bhsr->bhts", query, key) * shrinkage(attention, u)[:, None, :, None]
+def _weights(attention: Attention, query: jax.Array, key: jax.Array, shrink: jax.Array) -> jax.Array:
+    length = query.shape[2]
+    logits = jnp.einsum("bhtr,bhsr->bhts", query, key) * shrink[:, None, :, None]
     lag = jnp.arange(length)[:, None] - jnp.arange(length)
     if attention.position_bias is not None:
         logits = logits + attention.position_bias[:, jnp.maximum(lag, 0)]
     allowed = lag > 0 if attention.mask == "strict" else lag >= 0
     # The empty past is a case of its own: no weight anywhere, and value and gradient finite.
-    return jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, logits, jnp.finfo(u.dtype).min)), 0)
+    return jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, logits, jnp.finfo(logits.dtype).min)), 0)
 
 
 def squared_diameter(u: jax.Array) -> jax.Array:

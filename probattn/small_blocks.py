@@ -8,37 +8,30 @@ from the first of their sequence: what cancels there is then no larger than what
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from probattn.attention import Attention
-from probattn.mean import shrinkage, weighted_sum
+from probattn.mean import Attended, of_weights, weighted_sum
 
 
-def small_blocks(
-    attention: Attention, u: jax.Array, alpha: jax.Array, ubar: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
+def small_blocks(attention: Attention, u: jax.Array, attended: Attended) -> tuple[jax.Array, jax.Array | None]:
     """Blocks [b, t, n, n] of the last positions (all that have a spread to attend over), and for a symmetric A their S_t."""
-    length = u.shape[1]
-    # Under the strict mask positions 1 and 2 have no spread to attend over, and nobody attends to the last one.
-    first, last = (min(2, length), length - 1) if attention.mask == "strict" else (0, length)
-    origin = u[:, None, :1]
-    left, right = _features(attention)
-    pairs = [jnp.einsum("hni,bhsi->bhsn", side, (u[:, None, :last] - origin)) for side in (left, right)]
-    means = [jnp.einsum("hni,bhti->bhtn", side, ubar[:, :, first:] - origin) for side in (left, right)]
-    products = _outer(*pairs)
-    seconds = weighted_sum(
-        alpha[:, :, first:, :last], products.reshape(*products.shape[:3], products.shape[3] * products.shape[4])
-    )
-    covariance = seconds.reshape(*seconds.shape[:3], *products.shape[3:]) - _outer(*means)
-    shrink = shrinkage(attention, u)[:, None, first:, None, None]
+    # Under the strict mask positions 1 and 2 have no spread to attend over.
+    first = min(2, u.shape[1]) if attention.mask == "strict" else 0
+    left, right, left_mean, right_mean = _features(attention, attended, first)
+    products = _outer(left, right)
+    flat = products.reshape(*products.shape[:3], products.shape[3] * products.shape[4])
+    seconds = weighted_sum(attended.alpha, flat)[:, :, first:]
+    covariance = seconds.reshape(*seconds.shape[:3], *products.shape[3:]) - _outer(left_mean, right_mean)
+    slope = covariance * attended.shrink[:, None, first:, None, None]
     if attention.symmetric:
         identity = jnp.eye(attention.dim, dtype=u.dtype)
-        return identity - (covariance * shrink)[:, 0] @ attention.interaction[0], covariance[:, 0]
-    slope = covariance * shrink
+        return identity - slope[:, 0] @ attention.interaction[0], covariance[:, 0]
     if attention.mask == "inclusive":
-        slope = slope + _with_values(attention, slope_of_own(attention, u, alpha, ubar))
+        slope = slope + _of_values(attention, slope_of_own(attention, u, attended))
     if _by_lemma(attention):
         slope = jnp.moveaxis(slope, 1, 3)  # the heads' columns side by side
         slope = slope.reshape(*slope.shape[:3], slope.shape[3] * slope.shape[4])
@@ -47,11 +40,17 @@ def small_blocks(
     return jnp.eye(slope.shape[-1], dtype=u.dtype) - slope, None
 
 
-def slope_of_own(attention: Attention, u: jax.Array, alpha: jax.Array, ubar: jax.Array) -> jax.Array:
+def of_small_blocks(attention: Attention, length: int) -> int:
+    """Working set of one sequence: the weights, and products of features, blocks and inverses at each position."""
+    size = attention.heads * attention.rank if _by_lemma(attention) else attention.dim
+    return of_weights(attention, length) + 8 * length * size**2 * (1 if _by_lemma(attention) else attention.heads)
+
+
+def slope_of_own(attention: Attention, u: jax.Array, attended: Attended) -> jax.Array:
     """What the inclusive mask adds to `S_t A`, before values: `alpha_tt [I + (u_t - ubar_t)(A u_t)^T]`, as [b, h, t, i, k]."""
-    own = jnp.diagonal(alpha, axis1=-2, axis2=-1)[..., None, None]
+    own = jnp.diagonal(attended.alpha, axis1=-2, axis2=-1)[..., None, None]
     towards = jnp.einsum("hij,btj->bhti", attention.interaction, u)
-    return own * (jnp.eye(attention.dim, dtype=u.dtype) + _outer(u[:, None] - ubar, towards))
+    return own * (jnp.eye(attention.dim, dtype=u.dtype) + _outer(attended.w[:, None] - attended.wbar, towards))
 
 
 def _by_lemma(attention: Attention) -> bool:
@@ -59,22 +58,32 @@ def _by_lemma(attention: Attention) -> bool:
     return fewer and attention.mask == "strict" and not attention.symmetric
 
 
-def _features(attention: Attention) -> tuple[jax.Array, jax.Array]:
-    """Matrices [h, n, i] and [h, m, i] of the features whose covariance is wanted, of each head."""
-    heads, dim, dtype = attention.heads, attention.dim, attention.query.dtype
-    identity = jnp.eye(dim, dtype=dtype)
+def _features(attention: Attention, attended: Attended, first: int) -> tuple[jax.Array, ...]:
+    """Features l_s and r_s whose covariance is wanted, [b, h, s, n], and their weighted means from position `first` on."""
+    heads, dim, value = attention.heads, attention.dim, attention.value
+    w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)
+    wbar = attended.wbar[:, :, first:]
     if attention.symmetric:
-        return identity[None], identity[None]
-    value = jnp.broadcast_to(identity / heads, (heads, dim, dim)) if attention.value is None else attention.value
+        return w, w, wbar, wbar
     if not _by_lemma(attention):
-        return value, jnp.swapaxes(attention.interaction, -1, -2)
-    queries = attention.query.reshape(-1, dim)
-    left = jnp.broadcast_to(queries / heads, (heads, *queries.shape)) if attention.value is None else queries @ value
-    return left, attention.key / math.sqrt(attention.rank)
+        towards = partial(jnp.einsum, "hjk,bhtj->bhtk", attention.interaction)
+        return _of_values(attention, w), towards(w), _of_values(attention, wbar), towards(wbar)
+    right_mean = jnp.einsum("hri,bhti->bhtr", attention.key, wbar) / math.sqrt(attention.rank)
+    rows = heads * attention.rank  # those of all heads stand in the columns of each
+    queries = attention.query.reshape(rows, dim) / (heads if value is None else 1)
+    through = jnp.broadcast_to(queries, (heads, rows, dim)) if value is None else queries @ value
+    left_of = partial(jnp.einsum, "hni,bhti->bhtn", through)
+    if value is not None or heads > 1:
+        return left_of(w), attended.key, left_of(wbar), right_mean
+    # The same, from the queries that are there already.
+    return attended.query - left_of(attended.origin[:, None]), attended.key, left_of(wbar), right_mean
 
 
-def _with_values(attention: Attention, slope: jax.Array) -> jax.Array:
-    return slope / attention.heads if attention.value is None else attention.value[:, None] @ slope
+def _of_values(attention: Attention, slope: jax.Array) -> jax.Array:
+    """`V_h` times [b, h, t, i, ...]."""
+    if attention.value is None:
+        return slope / attention.heads
+    return jnp.einsum("hij,bhtj...->bhti...", attention.value, slope)
 
 
 def _outer(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -13,11 +13,12 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from probattn.attention import Attention, over_sequences
+from probattn.attention import Attention
 from probattn.conditional import mean_at
 from probattn.errors import InputError
 from probattn.jacobian import log_det, residuals
 from probattn.mean import shrinkage
+from probattn.sequences import over_sequences
 from probattn.uniqueness import always_unique, require_strict
 
 

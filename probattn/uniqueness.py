@@ -8,9 +8,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from probattn.attention import Attention, over_sequences
+from probattn.attention import Attention
 from probattn.errors import InputError
 from probattn.mean import squared_diameter
+from probattn.sequences import over_sequences
 
 
 def certified(attention: Attention, u: ArrayLike) -> Bool[Array, "*batch length"]:

@@ -17,7 +17,7 @@ from probattn import (
     stability_margin,
     support_weights,
 )
-from probattn.mean import weights
+from probattn.mean import attend
 
 LENGTH = 5
 
@@ -63,7 +63,7 @@ def test_slack_is_that_of_the_dense_matrix_inequality(float64, sign, length):
     square = np.random.default_rng(3).standard_normal((cases.DIM, cases.DIM))
     interaction = sign * square @ square.T
     attention, u = Attention.from_interaction(interaction[None], symmetric=True), embeddings(length=length)
-    alpha = np.asarray(weights(attention, u[None]))[0, 0]
+    alpha = np.asarray(attend(attention, u[None]).alpha)[0, 0]
     expected, det = [], []
     for row in alpha:
         centred = np.asarray(u) - row @ np.asarray(u)

@@ -1,0 +1,111 @@
+"""The fast path, blocks no larger than the rank, against its twin: each whole block from its definition."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probattn import (
+    Attention,
+    jacobian_blocks,
+    log_det,
+    matrix_inequality_slack,
+    path_log_density,
+    residuals,
+    sequences,
+)
+from probattn.domain import inequality_holds
+from probattn.mean import attend
+from probattn.small_blocks import small_blocks
+
+# heads, rank, whether by the lemma: at dimension 3
+SHAPES = [(1, 1, True), (1, 3, True), (1, 5, False), (2, 1, True), (3, 1, True), (2, 2, False)]
+
+
+def embeddings(*shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((*shape, cases.DIM)))
+
+
+@pytest.mark.parametrize("value", [False, True])
+@pytest.mark.parametrize(("heads", "rank", "by_lemma"), SHAPES)
+def test_value_and_derivatives_are_those_of_the_whole_blocks(float64, heads, rank, by_lemma, value):
+    contraction = 0.8 if heads == 2 else None
+    attention, u = cases.attention(heads, rank, value=value, contraction=contraction), embeddings(2, 6)
+    size = small_blocks(attention, u, attend(attention, u))[0].shape[-1]
+    assert size == (heads * rank if by_lemma else cases.DIM)
+
+    def fast(attention, u):
+        return log_det(attention, u).sum()
+
+    def whole(attention, u):
+        return jnp.linalg.slogdet(jacobian_blocks(attention, u))[1].sum()
+
+    def to_second_order(function):  # the second along one direction, forward over reverse
+        at, direction = (attention, u), jax.tree.map(jnp.ones_like, (attention, u))
+        return jax.jit(lambda: jax.jvp(jax.value_and_grad(function, (0, 1)), at, direction))()
+
+    for one, other in zip(*(jax.tree.leaves(to_second_order(function)) for function in (fast, whole)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("mask", ["strict", "inclusive"])
+def test_pieces_are_the_whole(monkeypatch, mask):
+    attention, u = cases.attention(2, value=True, mask=mask), embeddings(7, 5)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), attention)
+
+    def total(attention, u):
+        density = path_log_density(attention, u)
+        return jnp.where(jnp.isneginf(density), 0, density).sum() + jnp.abs(residuals(attention, u)).sum()
+
+    def everything():
+        jax.clear_caches()
+        found = [jax.value_and_grad(total, (0, 1))(one, v) for one, v in ((attention, u), (several, u[:, None]))]
+        found.append((jacobian_blocks(attention, u), log_det(several, u[:, None])))
+        return jax.tree.leaves(found)
+
+    whole = everything()
+    called = []
+    original = sequences._in_pieces
+    monkeypatch.setattr(sequences, "LARGEST_WORKING_SET", 1500)
+    monkeypatch.setattr(sequences, "_in_pieces", lambda run, u, most: called.append(most) or original(run, u, most))
+    pieces = everything()
+    assert min(called) < 7
+    # Sums of some hundred terms, each of a few units in the last place, in another order.
+    for one, other in zip(pieces, whole, strict=True):
+        scale = float(jnp.abs(other[jnp.isfinite(other)]).max())
+        np.testing.assert_allclose(one, other, rtol=0, atol=300 * jnp.finfo(u.dtype).eps * scale)
+
+
+def test_memory_of_pieces_does_not_grow_with_the_number_of_sequences(monkeypatch):
+    monkeypatch.setattr(sequences, "LARGEST_WORKING_SET", 20_000)
+    jax.clear_caches()
+    attention = cases.attention()
+
+    def temporaries(number):
+        gradient = jax.grad(lambda u: path_log_density(attention, u).sum())
+        compiled = jax.jit(gradient).lower(jnp.zeros((number, 16, cases.DIM))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (4 * number * 16 * cases.DIM)
+
+    # In units of the embeddings, what is left is a few copies of them; all at once it is 100 times them.
+    assert temporaries(2000) < 20
+
+
+@pytest.mark.parametrize("length", [3, 6])
+@pytest.mark.parametrize("gain", [0.3, 1.0, 3.0, -2.0])
+def test_the_inequality_holds_where_its_slack_is_positive(length, gain):
+    square = np.random.default_rng(5).standard_normal((cases.DIM, cases.DIM))
+    attention = Attention.from_interaction(gain * (square + square.T)[None] / 2, symmetric=True)
+    u = embeddings(200, length)
+    slack = matrix_inequality_slack(attention, u)
+    holds = ~jnp.isneginf(path_log_density(attention, u))
+    clear = jnp.abs(slack) > 1e3 * jnp.finfo(u.dtype).eps * (1 + jnp.abs(slack).max())  # of rounding
+    np.testing.assert_array_equal(holds[clear], (slack > 0)[clear])
+    assert clear.mean() > 0.9
+    if length == 6 and gain > 0.5:
+        assert 0.02 < holds.mean() < 0.98
+
+
+def test_a_nan_is_not_outside():
+    assert inequality_holds(jnp.full((2, 3, 3), jnp.nan), jnp.eye(3)).all()
+    assert not inequality_holds(jnp.eye(3)[None], 2 * jnp.eye(3)).any()
