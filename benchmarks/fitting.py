@@ -1,0 +1,80 @@
+"""What the barrier costs a MAP step, and what a MAP fit of the demo costs once it is compiled."""
+
+import tempfile
+import time
+from typing import Any
+
+import jax
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import save, side_by_side
+from probattn.inference import fit_map, load_corpus
+from probattn.inference.joint import potential
+from probattn.models import LanguageModel
+
+VOCAB, LENGTH, DIM, BATCH = 96, 64, 64, 32
+RANKS = (1, 2, 4, 8, 64)
+
+
+def steps_of(rank: int, heads: int = 1) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """One Adam step on the joint with and without the barrier, from the same small parameters."""
+    tokens = jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 1, VOCAB)
+    optimiser = optax.adam(1e-3)
+    models = {weight: LanguageModel(VOCAB, LENGTH, DIM, heads, rank, barrier_weight=weight) for weight in (0.05, 0.0)}
+    z = {
+        name: 0.1 * jax.random.normal(jax.random.key(i), prior.shape())
+        for i, (name, prior) in enumerate(models[0.0].priors().items())
+    }
+
+    def step(model: LanguageModel) -> Any:
+        def one(z: Any, state: Any, tokens: Any) -> Any:
+            loss, slope = jax.value_and_grad(potential(model, tokens))(z)
+            updates, state = optimiser.update(slope, state, z)
+            return optax.apply_updates(z, updates), state, loss
+
+        return one
+
+    functions = {"with barrier": step(models[0.05]), "without": step(models[0.0])}
+    return functions, (z, optimiser.init(z), tokens)
+
+
+def demo_map() -> dict[str, float]:
+    """Seconds of the demo's MAP fit: compiled afresh, and again with its programs in the persistent cache."""
+    corpus = load_corpus("cmudict", train_size=300)
+    model = LanguageModel(len(corpus.symbols), corpus.length, dim=4)
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        for name in ("compiled afresh", "compiled before"):
+            jax.clear_caches()
+            started = time.perf_counter()
+            fit_map(model, corpus.train, key=jax.random.key(0), num_steps=3000, progress=False)
+            seconds[name] = time.perf_counter() - started
+    return seconds
+
+
+def main() -> None:
+    console = Console(width=120)
+    results: dict[str, Any] = {"step": {}}
+    table = Table(
+        "rank", "times the step without barrier", "memory, times",
+        title=f"MAP step: vocabulary {VOCAB}, length {LENGTH}, dim {DIM}, {BATCH} sequences, one layer, one head",
+    )  # fmt: skip
+    for rank in RANKS:
+        functions, arguments = steps_of(rank)
+        timings = results["step"][f"rank {rank}"] = side_by_side(functions, *arguments, runs=20)
+        with_barrier, without = timings.values()
+        memory = with_barrier.temporary_bytes / without.temporary_bytes
+        table.add_row(f"{rank}", f"{with_barrier.median / without.median:.2f}", f"{memory:.2f}")
+    console.print(table)
+    results["demo_map_seconds"] = demo_map()
+    console.print("MAP of the demo: " + ", ".join(f"{k} {v:.1f} s" for k, v in results["demo_map_seconds"].items()))
+    about = {"vocab_size": VOCAB, "length": LENGTH, "dim": DIM, "batch": BATCH, "layers": 1}
+    console.print(f"figures: {save('fitting', about, results)}")
+
+
+if __name__ == "__main__":
+    main()
