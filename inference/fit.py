@@ -5,18 +5,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Array, Float
 
 from probattn import InputError, ProcessMixture, SequenceProcess
 from probattn.inference.identity import Density, density_of
 from probattn.inference.particles import particle_log_prob
 from probattn.inference.verdict import Verdict
+
+if TYPE_CHECKING:
+    import xarray
 
 Method = Literal["map", "laplace", "ensemble", "posterior", "microcanonical"]
 CHAINS = ("posterior", "microcanonical")  # methods whose draws are a Markov chain's
@@ -158,7 +160,7 @@ class Fit:
         """The identity of the density that was fitted: model, its fields, training data."""
         return density_of(self.model, self.data)
 
-    def to_datatree(self) -> xr.DataTree:
+    def to_datatree(self) -> "xarray.DataTree":
         """An ArviZ DataTree: see `probattn.inference.datatree.to_datatree`."""
         from probattn.inference.datatree import to_datatree
 

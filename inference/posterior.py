@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,6 +198,8 @@ def _as_fit(model: Any, data: Any, run: PosteriorStore | InMemory, settings: dic
 def _status(run: PosteriorStore | InMemory, done: int, num_warmup: int, left: str) -> str:
     if done <= num_warmup:
         return f"warmup, {left}"
+    import arviz as az  # slower to load than NumPyro; the first draws need not wait for it
+
     energies = run.stat("potential_energy")
     said = f"sampling, {int(run.stat('diverging').sum())} divergences"
     if energies.shape[1] >= 8:

@@ -3,6 +3,7 @@
 `model(data)` conditions on data, `model(num_sequences=n)` generates it.
 """
 
+from probattn import _whole_numpyro  # noqa: F401, before all that imports submodules of NumPyro
 from probattn.models.emission_model import EmissionModel
 from probattn.models.language_model import LanguageModel
 from probattn.models.latent_attention import LatentAttention

@@ -56,53 +56,23 @@ parameters is a mixture of such laws, `ProcessMixture`, and that is again one.
 Models with priors are in `probattn.models`, fits and their comparison in `probattn.inference`.
 """
 
+import sys
+from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
-from probattn import _whole_numpyro  # noqa: F401, before all that imports submodules of NumPyro
-from probattn.attention import Attention
-from probattn.draws import CachedStep
-from probattn.emission import EmissionProcess
-from probattn.ending import Tightness
-from probattn.errors import FitError, InputError
-from probattn.estimate import Estimate
-from probattn.jacobian import jacobian_blocks, log_barrier, log_det, path_log_density, residuals
-from probattn.margins import matrix_inequality_slack, stability_margin, support_tokens, support_weights
-from probattn.mean import attention_mean
-from probattn.mixture import ProcessMixture
-from probattn.particle_filter import Emission, Filtered
-from probattn.process import AttentionProcess
-from probattn.roots import RootCount, expected_roots
-from probattn.sequence_process import SequenceProcess
-from probattn.transform import AttentionTransform
-from probattn.uniqueness import certified
+import lazy_loader
 
+# The names and their modules are listed in __init__.pyi, each loaded when it is first asked for: --help needs no JAX.
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = version("probattn")
 
-__all__ = [
-    "Attention",
-    "AttentionProcess",
-    "AttentionTransform",
-    "CachedStep",
-    "Emission",
-    "EmissionProcess",
-    "Estimate",
-    "Filtered",
-    "FitError",
-    "InputError",
-    "ProcessMixture",
-    "RootCount",
-    "SequenceProcess",
-    "Tightness",
-    "attention_mean",
-    "certified",
-    "expected_roots",
-    "jacobian_blocks",
-    "log_barrier",
-    "log_det",
-    "matrix_inequality_slack",
-    "path_log_density",
-    "residuals",
-    "stability_margin",
-    "support_tokens",
-    "support_weights",
-]
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        import_module("probattn._whole_numpyro")  # before all that imports submodules of NumPyro
+    return _load(name)
+
+
+if "numpyro" in sys.modules:  # it may be ArviZ's lazy one, and modules may be imported without asking for a name
+    import_module("probattn._whole_numpyro")

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from probattn.checks import whole_number
 from probattn.cli_judge import CorpusArgument, SeedOption
 from probattn.cli_print import console
 from probattn.cli_runs import (
@@ -102,6 +101,8 @@ def learning_curve(
 
     Example: `probattn learning-curve cmudict --out runs/curve`
     """
+    from probattn.checks import whole_number
+
     wanted = parse_sizes(sizes)
     counts = {"num_warmup": num_warmup, "num_samples": num_samples, "num_chains": num_chains}
     counts |= {"max_tree_depth": max_tree_depth}

@@ -21,7 +21,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 with install_import_hook(["probattn"], "beartype.beartype"):
     for package in ("probattn", "probattn.models", "probattn.inference"):
-        importlib.import_module(package)
+        module = importlib.import_module(package)
+        for name in module.__all__:  # what is not loaded under the hook is not checked
+            getattr(module, name)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import probattn
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,7 +33,7 @@ def test_wheel_holds_one_top_level_package(wheel):
         for path in (ROOT / folder).glob("*.py"):
             assert f"probattn/{prefix}{path.name}" in names
     assert "probattn/inference/templates/report.html" in names
-    assert "probattn/py.typed" in names
+    assert {"probattn/py.typed", "probattn/__init__.pyi", "probattn/inference/__init__.pyi"} <= set(names)
     assert not [name for name in names if "test" in name]
 
 
@@ -47,7 +49,59 @@ def test_arrows_point_one_way():
                 assert not [line for line in imports if any(name in line for name in banned)], path
 
 
-def test_arviz_may_be_imported_first():
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import arviz, probattn; probattn.AttentionProcess",
+        "import arviz, probattn.process",
+        "import probattn, arviz; probattn.AttentionProcess",
+        "import probattn, arviz, probattn.models",
+        "import probattn, arviz, probattn.inference.map",
+    ],
+)
+def test_arviz_may_be_imported_first(imports):
     """It leaves a lazy numpyro behind, whose submodules go missing unless it is loaded before them."""
-    code = "import arviz, probattn, numpyro; print(numpyro.distributions.distribution.Unit)"
-    assert "Unit" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = f"""{imports}; import sys
+for name, module in sys.modules.items():
+    parent, _, child = name.rpartition(".")
+    if parent.split(".")[0] == "numpyro" and getattr(sys.modules[parent], child, None) is not module:
+        print(name)"""
+    assert run(code) == ""
+
+
+HEAVY = {"jax", "numpy", "scipy", "numpyro", "optax", "optimistix", "arviz", "pandas", "xarray", "matplotlib", "zarr"}
+
+
+@pytest.mark.parametrize(
+    ("code", "light"),
+    [
+        ("import probattn", HEAVY),
+        ("from probattn.cli import app; app(['--help'], standalone_mode=False)", HEAVY),
+        ("from probattn.cli import app; app(['fit', '--help'], standalone_mode=False)", HEAVY),
+        ("from probattn import Attention, stability_margin", HEAVY - {"jax", "numpy", "scipy", "numpyro"}),
+        ("from probattn.inference import fit_map", {"arviz", "pandas", "xarray", "matplotlib", "zarr"}),
+        ("from probattn.inference import sample_posterior", {"arviz", "pandas", "xarray", "matplotlib"}),
+    ],
+)
+def test_what_is_not_asked_for_is_not_loaded(code, light):
+    loaded = run(f"import sys; {code}; print(*sys.modules)").splitlines()[-1].split()
+    assert "probattn" in loaded
+    assert not light & set(loaded)
+
+
+def test_names_load_when_they_are_asked_for():
+    """`compare` is a function, and the module that it is in."""
+    code = "import probattn.inference.compare; from probattn.inference import compare; print(callable(compare))"
+    assert run(code) == "True\n"
+    code = (
+        "from probattn import *; print(Attention.__name__, inference.fit_map.__name__, models.LanguageModel.__name__)"
+    )
+    assert run(code) == "Attention fit_map LanguageModel\n"
+    for package in (probattn, probattn.models, probattn.inference):
+        assert set(package.__all__) <= set(dir(package))
+        assert not hasattr(package, "no_such_name")
+
+
+def run(code):
+    """What Python prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,30 @@
+from . import inference as inference
+from . import models as models
+from .attention import Attention as Attention
+from .draws import CachedStep as CachedStep
+from .emission import EmissionProcess as EmissionProcess
+from .ending import Tightness as Tightness
+from .errors import FitError as FitError
+from .errors import InputError as InputError
+from .estimate import Estimate as Estimate
+from .jacobian import jacobian_blocks as jacobian_blocks
+from .jacobian import log_barrier as log_barrier
+from .jacobian import log_det as log_det
+from .jacobian import path_log_density as path_log_density
+from .jacobian import residuals as residuals
+from .margins import matrix_inequality_slack as matrix_inequality_slack
+from .margins import stability_margin as stability_margin
+from .margins import support_tokens as support_tokens
+from .margins import support_weights as support_weights
+from .mean import attention_mean as attention_mean
+from .mixture import ProcessMixture as ProcessMixture
+from .particle_filter import Emission as Emission
+from .particle_filter import Filtered as Filtered
+from .process import AttentionProcess as AttentionProcess
+from .roots import RootCount as RootCount
+from .roots import expected_roots as expected_roots
+from .sequence_process import SequenceProcess as SequenceProcess
+from .transform import AttentionTransform as AttentionTransform
+from .uniqueness import certified as certified
+
+__version__: str
