@@ -2,6 +2,7 @@ from .calibration import Calibration as Calibration
 from .calibration import simulation_based_calibration as simulation_based_calibration
 from .compare import compare as compare
 from .comparison import Comparison as Comparison
+from .compiled import keep_compiled as keep_compiled
 from .corpus import Corpus as Corpus
 from .corpus import load_corpus as load_corpus
 from .curve import LearningCurve as LearningCurve

@@ -1,8 +1,9 @@
 """The command line. It alone knows models, inference and the theory together."""
 
+import functools
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -11,6 +12,18 @@ from probattn.cli_fit import demo, fit, resume
 from probattn.cli_learning import learning_curve
 from probattn.cli_read import calibrate, compare, diagnose, env, generate, margins
 from probattn.errors import FitError, InputError
+
+
+def _keeping_compiled(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        from probattn.inference import keep_compiled  # only when a command runs: --help loads no JAX
+
+        keep_compiled()
+        command(**options)
+
+    return run
+
 
 app = typer.Typer(
     name="probattn",
@@ -21,7 +34,7 @@ app = typer.Typer(
     help="Causal self-attention as a probabilistic model: fit it by MAP and by full posterior sampling, and compare.",
 )
 for command in (demo, fit, resume, learning_curve, diagnose, compare, calibrate, generate, margins, env):
-    app.command()(command)
+    app.command()(_keeping_compiled(command))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

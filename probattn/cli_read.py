@@ -203,7 +203,7 @@ def margins(
 
 
 def env() -> None:
-    """Print versions, devices and precision, for a report of a problem.
+    """Print versions, devices, precision and where compiled programs are kept, for a report of a problem.
 
     Example: `probattn env`
     """
@@ -214,6 +214,8 @@ def env() -> None:
     for name, number in versions().items():
         console.print(f"{name} {number}")
     console.print(f"devices: {', '.join(str(device) for device in jax.devices())}; cores: {os.cpu_count()}")
+    kept = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+    console.print(f"compiled programs: {kept or 'not kept'}")
     console.print(
         f"precision: {'float64' if jax.config.jax_enable_x64 else 'float32'} (set JAX_ENABLE_X64=1 for float64)"
     )

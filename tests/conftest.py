@@ -10,14 +10,13 @@ from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Two workers and two runs compile the same functions; the cache lets the second one load them. Processes inherit it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
 from jaxtyping import install_import_hook
-
-# Two workers and two runs compile the same functions; the cache lets the second one load them.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 with install_import_hook(["probattn"], "beartype.beartype"):
     for package in ("probattn", "probattn.models", "probattn.inference"):
