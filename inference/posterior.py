@@ -155,7 +155,7 @@ def _sample(
     with Progress("posterior", total, progress) as bar:
         while done < total:
             began = time.perf_counter()
-            sampling = done >= num_warmup
+            sampling, first_draws = done >= num_warmup, done == num_warmup
             number = min(CHUNK, (total if sampling else num_warmup) - done)
             after, (z, stats) = kernel.chunk(
                 to_device(state, like, jax.random.key_impl(key)), data, jnp.asarray(number)
@@ -171,6 +171,8 @@ def _sample(
             gradients = int(np.asarray(stats["n_steps"])[:, :number].sum())
             seconds = time.perf_counter() - began
             run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients})
+            if progress and first_draws:
+                print(f"first draws after {run.seconds():.1f} s")
             bar.update(done, _status(run, done, num_warmup, bar.time_left(done)))
     _refuse_stuck(run.stat("potential_energy"))
 

@@ -65,6 +65,14 @@ def test_a_stored_run_is_the_run_in_memory(store, corpus, uninterrupted):
         assert fit.gradients == uninterrupted.gradients
 
 
+def test_the_time_to_the_first_draws_is_told_once(tmp_path, corpus, capsys):
+    fit = sample(corpus, tmp_path / "store", progress=True)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("first draws after "))
+    assert 0 < float(line.split()[3]) <= fit.seconds + 0.1
+    sample(corpus, tmp_path / "store", progress=True, num_samples=30)
+    assert "first draws" not in capsys.readouterr().out
+
+
 def test_gradients_of_starts_and_of_warmup_are_counted(tmp_path, corpus, uninterrupted, monkeypatch):
     sampling = uninterrupted.stats["n_steps"].sum()
     # Each of 2 chains and 15 iterations of warmup takes 1 to 7.
