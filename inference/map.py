@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
-from numpyro.infer import SVI, Trace_ELBO, init_to_value
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer import SVI, init_to_value
 from numpyro.infer.autoguide import AutoDelta
+from numpyro.infer.elbo import ELBO
+from numpyro.infer.util import log_density
 
 from probattn.checks import whole_number
 from probattn.errors import InputError
@@ -256,7 +259,24 @@ def _svi(model: Any, data: Array, starts: Values, coordinates: str, optimiser: A
     one = constrain(model, data, jax.tree.map(lambda leaf: leaf[0], starts))
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
     guide = AutoDelta(fitted, init_loc_fn=init_to_value(values=one))
-    return SVI(fitted, guide, optimiser, Trace_ELBO(), **batch)
+    return SVI(fitted, guide, optimiser, PointELBO(), **batch)
+
+
+class PointELBO(ELBO):
+    """The ELBO of a point guide, which is the log joint density there, with its terms in the order of the model's sites.
+
+    Trace_ELBO adds them in the order of a set of names, which differs between processes, and with it the last bits of a fit
+    and the program that a later run looks for among the compiled ones.
+    """
+
+    def loss_with_mutable_state(
+        self, rng_key: Array, param_map: dict[str, Array], model: Any, guide: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        for_model, for_guide = jax.random.split(rng_key)
+        point = trace(substitute(seed(guide, for_guide), data=param_map)).get_trace(*args, **kwargs)
+        values = {name: site["value"] for name, site in point.items() if site["type"] == "sample"}
+        density, _ = log_density(seed(model, for_model), args, kwargs, values)
+        return {"loss": -density, "mutable_state": None}
 
 
 def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:

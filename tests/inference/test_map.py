@@ -1,14 +1,21 @@
 """MAP: known modes, minibatches, several starts, the boundary, and a verdict that can say no."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from known import DATA, Barred, BarredRows, Broken, Conjugate, Exponential, Impossible, Saddle, Walled
+from numpyro.infer import SVI, Trace_ELBO, init_to_value
+from numpyro.infer.autoguide import AutoDelta
 
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_map
-from probattn.inference.map import judge
+from probattn.inference.map import PointELBO, judge
 from probattn.models import EmissionModel, LanguageModel
 
 KEY = jax.random.key(0)
@@ -162,3 +169,27 @@ def test_positions_outside_the_domain_are_those_that_make_the_density_vanish(cor
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_process(corpus):
+    model = LanguageModel(4, 5, 2)
+    guide = AutoDelta(model, init_loc_fn=init_to_value(values={}))
+    losses = []
+    for elbo in (PointELBO(), Trace_ELBO()):
+        svi = SVI(model, guide, optax.adam(0.1), elbo)
+        losses.append(float(svi.evaluate(svi.init(KEY, corpus.train), corpus.train)))
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # a sum of some hundred terms
+    program = (
+        "import hashlib, jax, jax.numpy as jnp, optax; from numpyro.infer import SVI; from numpyro.infer.autoguide import AutoDelta;"
+        "from probattn.inference.map import PointELBO; from probattn.models import LanguageModel;"
+        "model, data = LanguageModel(4, 5, 2), jnp.ones((2, 5), int);"
+        "svi = SVI(model, AutoDelta(model), optax.adam(0.1), PointELBO()); state = svi.init(jax.random.key(0), data);"
+        "print(hashlib.sha256(jax.jit(svi.evaluate).lower(state, data).as_text().encode()).hexdigest())"
+    )
+    # Names in a set come in another order under another hash seed.
+    seeds = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2", "3")]
+    texts = {
+        subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout for env in seeds
+    }
+    assert len(texts) == 1
+    assert len(texts.pop().strip()) == 64
