@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-NOT_OF_THE_DENSITY = ("num_particles",)  # fields that say how well something is computed
+NOT_OF_THE_DENSITY = ("num_particles", "one_hot")  # fields that say how well something is computed
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class LanguageModel:
         barrier_weight: lambda >= 0; 1 is the whole change of variables, 0 is plain cross-entropy.
         contraction: cap kappa in (0, 1) on the path's attention, or None for the local domain.
         scale: sigma of the path. Fixed, since with lambda > 0 a free one makes the mode collapse to 0.
+        one_hot: look embeddings up as a product with one-hot vectors, whose gradient is a product too and not a scatter: for
+            small vocabularies on devices where scatters are slow. It changes no value but for rounding.
 
     Raises:
         InputError: a field outside these ranges, and tokens of a wrong shape, type or range.
@@ -78,6 +80,7 @@ class LanguageModel:
     barrier_weight: float = 0.05
     contraction: float | None = None
     scale: float = 1.0
+    one_hot: bool = False
 
     observed: ClassVar[str] = "tokens"
     path_has_start: ClassVar[bool] = True  # position 0 of the path is the start, position t the t-th token
@@ -90,6 +93,8 @@ class LanguageModel:
             whole_number(name, getattr(self, name), low)
         if not (isinstance(self.barrier_weight, (int, float)) and 0 <= self.barrier_weight < math.inf):
             raise InputError(f"barrier_weight: expected a finite number >= 0, got {self.barrier_weight!r}")
+        if not isinstance(self.one_hot, bool):
+            raise InputError(f"one_hot: expected True or False, got {self.one_hot!r}")
         if not (isinstance(self.scale, (int, float)) and 0 < self.scale < math.inf):
             raise InputError(f"scale: expected a finite number > 0, got {self.scale!r}")
         if self.contraction is not None and not 0 < self.contraction < 1:
@@ -210,7 +215,11 @@ class LanguageModel:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
         tokens = jnp.asarray(tokens)
         before = jnp.concatenate([jnp.full_like(tokens[..., :1], END), tokens[..., :-1]], axis=-1)
-        return jnp.asarray(params["embedding"])[before] + params["position"]
+        embedding = jnp.asarray(params["embedding"])
+        if self.one_hot:
+            rows = jax.nn.one_hot(before, self.vocab_size, dtype=embedding.dtype)
+            return jnp.matmul(rows, embedding, precision="highest") + params["position"]
+        return embedding[before] + params["position"]
 
     def path_attention(self, params: Params) -> Attention:
         """The attention whose residuals and Jacobian score the path: strict mask, no value map."""
@@ -235,7 +244,7 @@ def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
 
 def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
     hidden = u + attention_mean(model.readout_attention(params), u)
-    return hidden @ params["readout"].T + params["bias"]
+    return jnp.matmul(hidden, params["readout"].T, precision="highest") + params["bias"]
 
 
 # Compiled once per model and shape: a model that NumPyro runs step by step to find its sites would otherwise

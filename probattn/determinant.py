@@ -38,6 +38,7 @@ def _decompose(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 @_decompose.defjvp
+@jax.default_matmul_precision("highest")
 def _decompose_jvp(primals, tangents):
     """`d log |det J| = tr(J^-1 dJ)`, `d J^-1 = -J^-1 dJ J^-1`: what elimination yields anyway, to any order."""
     (blocks,), (change,) = primals, tangents

@@ -92,6 +92,7 @@ def weighted_sum(alpha: jax.Array, x: jax.Array) -> jax.Array:
 
 
 @weighted_sum.defjvp
+@jax.default_matmul_precision("highest")  # rules are traced by themselves
 def _weighted_sum_jvp(primals, tangents):
     # Written with the transpose of alpha laid out in memory: the gradient in x is then a product of rows by columns, for
     # which compilers have their fast path.

@@ -41,7 +41,9 @@ def over_sequences(
             f"{name}: expected leading axes that broadcast against the attention's batch {attention.batch_shape}, "
             f"got shape {u.shape}"
         ) from error
-    return _over_sequences(function, working_set, attention, u)
+    # GPUs would round the factors of products to 10 bits by default, and log determinants with them.
+    with jax.default_matmul_precision("highest"):
+        return _over_sequences(function, working_set, attention, u)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -10,6 +10,7 @@ from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.util import log_density
 
 from probattn import InputError, SequenceProcess, jacobian_blocks, residuals
+from probattn.inference.identity import density_of
 from probattn.models import LanguageModel
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
@@ -212,3 +213,17 @@ def test_bad_fields_are_refused_at_construction(fields, message):
 def test_without_tokens_a_number_of_sequences_is_needed():
     with numpyro.handlers.seed(rng_seed=0), pytest.raises(InputError, match="num_sequences: expected at least 1"):
         LanguageModel(4, 4, 2)()
+
+
+def test_embeddings_looked_up_as_products_are_the_same_model():
+    gathered, multiplied = LanguageModel(4, 4, 3), LanguageModel(4, 4, 3, one_hot=True)
+    params = random_params(gathered, size=0.4)
+    ours, theirs = (
+        jax.value_and_grad(lambda params, model=model: model.log_likelihood(params, TOKENS).sum())(params)
+        for model in (multiplied, gathered)
+    )
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=100 * jnp.finfo(other.dtype).eps * jnp.abs(other).max())
+    assert density_of(multiplied, TOKENS) == density_of(gathered, TOKENS)
+    program = jax.jit(jax.grad(lambda params: multiplied.path(params, TOKENS).sum())).lower(params).as_text()
+    assert "scatter" not in program
