@@ -19,7 +19,7 @@ from benchmarks import by_hand
 from benchmarks.measure import save, side_by_side
 from probattn import Attention, AttentionProcess, residuals
 from probattn.inference import sample_posterior
-from probattn.inference.chains import wake_host_devices
+from probattn.inference.placement import wake_host_devices
 from probattn.models import LanguageModel
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from probattn.inference import diagnose, sample_posterior
-from probattn.inference.chains import wake_host_devices
 from probattn.inference.environment import versions
 from probattn.inference.fit import over_draws
+from probattn.inference.placement import wake_host_devices
 from probattn.models import LanguageModel
 
 MODEL = LanguageModel(3, 4, 1, contraction=0.9)

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from probattn.inference.processes import gathered
+
 MOST_PARAMETERS = 1000  # of which a Hessian is made: its entries are their square
 BATCH = 32
 FLAT = 1e-6  # of the largest eigenvalue: below it a direction is flat, by a symmetry such as a rotation, or to rounding
@@ -47,8 +49,8 @@ def curvature(potential: Callable[[Any], Any], z: Any) -> Curvature:
     flat, unravel = ravel_pytree(z)
     slope = jax.grad(lambda x: potential(unravel(x)))
     if flat.size > MOST_PARAMETERS:
-        return Curvature(float(np.linalg.norm(np.asarray(jax.jit(slope)(flat), float))), None, None, float("nan"))
-    gradient, hessian = (np.asarray(found, float) for found in _gradient_and_hessian(slope, flat))
+        return Curvature(float(np.linalg.norm(gathered(jax.jit(slope)(flat)).astype(float))), None, None, float("nan"))
+    gradient, hessian = (found.astype(float) for found in gathered(_gradient_and_hessian(slope, flat)))
     norm = float(np.linalg.norm(gradient))
     if not np.isfinite(hessian).all():
         return Curvature(norm, None, None, float("nan"))

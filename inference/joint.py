@@ -15,6 +15,7 @@ from numpyro.infer import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from probattn.errors import FitError
+from probattn.inference.processes import gathered
 
 Values = dict[str, Any]
 ATTEMPTS = 100  # at a start point of finite density
@@ -66,12 +67,12 @@ def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Value
 
     Raises: FitError if a hundred attempts at each find none.
     """
-    found, valid = _attempt(model, prior, keys, data)
+    found, valid = gathered(_attempt(model, prior, keys, data))
     for attempt in range(1, ATTEMPTS):
-        if np.asarray(valid).all():
-            return found
+        if valid.all():
+            return jax.tree.map(jnp.asarray, found)
         again = jax.vmap(partial(jax.random.fold_in, data=attempt))(keys)
-        others, fine = _attempt(model, prior, again, data)
+        others, fine = gathered(_attempt(model, prior, again, data))
         found = jax.tree.map(partial(_where_valid, valid), found, others)
         valid = valid | fine
     raise FitError(
@@ -97,8 +98,8 @@ def _attempt(model: Any, prior: bool, keys: Array, data: Array) -> tuple[Values,
     return jax.lax.map(one, keys)
 
 
-def _where_valid(valid: Array, kept: Array, other: Array) -> Array:
-    return jnp.where(valid.reshape(-1, *[1] * (kept.ndim - 1)), kept, other)
+def _where_valid(valid: np.ndarray, kept: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.where(valid.reshape(-1, *[1] * (kept.ndim - 1)), kept, other)
 
 
 def tree_size(z: Values) -> int:

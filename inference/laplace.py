@@ -16,6 +16,9 @@ from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import Values, constrain, draw_start, potential, tree_size
 from probattn.inference.map import LEARNING_RATE, NUM_STEPS, find_modes, gradients_of, judge
+from probattn.inference.placement import place_data
+from probattn.inference.processes import gathered
+from probattn.inference.shards import split_model
 from probattn.inference.verdict import Verdict
 
 LEAST_INSIDE = 0.05  # of a Gaussian's draws, for those of finite density to stand for it
@@ -30,6 +33,7 @@ def fit_laplace(
     num_steps: int = NUM_STEPS,
     learning_rate: float = LEARNING_RATE,
     num_starts: int = 1,
+    devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
     """Draws from Laplace's approximation: a Gaussian around the unconstrained mode, of the density's curvature there.
@@ -50,8 +54,9 @@ def fit_laplace(
     """
     started = time.perf_counter()
     whole_number("num_draws", num_draws)
-    data = jnp.asarray(data)
-    starts = draw_start(model, data, jax.random.split(key, whole_number("num_starts", num_starts)))
+    data, placement = jnp.asarray(data), place_data(devices)
+    split = split_model(model, placement)
+    starts = draw_start(split, data, jax.random.split(key, whole_number("num_starts", num_starts)))
     one = jax.tree.map(lambda leaf: leaf[0], starts)
     if tree_size(one) > MOST_PARAMETERS:
         raise InputError(
@@ -60,14 +65,14 @@ def fit_laplace(
         )
     ends, descent = find_modes(
         model, data, starts, key, coordinates="unconstrained", optimiser=optax.adam(learning_rate), num_steps=num_steps,
-        progress=progress,
+        progress=progress, placement=placement,
     )  # fmt: skip
-    losses = np.asarray(jax.jit(jax.vmap(potential(model, data)))(ends))
+    losses = gathered(jax.jit(jax.vmap(potential(split, data)))(ends))
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
-    found = curvature(potential(model, data), mode)
+    found = curvature(potential(split, data), mode)
     verdict = judge(
-        model,
+        split,
         data,
         mode,
         "unconstrained",
@@ -78,7 +83,7 @@ def fit_laplace(
     )
     if found.eigenvalues is None or found.saddle:
         raise FitError(f"Laplace: no mode to approximate around. {verdict}")
-    z, outside = gaussian_draws(model, data, mode, found, key, num_draws)
+    z, outside = gaussian_draws(split, data, mode, found, key, num_draws)
     values = jax.jit(jax.vmap(lambda z: constrain(model, data, z)))(z)
     draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})
     stats = {"loss": descent.losses[best], "outside": np.array(outside)}
@@ -101,7 +106,7 @@ def gaussian_draws(
     for attempt in range(round(1 / LEAST_INSIDE)):
         noise = jax.random.normal(jax.random.fold_in(key, attempt), (num_draws, spread.shape[1]))
         z = np.asarray(flat) + np.asarray(noise) @ spread.T
-        inside = np.isfinite(np.asarray(energies(jnp.asarray(z, flat.dtype))))
+        inside = np.isfinite(gathered(energies(jnp.asarray(z, flat.dtype))))
         kept, tried = np.concatenate([kept, z[inside]]), tried + num_draws
         if len(kept) >= num_draws:
             break
@@ -122,6 +127,7 @@ def fit_ensemble(
     num_steps: int = NUM_STEPS,
     learning_rate: float = LEARNING_RATE,
     batch_size: int | None = None,
+    devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
     """A deep ensemble: modes trained independently from random points, as draws of equal weight.
@@ -132,11 +138,11 @@ def fit_ensemble(
     """
     started = time.perf_counter()
     whole_number("num_members", num_members, 2)
-    data = jnp.asarray(data)
-    starts = draw_start(model, data, jax.random.split(key, num_members))
+    data, placement = jnp.asarray(data), place_data(devices)
+    starts = draw_start(split_model(model, placement), data, jax.random.split(key, num_members))
     ends, descent = find_modes(
         model, data, starts, key, optimiser=optax.adam(learning_rate), num_steps=num_steps, batch_size=batch_size,
-        progress=progress,
+        progress=progress, placement=placement,
     )  # fmt: skip
     values = jax.jit(jax.vmap(lambda z: constrain(model, data, z)))(ends)
     draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})

@@ -29,7 +29,10 @@ from probattn.inference.joint import (
     tree_size,
 )
 from probattn.inference.optimise import Descent, descend
+from probattn.inference.placement import Placement, place_data
+from probattn.inference.processes import gathered, is_first
 from probattn.inference.progress import Progress
+from probattn.inference.shards import everywhere, on_all, split_model
 from probattn.inference.verdict import Verdict
 
 COORDINATES = ("constrained", "unconstrained")
@@ -50,6 +53,7 @@ def fit_map(
     num_starts: int = 1,
     batch_size: int | None = None,
     coordinates: str = "constrained",
+    devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
     """Mode of the joint density, by SVI with a point guide and an optax optimiser; it stops when it has come to rest.
@@ -73,10 +77,12 @@ def fit_map(
         num_starts: descents from independent points, side by side; the best is the fit.
         batch_size: sequences in a minibatch; None is all of them.
         coordinates: "constrained" or "unconstrained".
+        devices: over how many the sequences, or those of each minibatch, are split; None is one, or in several processes
+            all of theirs. The result does not depend on it but for rounding.
         progress: show progress.
 
     Raises:
-        InputError: data that the model refuses, a count below 1, or a model without minibatches.
+        InputError: data that the model refuses, a count below 1, a model without minibatches, or devices that are not there.
         FitError: no start point of finite density, a NaN loss, or a boundary that no step leads away from, with its
             position.
 
@@ -84,20 +90,24 @@ def fit_map(
     """
     started = time.perf_counter()
     whole_number("num_starts", num_starts)
-    data = jnp.asarray(data)
-    starts = draw_start(model, data, jax.random.split(key, num_starts))
+    data, placement = jnp.asarray(data), place_data(devices)
+    split = split_model(model, placement)
+    if progress and is_first() and placement.num_devices > 1:
+        print(placement.devices)
+    starts = draw_start(split, data, jax.random.split(key, num_starts))
     optimiser = optax.adam(learning_rate) if optimiser is None else optimiser
     settings: dict[str, Any] = dict(optimiser=optimiser, num_steps=num_steps, batch_size=batch_size, progress=progress)
+    settings["placement"] = placement
     ends, descent = find_modes(model, data, starts, key, coordinates=coordinates, **settings)
-    losses = np.asarray(jax.jit(jax.vmap(objective(model, data, coordinates)))(ends))
+    losses = gathered(jax.jit(jax.vmap(objective(split, data, coordinates)))(ends))
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
     verdict = judge(
-        model, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best])
+        split, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best])
     )
     other = next(name for name in COORDINATES if name != coordinates)
     there, gradients = mode, gradients_of(descent, data, batch_size)
-    if _coordinates_matter(model, data, mode):
+    if _coordinates_matter(split, data, mode):
         several = jax.tree.map(lambda leaf: leaf[None], mode)
         others, descent_there = find_modes(model, data, several, key, coordinates=other, **settings)
         there = jax.tree.map(lambda leaf: leaf[0], others)
@@ -130,13 +140,18 @@ def find_modes(
     num_steps: int = NUM_STEPS,
     batch_size: int | None = None,
     progress: bool = True,
+    placement: Placement | None = None,
 ) -> tuple[Values, Descent]:
-    """Modes found from each start, both in unconstrained coordinates with the starts as the leading axis."""
+    """Modes found from each start, both in unconstrained coordinates with the starts as the leading axis.
+
+    Args: placement, of whose devices all have a part of the sequences; None is one device.
+    """
     whole_number("num_steps", num_steps)
     if coordinates not in COORDINATES:
         raise InputError(f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}')
     batch = {} if batch_size is None else {"batch_size": _checked_batch(model, data, batch_size)}
-    svi = _svi(model, data, starts, coordinates, optimiser or optax.adam(LEARNING_RATE), batch)
+    split = split_model(model, placement)
+    svi = _svi(split, data, starts, coordinates, optimiser or optax.adam(LEARNING_RATE), batch)
     num_starts = len(jax.tree.leaves(starts)[0])
     state = svi.init(key, data)
 
@@ -151,14 +166,24 @@ def find_modes(
         return {name: svi.optim.get_params(state.optim_state)[f"{name}_auto_loc"] for name in starts}
 
     def whole(state: Any, data: Array) -> Array:
-        return objective(model, data, coordinates)(coordinates_of(state))
+        return objective(split, data, coordinates)(coordinates_of(state))
 
     def explain(state: Any) -> str:
         return where_outside(model, data, constrain(model, data, coordinates_of(state)))
 
     with Progress("MAP", num_steps, progress) as bar:
-        descent = descend(svi, states, data, num_steps, whole if batch else None, explain, bar)
-    return jax.vmap(coordinates_of)(descent.states), descent
+        descent = descend(
+            svi,
+            states,
+            on_all(data, placement),
+            num_steps,
+            whole if batch else None,
+            explain,
+            bar,
+            everywhere(placement),
+        )
+    ends = gathered(jax.vmap(coordinates_of)(descent.states))
+    return jax.tree.map(jnp.asarray, ends), descent
 
 
 def gradients_of(descent: Descent, data: Array, batch_size: int | None = None) -> float:
@@ -282,7 +307,7 @@ class PointELBO(ELBO):
 def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:
     """Whether the two densities differ by more than a constant, that is, whether some site is not transformed linearly."""
     slope = jax.jit(jax.grad(lambda z: log_jacobian(model, data, z)))(z)
-    return any(np.asarray(leaf).any() for leaf in jax.tree.leaves(slope))
+    return any(leaf.any() for leaf in jax.tree.leaves(gathered(slope)))
 
 
 def _as_draws(model: Any, data: Array, z: Values) -> tuple[Any, Any]:

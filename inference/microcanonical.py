@@ -11,9 +11,12 @@ from jaxtyping import Array
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
-from probattn.inference.chains import over_chains, place_chains
+from probattn.inference.chains import over_chains
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import constrain, potential
+from probattn.inference.placement import place_chains
+from probattn.inference.processes import gathered
+from probattn.inference.shards import WITHIN_A_CHAIN, on_all, split_model
 from probattn.inference.start import START_WORDS, check_start, origins, start_points
 
 TUNING_SHARE = 3  # of tuning's steps each to step size, preconditioner and decoherence length
@@ -31,6 +34,7 @@ def sample_microcanonical(
     num_samples: int = 500,
     thinning: int = THINNING,
     start: str | Fit = "maps",
+    devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
     """Draws by unadjusted microcanonical Langevin dynamics: fast, and biased by its step size, which it tunes to a small error.
@@ -40,7 +44,7 @@ def sample_microcanonical(
     Args:
         model, data, key: as `sample_posterior`.
         num_chains, num_warmup, num_samples: chains, tuning steps, and draws kept of each, every `thinning`-th step.
-        start: as `sample_posterior`; by default an ensemble of independently trained modes.
+        start, devices: as `sample_posterior`; by default an ensemble of independently trained modes.
         progress: show progress of the modes.
 
     Raises:
@@ -56,21 +60,21 @@ def sample_microcanonical(
     whole_number("num_warmup", num_warmup, 100)
     started = time.perf_counter()
     num_starts = check_start(start, num_chains, None)
-    data = jnp.asarray(data)
+    data, placement = jnp.asarray(data), place_chains(num_chains, devices=devices)
     for_start, *for_chains = jax.random.split(key, num_chains + 1)
     shared = origins(num_chains, num_starts)
-    points, gradients = start_points(model, data, for_start, start, num_starts, progress)
+    points, gradients = start_points(model, data, for_start, start, num_starts, progress, placement.for_starts)
     z = jax.tree.map(lambda leaf: leaf[np.array(shared)], points)
-    run = over_chains(_chain(model, num_warmup, num_samples, thinning), place_chains(num_chains))
-    values, stats, tuning_steps = run((z, jnp.stack(for_chains)), data)
-    stats = {name: np.asarray(value) for name, value in stats.items()}
+    split = split_model(model, placement, WITHIN_A_CHAIN)
+    run = over_chains(_chain(split, num_warmup, num_samples, thinning), placement)
+    values, stats, tuning_steps = gathered(run((z, jnp.stack(for_chains)), on_all(data, placement)))
     if not stats["finite"].all() or not np.isfinite(stats["step_size"]).all():
         chain = int((stats["finite"].all(1) & np.isfinite(stats["step_size"]).all(1)).argmin())
         raise FitError(
             f"microcanonical: a step of chain {chain + 1} was not finite: it met the boundary of the local domain, or its "
             "tuning failed; use the contraction cap (contraction=0.9), which has no boundary, or sample_posterior"
         )
-    draws, latents = split_latents(model, {name: np.asarray(value) for name, value in values.items()})
+    draws, latents = split_latents(model, values)
     words = START_WORDS[start] if isinstance(start, str) else START_WORDS["map"]
     del stats["finite"]
     steps = int(np.sum(tuning_steps)) + num_chains * num_samples * thinning

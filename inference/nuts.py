@@ -10,8 +10,11 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 
-from probattn.inference.chains import Placement, over_chains
+from probattn.inference.chains import over_chains
 from probattn.inference.joint import Values, constrain, potential
+from probattn.inference.placement import Placement
+from probattn.inference.processes import gathered
+from probattn.inference.shards import WITHIN_A_CHAIN, split_model
 
 CHUNK = 50  # iterations between two looks from the host, and so what a kill can cost
 
@@ -41,6 +44,7 @@ class Kernel(NamedTuple):
 
 def nuts_kernel(model: Any, placement: Placement, num_warmup: int, max_tree_depth: int) -> Kernel:
     """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that each compiles once."""
+    model = split_model(model, placement, WITHIN_A_CHAIN)
     initialise, transition = hmc(potential_fn_gen=partial(potential, model), algo="NUTS")
 
     def begin(start: tuple[Values, Array], data: Array) -> Any:
@@ -67,7 +71,7 @@ def nuts_kernel(model: Any, placement: Placement, num_warmup: int, max_tree_dept
 
 def to_host(state: Any) -> list[np.ndarray]:
     """The arrays of a state, random keys as their numbers."""
-    return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)]
+    return gathered([jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(state)])
 
 
 def to_device(arrays: list[np.ndarray], like: Any, impl: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
@@ -38,7 +39,10 @@ class _Chunk(NamedTuple):
     inside: Array  # (starts,): whether it ends where the loss on all data is finite
 
 
-def descend(svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, explain: Any, bar: Progress) -> Descent:
+def descend(
+    svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, explain: Any, bar: Progress,
+    sharding: NamedSharding | None = None,
+) -> Descent:  # fmt: skip
     """Descend until at rest, or for `num_steps`.
 
     Each start has a rate, by which it shortens the optimiser's steps. With all data in each step it is halved whenever a
@@ -51,6 +55,7 @@ def descend(svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, e
         whole: the loss on all data, of a state; None if each step sees all data anyway.
         explain: what is wrong at a state outside the domain, as words.
         bar: told of each chunk.
+        sharding: of all between two chunks, whole on each of several devices; None is one device.
 
     Raises: FitError where every step leads out of the domain.
     """
@@ -58,7 +63,10 @@ def descend(svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, e
     rates, at_rest = np.ones(num_starts), np.zeros(num_starts, bool)
     history: list[np.ndarray] = []
     nans = np.zeros(num_starts, int)
-    run = jax.jit(partial(_run, svi, whole), static_argnums=0)  # of this descent, and gone with it
+    # Of this descent, and gone with it.
+    run = jax.jit(partial(_run, svi, whole), static_argnums=0, out_shardings=sharding)
+    if sharding is not None:  # as they will be after a chunk, so that all chunks are one program
+        states = jax.jit(lambda states: states, out_shardings=sharding)(states)
     shrunk, returns, done = 1.0, 0, 0
     while done < num_steps and not at_rest.all():
         number = min(CHUNK, num_steps - done)

@@ -12,12 +12,14 @@ from jaxtyping import Array
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
-from probattn.inference.chains import Placement, place_chains
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.identity import data_hash, density_of
 from probattn.inference.nuts import CHUNK, nuts_kernel, to_device, to_host
+from probattn.inference.placement import Placement, place_chains
 from probattn.inference.posterior_store import InMemory, PosteriorStore, run_config
+from probattn.inference.processes import gathered, is_first, on_first
 from probattn.inference.progress import Progress
+from probattn.inference.shards import on_all
 from probattn.inference.start import START_WORDS, check_start, origins, start_points
 
 
@@ -33,6 +35,7 @@ def sample_posterior(
     start: str | Fit = "maps",
     num_starts: int | None = None,
     chain_method: str | None = None,
+    devices: int | None = None,
     store: str | Path | None = None,
     progress: bool = True,
 ) -> Fit:
@@ -53,11 +56,14 @@ def sample_posterior(
             coordinates; or a MAP fit, for all of them.
         num_starts: points that the chains share, by default one for each; not for "map" or a fit.
         chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see `place_chains`.
-        store: folder of the run.
+        devices: how many to use, chains first and the rest to split the sequences; None is one for each chain, as far as
+            there are, or in several processes all of theirs. The result does not depend on it but for rounding, which
+            chains magnify until they part.
+        store: folder of the run; of several processes, the first alone writes to it.
         progress: show progress.
 
     Raises:
-        InputError: data that the model refuses, a count below 1, or a store that holds another run (another model, data,
+        InputError: data that the model refuses, a count below 1, devices that are not there, or a store that holds another run (another model, data,
             key, setting, precision, placement or library version).
         FitError: no start point of finite density, a NaN among the draws or their density, a chain that never moved, or a
             full disk; what is stored stays whole.
@@ -67,7 +73,7 @@ def sample_posterior(
     for name, value in counts.items():
         whole_number(name, value)
     num_starts = check_start(start, num_chains, num_starts)
-    placement = place_chains(num_chains, chain_method)
+    placement = place_chains(num_chains, chain_method, devices)
     data = jnp.asarray(data)
     key = jax.random.wrap_key_data(key) if jnp.issubdtype(key.dtype, jnp.integer) else key
     named = (
@@ -80,7 +86,7 @@ def sample_posterior(
     if store is not None:
         run = PosteriorStore(store)
         run.open(run_config(density_of(model, data), key, settings, dataclasses.asdict(placement)))
-    if progress:
+    if progress and is_first():
         print(placement)
     _sample(model, data, key, start, settings, placement, run, progress)
     return _as_fit(model, data, run, settings)
@@ -94,7 +100,7 @@ def resume_posterior(
     Args: store, its folder; model and data, those of the run; num_samples, if it is to have more than it was asked for.
     Raises: as `sample_posterior`; an InputError for a run that started from a fit, which must be given again.
     """
-    config = PosteriorStore(store).config
+    config = on_first(lambda: PosteriorStore(store).config)
     if num_samples is not None and num_samples < (asked := config["settings"]["num_samples"]):
         raise InputError(
             f"num_samples: a total of at least the {asked} it was begun with, got {num_samples}; leave it out"
@@ -103,8 +109,8 @@ def resume_posterior(
     if settings["start"] not in START_WORDS:
         raise InputError(f"{store}: started from a fit; give it to sample_posterior again, with this store")
     key = jax.random.wrap_key_data(jnp.asarray(config["key"]["data"], jnp.uint32), impl=config["key"]["kind"])
-    method = config["placement"]["method"]
-    return sample_posterior(model, data, key=key, chain_method=method, store=store, progress=progress, **settings)
+    placed = {"chain_method": config["placement"]["method"], "devices": config["placement"]["num_devices"]}
+    return sample_posterior(model, data, key=key, store=store, progress=progress, **placed, **settings)
 
 
 def load_posterior(store: str | Path, model: Any, data: Any) -> Fit:
@@ -137,11 +143,14 @@ def _sample(
         return
     began = time.perf_counter()
     if stored is None:
-        points, gradients = start_points(model, data, for_start, start, settings["num_starts"], progress)
+        points, gradients = start_points(
+            model, data, for_start, start, settings["num_starts"], progress, placement.for_starts
+        )
         chosen = np.array(origins(placement.num_chains, settings["num_starts"]))
         z = jax.tree.map(lambda leaf: leaf[chosen], points)
     else:
         z = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in stored.z.items()}
+    data = on_all(data, placement)
     first = (z, jnp.stack(for_chains)), data
     # What a chunk starts from has been on the host, whether the run was killed or not: so both are the same program.
     like = jax.eval_shape(kernel.begin, *first)
@@ -160,15 +169,15 @@ def _sample(
             after, (z, stats) = kernel.chunk(
                 to_device(state, like, jax.random.key_impl(key)), data, jnp.asarray(number)
             )
-            state = to_host(after)
+            state, stats = to_host(after), gathered(stats)
             draws, kept = {}, {}
             if sampling:
-                draws = {name: np.asarray(value)[:, :number] for name, value in kernel.values(z, data).items()}
-                kept = {name: np.asarray(value)[:, :number] for name, value in stats.items()}
+                draws = {name: value[:, :number] for name, value in gathered(kernel.values(z, data)).items()}
+                kept = {name: value[:, :number] for name, value in stats.items()}
                 kept["reached_max_treedepth"] = kept["n_steps"] >= 2 ** settings["max_tree_depth"] - 1
                 _refuse_failure({**draws, "potential energy": kept["potential_energy"]}, done - num_warmup)
             done += number
-            gradients = int(np.asarray(stats["n_steps"])[:, :number].sum())
+            gradients = int(stats["n_steps"][:, :number].sum())
             seconds = time.perf_counter() - began
             run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients})
             if progress and first_draws:

@@ -15,8 +15,9 @@ from probattn.inference.chunks import DamagedFile, read_arrays, write_arrays, wr
 from probattn.inference.environment import versions
 from probattn.inference.fit import OnDemand
 from probattn.inference.identity import Density
+from probattn.inference.processes import on_first
 
-FORMAT = 2
+FORMAT = 3
 EXTENDABLE = ("num_samples",)  # what a resumed run may have more of
 
 
@@ -94,6 +95,8 @@ class PosteriorStore(Run):
 
     A chunk is a file that is whole or not there. It holds draws, what the sampler reports of each, and its state after
     them, so that the last whole chunk is all that is needed to go on.
+
+    Where several processes compute a run, all of them call `open`, `last_state` and `add`; the first does it, and all know.
     """
 
     def __init__(self, path: str | Path):
@@ -126,6 +129,9 @@ class PosteriorStore(Run):
 
         Raises: InputError if it is not, with what differs, or if the folder holds something else.
         """
+        on_first(lambda: self._open(config))
+
+    def _open(self, config: dict[str, Any]) -> None:
         if self.exists():
             refuse_other(self.path, self.config, config)
             if self.config != config:
@@ -147,7 +153,7 @@ class PosteriorStore(Run):
     def add(self, state: list[np.ndarray], draws: Arrays, stats: Arrays, about: Mapping[str, Any]) -> None:
         """Add a chunk. Raises: FitError if the disk does not take it; the chunks before stay."""
         named = {f"state/{index}": array for index, array in enumerate(state)} | _named(draws, stats)
-        write_arrays(self.file(len(self._chunks)), named, about)
+        on_first(lambda: write_arrays(self.file(len(self._chunks)), named, about))
         self._chunks.append(_remember(named, about))
 
     @cached_property
@@ -175,6 +181,10 @@ class PosteriorStore(Run):
 
     def last_state(self) -> "Stored | None":
         """The sampler's state after the last whole chunk; the files of others are removed."""
+        self._chunks, stored = on_first(lambda: (self._chunks, self._last_state()))
+        return stored
+
+    def _last_state(self) -> "Stored | None":
         good = self._files()
         for path in sorted((self.path / "chunks").iterdir()):
             if path not in good:

@@ -8,17 +8,20 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from probattn.inference.processes import is_first
+
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
     """Progress as a context manager: `update(done, text)` from the host, between chunks of work.
 
-    In a terminal a bar, else a line every ten seconds and one at the end, on standard error; nothing if `show` is False.
+    In a terminal a bar, else a line every ten seconds and one at the end, on standard error; nothing if `show` is False, or
+    in another process than the first.
     """
 
     def __init__(self, name: str, total: int, show: bool = True):
-        self.name, self.total, self.show = name, total, show
+        self.name, self.total, self.show = name, total, show and is_first()
         self.started = self.said = time.monotonic()
         self.last = ""
         console = Console(stderr=True, highlight=False)
@@ -27,7 +30,7 @@ class Progress:
             BarColumn(),
             TextColumn("{task.completed}/{task.total} {task.fields[text]}"),
         )
-        self.bar = Bar(*columns, console=console, transient=True) if show and console.is_terminal else None
+        self.bar = Bar(*columns, console=console, transient=True) if self.show and console.is_terminal else None
 
     def __enter__(self) -> "Progress":
         if self.bar is not None:

@@ -11,6 +11,8 @@ from probattn.errors import InputError
 from probattn.inference.fit import Fit
 from probattn.inference.joint import Values, draw_start, unconstrain
 from probattn.inference.map import find_modes, gradients_of
+from probattn.inference.placement import Placement
+from probattn.inference.shards import split_model
 
 START_WORDS = {
     "maps": "independently trained modes",
@@ -42,14 +44,19 @@ def origins(num_chains: int, num_starts: int) -> tuple[int, ...]:
 
 
 def start_points(
-    model: Any, data: Array, key: Array, start: str | Fit, num_starts: int, progress: bool
-) -> tuple[Values, float]:
-    """Points in unconstrained coordinates, (num_starts, ...), and how many gradients the descents to them took."""
+    model: Any, data: Array, key: Array, start: str | Fit, num_starts: int, progress: bool,
+    placement: Placement | None = None,
+) -> tuple[Values, float]:  # fmt: skip
+    """Points in unconstrained coordinates, (num_starts, ...), and how many gradients the descents to them took.
+
+    Args: placement, of whose devices all have a part of the sequences; None is one device.
+    """
     if not isinstance(start, str):
         mode = {name: jnp.asarray(value[0, 0]) for name, value in {**start.draws, **start.latents}.items()}
         return jax.tree.map(lambda leaf: leaf[None], unconstrain(model, data, mode)), 0.0
-    points = draw_start(model, data, jax.random.split(key, num_starts), prior=start == "prior")
+    split = split_model(model, placement)
+    points = draw_start(split, data, jax.random.split(key, num_starts), prior=start == "prior")
     if start not in ("maps", "map"):
         return points, 0.0
-    modes, descent = find_modes(model, data, points, key, num_steps=MODE_STEPS, progress=progress)
+    modes, descent = find_modes(model, data, points, key, num_steps=MODE_STEPS, progress=progress, placement=placement)
     return modes, gradients_of(descent, data)

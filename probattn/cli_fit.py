@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from probattn.cli_judge import CorpusArgument, RunArgument, SeedOption, StrictOption, judge
+from probattn.cli_judge import ClusterOption, CorpusArgument, RunArgument, SeedOption, StrictOption, judge
 from probattn.cli_print import console, print_comparison
 from probattn.cli_runs import (
     TRAIN_SIZE,
@@ -105,6 +105,8 @@ def fit(
     max_tree_depth: Annotated[int | None, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw, default 8.")] = None,
     start: Annotated[Start | None, typer.Option(help="Posterior: where chains start: independently trained modes (default), one mode, the prior, or near the origin.")] = None,
     num_starts: Annotated[int | None, typer.Option(help="MAP, Laplace: descents, of which the best is taken, default 1. Posterior: points that the chains share, default one each.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices to use: chains first, the rest split the sequences. Default: one a chain as far as there are; in a cluster all.")] = None,
+    cluster: ClusterOption = False,
     strict: StrictOption = False,
     seed: SeedOption = 0,
 ) -> None:  # fmt: skip
@@ -117,10 +119,13 @@ def fit(
         dict(
             num_steps=num_steps, batch_size=batch_size, num_members=num_members, num_warmup=num_warmup,
             num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth, start=start,
-            num_starts=num_starts,
+            num_starts=num_starts, devices=devices,
         ),
     )  # fmt: skip
-    wake_devices((num_chains or 4) if method in (Method.posterior, Method.microcanonical) else 1)
+    from probattn.inference.processes import join, on_first
+
+    join(cluster)
+    wake_devices((num_chains or 4) if method in (Method.posterior, Method.microcanonical) else 1, devices)
     fitted = fit_and_save(
         corpus, method, out, model, seed=seed, settings=settings,
         data=dict(length=length, train_size=train_size, stream=stream),
@@ -129,11 +134,14 @@ def fit(
             coordinates=coordinates, num_particles=num_particles,
         ),
     )  # fmt: skip
-    heldout = load(out)[1].heldout
-    console.print(
-        f"{method.value} fit of {len(fitted.data)} sequences ({len(heldout)} held out) in {fitted.seconds:.0f} s: {out}"
-    )
-    judge(fitted, out.name, strict, heldout)
+
+    def report() -> None:
+        heldout = load(out)[1].heldout
+        sizes = f"{len(fitted.data)} sequences ({len(heldout)} held out)"
+        console.print(f"{method.value} fit of {sizes} in {fitted.seconds:.0f} s: {out}")
+        judge(fitted, out.name, strict, heldout)
+
+    on_first(report)
 
 
 def resume(
@@ -141,15 +149,22 @@ def resume(
     num_samples: Annotated[
         int | None, typer.Option(help="Draws per chain in total, if more than it was begun with.")
     ] = None,
+    cluster: ClusterOption = False,
     strict: StrictOption = False,
 ) -> None:
     """Go on with a posterior fit that was killed, bit for bit, or draw more from one that is finished.
 
     Example: `probattn resume runs/posterior`
     """
+    from probattn.inference.processes import join, on_first
     from probattn.inference.storage import num_devices_of
 
-    wake_devices(num_devices_of(run))
+    join(cluster)
+    wake_devices(1, num_devices_of(run))
     fitted = resume_run(Path(run), num_samples)
-    console.print(f"posterior of {len(fitted.data)} sequences, {fitted.shape[1]} draws a chain: {run}")
-    judge(fitted, Path(run).name, strict, load(run)[1].heldout)
+
+    def report() -> None:
+        console.print(f"posterior of {len(fitted.data)} sequences, {fitted.shape[1]} draws a chain: {run}")
+        judge(fitted, Path(run).name, strict, load(run)[1].heldout)
+
+    on_first(report)

@@ -53,29 +53,28 @@ class Coordinates(StrEnum):
     noise = "noise"
 
 
-def wake_devices(num_chains: int) -> None:
-    """One host device a chain, as far as there are cores; before JAX's backend first wakes."""
-    from probattn.inference.chains import wake_host_devices
+def wake_devices(num_chains: int, devices: int | None = None) -> None:
+    """Host devices: as many as asked for, else one a chain as far as there are cores; before JAX's backend first wakes."""
+    from probattn.inference.placement import wake_host_devices
 
-    wake_host_devices(num_chains)
+    wake_host_devices(num_chains, devices)
 
 
 def fit_and_save(
     source: str, method: Method, out: Path, model_name: ModelName = ModelName.language, *, model_options: dict[str, Any],
     data: dict[str, Any], settings: dict[str, Any], seed: int,
 ) -> Any:  # fmt: skip
-    """Fit a model to a corpus and write a run directory; a posterior is sampled into it, and can be resumed."""
+    """Fit a model to a corpus and write a run directory; a posterior is sampled into it, and can be resumed.
+
+    Of several processes the first alone reads and writes files.
+    """
     import jax
 
     from probattn import inference
-    from probattn.inference.storage import begin_run, refuse_existing
+    from probattn.inference.processes import is_first, on_first
+    from probattn.inference.storage import begin_run
 
-    if (out / "store").exists():
-        raise InputError(f"{out}: exists already; go on with `probattn resume {out}`, or choose another --out")
-    refuse_existing(out)
-    corpus = inference.load_corpus(source, **data)
-    if data["train_size"] is None:
-        corpus = dataclasses.replace(corpus, train=corpus.train[:TRAIN_SIZE])
+    corpus = on_first(lambda: _corpus_for(out, source, data))
     built = build_model(model_name, len(corpus.symbols), corpus.length, **model_options)
     key = jax.random.key(seed)
     about = {"seed": seed, "source": source, "command": command(), **settings}
@@ -87,16 +86,28 @@ def fit_and_save(
             Method.microcanonical: inference.sample_microcanonical,
         }
         fitted = fits[method](built, corpus.train, key=key, **settings)
-        inference.save_run(out, fitted, corpus, about)
+        on_first(lambda: inference.save_run(out, fitted, corpus, about))
         return fitted
-    store = begin_run(out, built, corpus, about)
+    store = on_first(lambda: begin_run(out, built, corpus, about))
     try:
         with _told_how_to_go_on(out):
             return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
     except BaseException:
-        if not num_chunks(out):  # nothing to resume
+        if is_first() and not num_chunks(out):  # nothing to resume
             shutil.rmtree(out, ignore_errors=True)
         raise
+
+
+def _corpus_for(out: Path, source: str, data: dict[str, Any]) -> Any:
+    """The corpus of a run that is still to be made. Raises: InputError if something is there already."""
+    from probattn.inference import load_corpus
+    from probattn.inference.storage import refuse_existing
+
+    if (out / "store").exists():
+        raise InputError(f"{out}: exists already; go on with `probattn resume {out}`, or choose another --out")
+    refuse_existing(out)
+    corpus = load_corpus(source, **data)
+    return corpus if data["train_size"] is not None else dataclasses.replace(corpus, train=corpus.train[:TRAIN_SIZE])
 
 
 def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +121,7 @@ def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
         Method.posterior: {**chains, "max_tree_depth": "max_tree_depth", "start": "start", "num_starts": "num_starts"},
         Method.microcanonical: chains,
     }[method]
+    own["devices"] = "devices"
     settings = {}
     for option, value in given.items():
         if value is None:
@@ -152,17 +164,25 @@ def load(run: Path | str) -> tuple[Any, Any, dict[str, Any]]:
 def resume_run(run: Path, num_samples: int | None) -> Any:
     """Go on with a posterior run; returns the fit."""
     from probattn.inference import resume_posterior
+    from probattn.inference.processes import is_first, on_first
+
+    model, corpus = on_first(lambda: _to_resume(run))
+    before = num_chunks(run)
+    with _told_how_to_go_on(run):
+        fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
+    if is_first() and num_chunks(run) == before:
+        print(f"{run} has all of its draws already: nothing was left to do (--num-samples asks for more)")
+    return fitted
+
+
+def _to_resume(run: Path) -> tuple[Any, Any]:
+    """Model and corpus of a posterior run. Raises: InputError if it is none."""
     from probattn.inference.storage import load_setting
 
     model, corpus, config = load_setting(run, models())
     if config["method"] != "posterior" or not (run / "store").exists():
         raise InputError(f"{run}: is a fit by {config['method']}, written when it was done; there is nothing to resume")
-    before = num_chunks(run)
-    with _told_how_to_go_on(run):
-        fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
-    if num_chunks(run) == before:
-        print(f"{run} has all of its draws already: nothing was left to do (--num-samples asks for more)")
-    return fitted
+    return model, corpus
 
 
 @contextlib.contextmanager
@@ -170,7 +190,9 @@ def _told_how_to_go_on(run: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if num_chunks(run):
+        from probattn.inference.processes import is_first
+
+        if is_first() and num_chunks(run):
             print(f"\nstopped; go on with `probattn resume {run}`", file=sys.stderr)
         raise
 

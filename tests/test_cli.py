@@ -1,6 +1,7 @@
 """The command line, from a fit to a page, and every bad input: one line, exit code 2, nothing half-made."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -237,6 +238,10 @@ BAD = {
         ["fit", "{}/words.txt", "--method", "map", *SMALL["map"], "--out", "{}/words.txt/new"],
         "cannot be made",
     ),
+    "more devices than there are": (
+        ["fit", "{}/words.txt", "--method", "map", "--devices", "9", "--out", "{}/new"],
+        "devices: expected at most the 2 that there are (cpu), got 9",
+    ),
     "unknown symbol": (["margins", "{}/map", "xqz"], "unknown symbol 'q'"),
     "text too long": (["margins", "{}/map", "wxyzw"], "has 5 symbols, the model of length 4 takes 3"),
     "plot format": (["generate", "{}/map", "--plot", "{}/words.txt"], "expected a name that ends in .png, .svg, .pdf"),
@@ -266,7 +271,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(folder, name, capsys):
+def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(folder, name, capsys, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # put back what --devices makes of it
     (folder / "empty.txt").write_text("")
     (folder / "one.txt").write_text("a\naa\naaa\n")
     if name == "other data" and not (folder / "other").exists():

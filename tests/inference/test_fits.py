@@ -10,8 +10,8 @@ from numpyro.infer.hmc import hmc
 
 from probattn import FitError, InputError
 from probattn.inference import sample_posterior
-from probattn.inference.chains import place_chains
 from probattn.inference.joint import constrain, potential
+from probattn.inference.placement import place_chains
 from probattn.inference.start import start_points
 from probattn.models import LanguageModel
 
