@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+ROWS = 100_000
 NOT_OF_THE_DENSITY = ("num_particles", "one_hot")  # fields that say how well something is computed
 
 
@@ -61,4 +62,7 @@ def data_hash(data: Any) -> str:
     """SHA-256 of an array, its shape and whether it is of whole numbers; not of its precision."""
     array = np.asarray(data)
     kind = "<i8" if array.dtype.kind in "iub" else "<f8"
-    return hashlib.sha256(repr((array.shape, kind)).encode() + np.ascontiguousarray(array, kind).tobytes()).hexdigest()
+    found = hashlib.sha256(repr((array.shape, kind)).encode())
+    for first in range(0, len(array) if array.ndim else 1, ROWS):  # an array on disk may be larger than memory
+        found.update(np.ascontiguousarray(array[first : first + ROWS] if array.ndim else array, kind).tobytes())
+    return found.hexdigest()

@@ -1,7 +1,9 @@
 """Maximum a posteriori by stochastic variational inference with a point guide."""
 
 import inspect
+import math
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,10 +15,9 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import SVI, init_to_value
 from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.elbo import ELBO
-from numpyro.infer.util import log_density
 
 from probattn.checks import whole_number
-from probattn.errors import InputError
+from probattn.errors import FitError, InputError
 from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import (
@@ -28,12 +29,13 @@ from probattn.inference.joint import (
     potential,
     tree_size,
 )
-from probattn.inference.optimise import Descent, descend
+from probattn.inference.optimise import CHUNK, Descent, descend
 from probattn.inference.placement import Placement, place_data
 from probattn.inference.processes import gathered, is_first
 from probattn.inference.progress import Progress
 from probattn.inference.shards import everywhere, on_all, split_model
 from probattn.inference.verdict import Verdict
+from probattn.inference.windows import Windows, scaled_log_density
 
 COORDINATES = ("constrained", "unconstrained")
 NUM_STEPS = 4000
@@ -69,7 +71,9 @@ def fit_map(
     Args:
         model: a NumPyro model called as `model(data)`; with `batch_size`, as `model(data, batch_size=)`, whose plate
             subsamples.
-        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
+        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings. With `batch_size`, a
+            memory-mapped array (`numpy.load(path, mmap_mode="r")`) stays on disk: every fifty steps draw their
+            minibatches from as many sequences, read at random. Its curvature is then not looked at.
         key: JAX random key; it draws start points and batches.
         num_steps: at most.
         learning_rate: of Adam, in unconstrained coordinates.
@@ -90,34 +94,46 @@ def fit_map(
     """
     started = time.perf_counter()
     whole_number("num_starts", num_starts)
-    data, placement = jnp.asarray(data), place_data(devices)
+    windows, placement = None, place_data(devices)
+    on_disk = data
+    if isinstance(data, np.memmap) and batch_size is not None:
+        windows = Windows(data, CHUNK * batch_size, int(jax.random.bits(key)))
+    data = jnp.asarray(data) if windows is None else windows.draw()
     split = split_model(model, placement)
     if progress and is_first() and placement.num_devices > 1:
         print(placement.devices)
     starts = draw_start(split, data, jax.random.split(key, num_starts))
     optimiser = optax.adam(learning_rate) if optimiser is None else optimiser
     settings: dict[str, Any] = dict(optimiser=optimiser, num_steps=num_steps, batch_size=batch_size, progress=progress)
-    settings["placement"] = placement
+    settings |= dict(placement=placement, windows=windows)
     ends, descent = find_modes(model, data, starts, key, coordinates=coordinates, **settings)
-    losses = gathered(jax.jit(jax.vmap(objective(split, data, coordinates)))(ends))
+    found = None
+    if windows is None:
+        losses = gathered(jax.jit(jax.vmap(objective(split, data, coordinates)))(ends))
+    else:
+        losses, slopes = _over_windows(split, windows, ends, coordinates)
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
+    if windows is not None:
+        if not np.isfinite(losses[best]):
+            raise FitError("MAP: the end lies outside the domain of some sequence of all; use a larger batch_size")
+        found = Curvature(float(np.linalg.norm(slopes[best])), None, None, math.nan)
     verdict = judge(
-        split, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best])
+        split, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best]), found
     )
     other = next(name for name in COORDINATES if name != coordinates)
-    there, gradients = mode, gradients_of(descent, data, batch_size)
+    there, gradients = mode, gradients_of(descent, on_disk, batch_size)
     if _coordinates_matter(split, data, mode):
         several = jax.tree.map(lambda leaf: leaf[None], mode)
         others, descent_there = find_modes(model, data, several, key, coordinates=other, **settings)
         there = jax.tree.map(lambda leaf: leaf[0], others)
-        gradients += gradients_of(descent_there, data, batch_size)
+        gradients += gradients_of(descent_there, on_disk, batch_size)
     draws, latents = _as_draws(model, data, mode)
     other_draws, _ = _as_draws(model, data, there)
     return Fit(
         model,
         "map",
-        np.asarray(data),
+        np.asarray(on_disk),
         draws,
         {"loss": descent.losses[best], "start_loss": losses},
         latents,
@@ -141,17 +157,19 @@ def find_modes(
     batch_size: int | None = None,
     progress: bool = True,
     placement: Placement | None = None,
+    windows: Windows | None = None,
 ) -> tuple[Values, Descent]:
     """Modes found from each start, both in unconstrained coordinates with the starts as the leading axis.
 
-    Args: placement, of whose devices all have a part of the sequences; None is one device.
+    Args: placement, of whose devices all have a part of the sequences; None is one device. windows of data that stay on
+        disk, of which `data` is one.
     """
     whole_number("num_steps", num_steps)
     if coordinates not in COORDINATES:
         raise InputError(f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}')
     batch = {} if batch_size is None else {"batch_size": _checked_batch(model, data, batch_size)}
     split = split_model(model, placement)
-    svi = _svi(split, data, starts, coordinates, optimiser or optax.adam(LEARNING_RATE), batch)
+    svi = _svi(split, data, starts, coordinates, optimiser or optax.adam(LEARNING_RATE), batch, windows)
     num_starts = len(jax.tree.leaves(starts)[0])
     state = svi.init(key, data)
 
@@ -175,7 +193,7 @@ def find_modes(
         descent = descend(
             svi,
             states,
-            on_all(data, placement),
+            (lambda: on_all(data if windows is None else windows.draw(), placement)),
             num_steps,
             whole if batch else None,
             explain,
@@ -186,12 +204,27 @@ def find_modes(
     return jax.tree.map(jnp.asarray, ends), descent
 
 
-def gradients_of(descent: Descent, data: Array, batch_size: int | None = None) -> float:
+def gradients_of(descent: Descent, data: Any, batch_size: int | None = None) -> float:
     """Gradients on all data that a descent took: one a step of each start, at rest or not, and of a minibatch its share.
 
     Steps with minibatches that left the domain and were taken back, which are few, are not among its losses.
     """
     return descent.losses.size * (1.0 if batch_size is None else batch_size / len(data))
+
+
+def _over_windows(model: Any, windows: Windows, ends: Values, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
+    """The objective on all data at each end, and its gradient as one vector for each."""
+    fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
+
+    @partial(jax.jit, static_argnums=2)
+    def of_rows(ends: Values, rows: Array, scale: float) -> Any:
+        def energy(z: Values) -> Array:
+            return -scaled_log_density(fitted, (rows,), {}, constrain(model, rows, z), scale)
+
+        losses, slopes = jax.vmap(jax.value_and_grad(energy))(ends)
+        return losses, jnp.concatenate([leaf.reshape(len(losses), -1) for leaf in jax.tree.leaves(slopes)], axis=1)
+
+    return windows.total(lambda rows, scale: gathered(of_rows(ends, rows, scale)))
 
 
 def objective(model: Any, data: Array, coordinates: str) -> Any:
@@ -240,7 +273,8 @@ def judge(
     if nans:
         notes.append(f"{nans} steps led to a loss that is not a number, a numerical failure, and were halved.")
     if found.eigenvalues is None:
-        notes.append(f"Curvature was not looked at: {tree_size(mode)} numbers, more than {MOST_PARAMETERS}.")
+        many = f": {tree_size(mode)} numbers, more than {MOST_PARAMETERS}" if tree_size(mode) > MOST_PARAMETERS else ""
+        notes.append(f"Curvature was not looked at{many}.")
     converged = not findings
     if converged:
         findings.append(
@@ -280,19 +314,25 @@ def _checked_batch(model: Any, data: Array, batch_size: int) -> int:
     return batch_size
 
 
-def _svi(model: Any, data: Array, starts: Values, coordinates: str, optimiser: Any, batch: dict[str, int]) -> SVI:
+def _svi(model: Any, data: Array, starts: Values, coordinates: str, optimiser: Any, batch: dict[str, int],
+    windows: Windows | None,
+) -> SVI:  # fmt: skip
     one = constrain(model, data, jax.tree.map(lambda leaf: leaf[0], starts))
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
     guide = AutoDelta(fitted, init_loc_fn=init_to_value(values=one))
-    return SVI(fitted, guide, optimiser, PointELBO(), **batch)
+    return SVI(fitted, guide, optimiser, PointELBO(1.0 if windows is None else windows.scale), **batch)
 
 
 class PointELBO(ELBO):
     """The ELBO of a point guide, which is the log joint density there, with its terms in the order of the model's sites.
 
     Trace_ELBO adds them in the order of a set of names, which differs between processes, and with it the last bits of a fit
-    and the program that a later run looks for among the compiled ones.
+    and the program that a later run looks for among the compiled ones. `scale` is how often the likelihood counts.
     """
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
 
     def loss_with_mutable_state(
         self, rng_key: Array, param_map: dict[str, Array], model: Any, guide: Any, *args: Any, **kwargs: Any
@@ -300,7 +340,7 @@ class PointELBO(ELBO):
         for_model, for_guide = jax.random.split(rng_key)
         point = trace(substitute(seed(guide, for_guide), data=param_map)).get_trace(*args, **kwargs)
         values = {name: site["value"] for name, site in point.items() if site["type"] == "sample"}
-        density, _ = log_density(seed(model, for_model), args, kwargs, values)
+        density = scaled_log_density(seed(model, for_model), args, kwargs, values, self.scale)
         return {"loss": -density, "mutable_state": None}
 
 

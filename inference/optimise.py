@@ -1,5 +1,6 @@
 """Descent that stays in the domain: steps of an optimiser under SVI, side by side from several starts."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class _Chunk(NamedTuple):
 
 
 def descend(
-    svi: SVI, states: SVIState, data: Any, num_steps: int, whole: Any, explain: Any, bar: Progress,
+    svi: SVI, states: SVIState, take: Callable[[], Any], num_steps: int, whole: Any, explain: Any, bar: Progress,
     sharding: NamedSharding | None = None,
 ) -> Descent:  # fmt: skip
     """Descend until at rest, or for `num_steps`.
@@ -52,6 +53,7 @@ def descend(
     Args:
         svi: its `static_kwargs` may ask for minibatches.
         states: with the starts as a leading axis.
+        take: the data of the next chunk of steps.
         whole: the loss on all data, of a state; None if each step sees all data anyway.
         explain: what is wrong at a state outside the domain, as words.
         bar: told of each chunk.
@@ -72,6 +74,7 @@ def descend(
         number = min(CHUNK, num_steps - done)
         if whole is not None:
             rates = np.full(num_starts, shrunk * 0.5 * (1 + np.cos(np.pi * done / num_steps)))
+        data = take()
         chunk = run(number, states, jnp.asarray(np.where(at_rest, 0, rates), float), data)
         if not np.asarray(chunk.inside).all():
             returns, shrunk = returns + 1, shrunk / 4
