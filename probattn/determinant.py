@@ -4,7 +4,9 @@ At an exactly singular block the log determinant is -inf and its gradient 0 by c
 a caller masks out afterwards, or a density that is -inf there, then leaves no NaN in the gradient of the rest.
 """
 
+from collections.abc import Iterable
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,36 +51,42 @@ def _eliminate(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same of blocks [i, j, n], by Gauss-Jordan elimination in place, with partial pivoting.
 
     Rows stay where they are: `pivots[k]` is the row [n] that column k was eliminated with. The barriers keep the compiler
-    from computing a step again inside each of the steps after it.
+    from computing a step again inside each of the steps after it, and make each of them three loops over the blocks.
     """
     dim, _, number = matrix.shape
     rows, barrier = jnp.arange(dim)[:, None], jax.lax.optimization_barrier
-    used = jnp.zeros((dim, number), bool)
-    sign, log_det = jnp.ones(number, matrix.dtype), jnp.zeros(number, matrix.dtype)
     pivots: list[jax.Array] = []
+    reciprocals: list[jax.Array] = []
     for k in range(dim):
-        size = jnp.where(used, -1, jnp.abs(matrix[:, k]))
+        used = [reduce(jnp.logical_or, (p == j for p in pivots), jnp.zeros((), bool)) for j in range(dim)]
+        size = [jnp.where(used[j], -1, jnp.abs(matrix[j, k])) for j in range(dim)]
         largest = reduce(jnp.maximum, size)
-        first = reduce(
-            lambda found, j: jnp.where(size[j] == largest, j, found), reversed(range(dim)), jnp.full(number, dim)
-        )
-        first = barrier(first)
-        row = reduce(lambda found, j: jnp.where(first == j, matrix[j], found), range(1, dim), matrix[0])
-        pivot = jnp.where(largest > 0, row[k], largest)  # 0 in a singular block, and a NaN stays one
-        overtaken = (used & (rows > first)).sum(0)  # the parity of the order in which rows are used
-        sign = sign * jnp.sign(pivot) * (1 - 2 * (overtaken % 2))
-        log_det = log_det + jnp.log(jnp.abs(pivot))
-        row = barrier((row / jnp.where(pivot == 0, 1, pivot)).at[k].set(1 / jnp.where(pivot == 0, 1, pivot)))
-        hot = rows == first
-        cleared = matrix.at[:, k].set(0) - matrix[:, k][:, None] * row
-        matrix, used, sign, log_det = barrier((jnp.where(hot[:, None], row, cleared), used | hot, sign, log_det))
-        pivots.append(first)
+        pivots.append(barrier(_select((s == largest for s in size), range(dim), jnp.full(number, dim))))
+        row = _select((pivots[k] == j for j in range(dim)), matrix, matrix[0])
+        pivot = jnp.where(pivots[k] < dim, row[k], jnp.nan)  # no entry is the largest: some are NaN
+        row = barrier(jnp.where(rows == k, 1, row) / pivot)
+        reciprocals.append(row[k])
+        cleared = jnp.where(rows == k, 0, matrix) - matrix[:, k][:, None] * row
+        matrix = barrier(jnp.where((rows == pivots[k])[:, None], row, cleared))
     # Row k of the inverse stands at pivots[k], and its column pivots[k] at k.
-    ordered = jnp.stack(
-        [reduce(lambda a, j: jnp.where(p == j, matrix[j], a), range(1, dim), matrix[0]) for p in pivots]
+    ordered = barrier(jnp.stack([_select((p == j for j in range(dim)), matrix, matrix[0]) for p in pivots]))
+    inverse = _select(((rows[None] == p) for p in pivots), (ordered[:, k][:, None] for k in range(dim)), ordered)
+    singular = reduce(jnp.logical_or, map(jnp.isinf, reciprocals))
+    overtaken = [
+        jnp.where(pivots[m] > pivots[k], -1, 1) for k in range(dim) for m in range(k)
+    ]  # whether rows changed order
+    sign = reduce(jnp.multiply, overtaken, reduce(jnp.multiply, map(jnp.sign, reciprocals)))
+    log_det = -reduce(jnp.add, (jnp.log(jnp.abs(r)) for r in reciprocals))
+    # A singular block must not pull on its other pivots either.
+    return barrier(
+        (jnp.where(singular, 0, sign), jnp.where(singular, -jnp.inf, log_det), jnp.where(singular, 0, inverse))
     )
-    ordered, columns, inverse = barrier(ordered), rows[None], jnp.zeros_like(matrix)
-    for k, first in enumerate(pivots):
-        inverse = jnp.where(columns == first, ordered[:, k][:, None], inverse)
-    singular = sign == 0  # such a block must not pull on its other pivots either
-    return barrier((sign, jnp.where(singular, -jnp.inf, log_det), jnp.where(singular, 0, inverse)))
+
+
+def _select(conditions: Iterable[jax.Array], values: Iterable[Any], otherwise: jax.Array) -> jax.Array:
+    """The value of the first condition that holds."""
+    return reduce(
+        lambda found, pair: jnp.where(pair[0], pair[1], found),
+        reversed([*zip(conditions, values, strict=True)]),
+        otherwise,
+    )

@@ -11,7 +11,7 @@ from probattn.attention import Attention
 from probattn.checks import as_scale
 from probattn.determinant import sign_and_log_det
 from probattn.domain import inequality_holds, of_centred
-from probattn.mean import Attended, attend, mean, mean_of_heads, of_weights
+from probattn.mean import attend, mean, mean_of_heads, of_weights
 from probattn.sequences import over_sequences
 from probattn.small_blocks import of_small_blocks, slope_of_own, small_blocks
 
@@ -86,24 +86,20 @@ def _residuals(attention: Attention, u: jax.Array) -> jax.Array:
 
 
 def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
-    return _log_det_and_inside(attention, u, attend(attention, u))[0]
+    return _density_parts(attention, u)[1]
 
 
 def _density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not."""
-    attended = attend(attention, u)
-    return u - mean_of_heads(attention, attended), *_log_det_and_inside(attention, u, attended)
-
-
-def _log_det_and_inside(attention: Attention, u: jax.Array, attended: Attended) -> tuple[jax.Array, jax.Array]:
-    """Of each position, [b, t]; where there is no spread to attend over J_t is the identity."""
-    blocks, covariance = small_blocks(attention, u, attended)
+    """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not. Each of every position, [b, t, ...]."""
+    blocks, covariance, attended = small_blocks(attention, u, attend(attention, u))
     sign, log_abs_det = sign_and_log_det(blocks)
     inside = ~(sign <= 0)
     if covariance is not None and attention.contraction is None:
         inside &= inequality_holds(covariance, attention.interaction[0])
+    # Where there is no spread to attend over J_t is the identity.
     without_spread = ((0, 0), (u.shape[1] - sign.shape[1], 0))
-    return jnp.pad(log_abs_det, without_spread), jnp.pad(inside, without_spread, constant_values=True)
+    log_abs_det, inside = jnp.pad(log_abs_det, without_spread), jnp.pad(inside, without_spread, constant_values=True)
+    return u - mean_of_heads(attention, attended), log_abs_det, inside
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:

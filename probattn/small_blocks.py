@@ -7,29 +7,39 @@ from one product of the weights with all products of features, `sum_s alpha_ts l
 from the first of their sequence: what cancels there is then no larger than what the logits are rounded by already.
 """
 
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from probattn.attention import Attention
 from probattn.mean import Attended, of_weights, weighted_sum
 
 
-def small_blocks(attention: Attention, u: jax.Array, attended: Attended) -> tuple[jax.Array, jax.Array | None]:
-    """Blocks [b, t, n, n] of the last positions (all that have a spread to attend over), and for a symmetric A their S_t."""
+def small_blocks(
+    attention: Attention, u: jax.Array, attended: Attended
+) -> tuple[jax.Array, jax.Array | None, Attended]:
+    """Blocks [b, t, n, n] of the last positions (all that have a spread to attend over), and for a symmetric A their S_t.
+
+    Third, what attention makes of the sequences with its `wbar` taken from the sums that are formed here anyway.
+    """
     # Under the strict mask positions 1 and 2 have no spread to attend over.
     first = min(2, u.shape[1]) if attention.mask == "strict" else 0
-    left, right, left_mean, right_mean = _features(attention, attended, first)
+    left, right = _features(attention, attended)
     products = _outer(left, right)
     flat = products.reshape(*products.shape[:3], products.shape[3] * products.shape[4])
-    seconds = weighted_sum(attended.alpha, flat)[:, :, first:]
-    covariance = seconds.reshape(*seconds.shape[:3], *products.shape[3:]) - _outer(left_mean, right_mean)
+    w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)
+    sums = weighted_sum(attended.alpha, jnp.concatenate([w, left, right, flat], axis=-1))
+    ends = np.cumsum([w.shape[-1], left.shape[-1], right.shape[-1]])
+    wbar, left_mean, right_mean, seconds = jnp.split(sums, ends, axis=-1)
+    seconds = seconds[:, :, first:].reshape(*seconds.shape[:2], -1, *products.shape[3:])
+    covariance = seconds - _outer(left_mean[:, :, first:], right_mean[:, :, first:])
     slope = covariance * attended.shrink[:, None, first:, None, None]
+    attended = attended._replace(wbar=wbar)
     if attention.symmetric:
         identity = jnp.eye(attention.dim, dtype=u.dtype)
-        return identity - slope[:, 0] @ attention.interaction[0], covariance[:, 0]
+        return identity - slope[:, 0] @ attention.interaction[0], covariance[:, 0], attended
     if attention.mask == "inclusive":
         slope = slope + _of_values(attention, slope_of_own(attention, u, attended))
     if _by_lemma(attention):
@@ -37,7 +47,7 @@ def small_blocks(attention: Attention, u: jax.Array, attended: Attended) -> tupl
         slope = slope.reshape(*slope.shape[:3], slope.shape[3] * slope.shape[4])
     else:
         slope = slope.sum(1)
-    return jnp.eye(slope.shape[-1], dtype=u.dtype) - slope, None
+    return jnp.eye(slope.shape[-1], dtype=u.dtype) - slope, None, attended
 
 
 def of_small_blocks(attention: Attention, length: int) -> int:
@@ -58,25 +68,22 @@ def _by_lemma(attention: Attention) -> bool:
     return fewer and attention.mask == "strict" and not attention.symmetric
 
 
-def _features(attention: Attention, attended: Attended, first: int) -> tuple[jax.Array, ...]:
-    """Features l_s and r_s whose covariance is wanted, [b, h, s, n], and their weighted means from position `first` on."""
+def _features(attention: Attention, attended: Attended) -> tuple[jax.Array, jax.Array]:
+    """Features l_s and r_s whose covariance is wanted, [b, h, s, n] each."""
     heads, dim, value = attention.heads, attention.dim, attention.value
     w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)
-    wbar = attended.wbar[:, :, first:]
     if attention.symmetric:
-        return w, w, wbar, wbar
+        return w, w
     if not _by_lemma(attention):
-        towards = partial(jnp.einsum, "hjk,bhtj->bhtk", attention.interaction)
-        return _of_values(attention, w), towards(w), _of_values(attention, wbar), towards(wbar)
-    right_mean = jnp.einsum("hri,bhti->bhtr", attention.key, wbar) / math.sqrt(attention.rank)
+        return _of_values(attention, w), jnp.einsum("hjk,bhsj->bhsk", attention.interaction, w)
     rows = heads * attention.rank  # those of all heads stand in the columns of each
     queries = attention.query.reshape(rows, dim) / (heads if value is None else 1)
     through = jnp.broadcast_to(queries, (heads, rows, dim)) if value is None else queries @ value
-    left_of = partial(jnp.einsum, "hni,bhti->bhtn", through)
+    left_of = partial(jnp.einsum, "hni,bhsi->bhsn", through)
     if value is not None or heads > 1:
-        return left_of(w), attended.key, left_of(wbar), right_mean
+        return left_of(w), attended.key
     # The same, from the queries that are there already.
-    return attended.query - left_of(attended.origin[:, None]), attended.key, left_of(wbar), right_mean
+    return attended.query - left_of(attended.origin[:, None]), attended.key
 
 
 def _of_values(attention: Attention, slope: jax.Array) -> jax.Array:
