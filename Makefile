@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow calibration sampling particles lint types clean
+.PHONY: help demo test test-slow calibration sampling particles bench lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -14,6 +14,7 @@ help:
 	@echo "make calibration  rank figures of both latent models with and without the log-determinant, in build/calibration"
 	@echo "make sampling     what drawing sequences costs, in units of one log_prob"
 	@echo "make particles    variance of the particle filter, guided by tokens and not"
+	@echo "make bench        what the density, fits and samplers cost against what one would write by hand, and how it grows (30 minutes)"
 	@echo "make lint         ruff and the type checker"
 
 demo: .venv/installed
@@ -34,6 +35,13 @@ sampling: .venv/installed
 
 particles: .venv/installed
 	$(BIN)/python -m benchmarks.particles
+
+# Figures with their machine go to benchmarks/results; what compares samplers needs the extra bench.
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks.density
+	$(BIN)/python -m benchmarks.fitting
+	$(BIN)/python -m benchmarks.samplers
+	$(BIN)/python -m benchmarks.growth
 
 lint: .venv/installed-dev types
 	$(BIN)/ruff check .
@@ -57,6 +65,10 @@ types: .venv/installed-dev
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@ .venv/installed
+
+.venv/installed-bench: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	@touch $@ .venv/installed
 
 clean:

@@ -18,7 +18,7 @@ def attention_mean(query: Array, key: Array, u: Array) -> Array:
 
 
 def log_density(query: Array, key: Array, u: Array) -> Array:
-    """Log density of each sequence at scale 1: the Jacobian blocks by `jacfwd`, their determinants by `slogdet`."""
+    """Log density of each position (b, t) at scale 1: the Jacobian blocks by `jacfwd`, their determinants by `slogdet`."""
     length, dim = u.shape[1:]
 
     def residual(past: Array, position: Array, token: Array) -> Array:

@@ -60,6 +60,7 @@ def on_first[T](function: Callable[[], T]) -> T:
             answer = (function(), None)
         except (Exception, SystemExit) as error:
             answer = (None, error)
+    # Between processes of one job, which run one program: nothing of it is stored, or comes from anywhere else.
     packed = np.frombuffer(pickle.dumps(answer), np.uint8)
     size = int(broadcast_one_to_all(np.asarray(len(packed))))
     value, failure = pickle.loads(broadcast_one_to_all(np.resize(packed, size)).tobytes())
