@@ -138,11 +138,13 @@ def effective(model: Any, run: Run, heldout: np.ndarray) -> dict[str, float]:
     found = {}
     for tier, columns in tiers.items():
         by_chain = columns.reshape(CHAINS, -1, columns.shape[-1]).astype(float)
-        each = [
-            [float(az.ess(chain[None, :, column])) for column in range(0, columns.shape[1], 7)] for chain in by_chain
-        ]
+        each = [[_ess(chain[:, column]) for column in range(0, columns.shape[1], 7)] for chain in by_chain]
         found[tier] = float(np.nanmedian(each, axis=1).sum())
     return found
+
+
+def _ess(draws: np.ndarray) -> float:
+    return float(az.ess(draws[None])) if np.ptp(draws) > 0 else 0.0  # a chain that never moved has no effective draws
 
 
 def main(
@@ -170,7 +172,13 @@ def main(
     results: dict[str, Any] = {"gradient": gradient_cost(model, data), "samplers": {}}
     console = Console(width=130)
     table = Table(
-        "sampler", "identified / s", "predictive / s", "gradients", "seconds", title="effective draws within chains"
+        "sampler",
+        "identified / s",
+        "predictive / s",
+        "gradients",
+        "seconds",
+        "never moved",
+        title="effective draws within chains",
     )
     with tempfile.TemporaryDirectory() as folder:  # so that the second run of each has its programs
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -185,8 +193,10 @@ def main(
             row |= {
                 what: statistics.median(getattr(run, what) for _, run in rates) for what in ("gradients", "seconds")
             }
+            still = [np.ptp(run.draws["bias"], axis=1).max(-1) == 0 for _, run in rates]
+            row["chains that never moved"] = int(np.sum(still))
             results["samplers"][name] = row
-            table.add_row(name, *(f"{row[c]:.3g}" for c in ("identified", "predictive", "gradients", "seconds")))
+            table.add_row(name, *(f"{row[c]:.3g}" for c in tuple(row)))
             console.print(name, row)
     console.print(table)
     console.print(f"figures: {save('samplers', {'number': number, 'chains': CHAINS, 'seeds': seeds}, results)}")
