@@ -13,38 +13,50 @@ import jax.numpy as jnp
 
 # Up to this size the blocks are eliminated side by side, one vectorised step for all of them; above it the library's
 # batched LU is as fast and compiles at once (`make bench`, log-det).
-LARGEST_UNROLLED = 12
+LARGEST_UNROLLED = 8
 
 
 def sign_and_log_det(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`sign(det)` and `log |det|` of blocks (..., i, j), each of shape (...); 0 and -inf where a block is singular."""
     *batch, dim, _ = blocks.shape
-    sign, log_det, _ = _decompose(jnp.moveaxis(blocks.reshape(-1, dim, dim), 0, -1))
+    if dim > LARGEST_UNROLLED:
+        return _by_library(blocks)
+    sign, log_det, _ = _side_by_side(jnp.moveaxis(blocks.reshape(-1, dim, dim), 0, -1))
     return sign.reshape(batch), log_det.reshape(batch)
 
 
 @jax.custom_jvp
-def _decompose(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _side_by_side(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sign, log absolute determinant and inverse of blocks [i, j, n]; of a singular one the inverse is taken to be 0."""
-    dim = blocks.shape[0]
-    if dim <= LARGEST_UNROLLED:
-        return _eliminate(blocks)
-    blocks = jnp.moveaxis(blocks, -1, 0)
-    sign, log_det = jnp.linalg.slogdet(blocks)
-    regular = (sign != 0)[:, None, None]
-    inverse = jnp.linalg.inv(jnp.where(regular, blocks, jnp.eye(dim, dtype=blocks.dtype)))
-    return sign, log_det, jnp.moveaxis(jnp.where(regular, inverse, 0), 0, -1)
+    return _eliminate(blocks)
 
 
-@_decompose.defjvp
+@_side_by_side.defjvp
 @jax.default_matmul_precision("highest")
-def _decompose_jvp(primals, tangents):
+def _side_by_side_jvp(primals, tangents):
     """`d log |det J| = tr(J^-1 dJ)`, `d J^-1 = -J^-1 dJ J^-1`: what elimination yields anyway, to any order."""
     (blocks,), (change,) = primals, tangents
-    sign, log_det, inverse = _decompose(blocks)
+    sign, log_det, inverse = _side_by_side(blocks)
     slope = (jnp.swapaxes(inverse, 0, 1) * change).sum((0, 1))
     of_inverse = -jnp.einsum("ijn,jkn,kln->iln", inverse, change, inverse)
     return (sign, log_det, inverse), (jnp.zeros_like(sign), slope, of_inverse)
+
+
+@jax.custom_jvp
+def _by_library(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
+    sign, log_det = jnp.linalg.slogdet(blocks)
+    return sign, log_det
+
+
+@_by_library.defjvp
+@jax.default_matmul_precision("highest")
+def _by_library_jvp(primals, tangents):
+    (blocks,), (change,) = primals, tangents
+    sign, log_det = _by_library(blocks)
+    regular = (sign != 0)[..., None, None]
+    invertible = jnp.where(regular, blocks, jnp.eye(blocks.shape[-1], dtype=blocks.dtype))
+    slope = jnp.trace(jnp.linalg.solve(invertible, jnp.where(regular, change, 0)), axis1=-2, axis2=-1)
+    return (sign, log_det), (jnp.zeros_like(sign), slope)
 
 
 def _eliminate(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
