@@ -44,7 +44,7 @@ def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]
     """`log |det J_t|` of each position, the change-of-variables term; its sum over positions enters the density.
 
     It says nothing of the sign of the determinant: `path_log_density` does, and is -inf where it is not positive.
-    Precision: with l the largest |logit| and eps the machine epsilon, rounding moves J_t by some
+    Precision: with l the largest `|W_K (u_s - u_1)| |W_Q u_t| / sqrt(r)` and eps the machine epsilon, rounding moves J_t by some
     `d eps (1 + l) (1 + |I - J_t|)` and its log determinant by that over `sigma_min(J_t)`. In float32 (eps 1.2e-7) a
     margin of 1e-3 thus leaves three to four digits; nearer to the boundary use float64. At an exactly
     singular block the value is -inf and the gradient 0.
