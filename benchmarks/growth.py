@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import typer
 from jaxtyping import Array
+from matplotlib.ticker import NullLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -133,8 +134,11 @@ def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
                 axis.loglog(line.sizes, values, marker="o", markersize=3, label=f"{name}, slope {slope:.2f}")
         column[0].set_title(title, fontsize=10)
         column[1].set_xlabel(title.split(",")[0])
+        sizes = sorted({size for line in lines.values() for size in line.sizes})
         for axis in column:
             axis.legend(fontsize=7)
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7, rotation=45)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("bytes")
     figure.savefig(path, dpi=130)

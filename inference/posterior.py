@@ -180,7 +180,7 @@ def _sample(
             gradients = int(stats["n_steps"][:, :number].sum())
             seconds = time.perf_counter() - began
             run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients})
-            if progress and first_draws:
+            if progress and first_draws and is_first():
                 print(f"first draws after {run.seconds():.1f} s")
             bar.update(done, _status(run, done, num_warmup, bar.time_left(done)))
     _refuse_stuck(run.stat("potential_energy"))
