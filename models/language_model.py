@@ -25,6 +25,7 @@ from probattn.checks import whole_number
 from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
+from probattn.one_pass import density_and_readout
 from probattn.tokens import END, check_tokens, counted
 
 Params = dict[str, Any]
@@ -127,9 +128,12 @@ class LanguageModel:
         with numpyro.plate("sequences", number, subsample_size=batch_size) as rows:
             if tokens is not None:
                 tokens = tokens if batch_size is None else tokens[rows]
-                if self.barrier_weight > 0:
-                    numpyro.factor("path", self.barrier_weight * _path_log_density(self, params, tokens))
-            return numpyro.sample("tokens", self.process(params), obs=tokens)
+            process = self.process(params)
+            if tokens is not None and self.barrier_weight > 0:
+                logits, path = _logits_and_path(self, params, tokens)
+                process = process.at_logits(logits)
+                numpyro.factor("path", self.barrier_weight * path)
+            return numpyro.sample("tokens", process, obs=tokens)
 
     def process(self, params: Params) -> SequenceProcess:
         """The law of one sequence at given parameters: its prefixes, marginals, random set, samples."""
@@ -243,7 +247,10 @@ def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
 
 
 def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
-    hidden = u + attention_mean(model.readout_attention(params), u)
+    return _logits_of(params, u + attention_mean(model.readout_attention(params), u))
+
+
+def _logits_of(params: Params, hidden: Array) -> Array:
     return jnp.matmul(hidden, params["readout"].T, precision="highest") + params["bias"]
 
 
@@ -253,6 +260,16 @@ def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
 def _path_log_density(model: LanguageModel, params: Params, tokens: Array) -> Array:
     density = path_log_density(model.path_attention(params), model.path(params, tokens), model.scale)
     return jnp.where(counted(tokens), density, 0).sum(-1)
+
+
+@jax.jit(static_argnums=0)
+def _logits_and_path(model: LanguageModel, params: Params, tokens: Array) -> tuple[Array, Array]:
+    """The logits and the path's log density, in one pass where both attend alike: without a cap."""
+    if model.contraction is not None:
+        return _logits(model, params, tokens), _path_log_density(model, params, tokens)
+    u = model.path(params, tokens)
+    density, mean = density_and_readout(model.readout_attention(params), u, model.scale)
+    return _logits_of(params, u + mean), jnp.where(counted(tokens), density, 0).sum(-1)
 
 
 @jax.jit(static_argnums=(0, 3))

@@ -11,7 +11,7 @@ from probattn.attention import Attention
 from probattn.checks import as_scale
 from probattn.determinant import sign_and_log_det
 from probattn.domain import inequality_holds, of_centred
-from probattn.mean import attend, mean, mean_of_heads, of_weights
+from probattn.mean import Attended, attend, mean, mean_of_heads, of_weights
 from probattn.sequences import over_sequences
 from probattn.small_blocks import of_small_blocks, slope_of_own, small_blocks
 
@@ -75,9 +75,13 @@ def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0)
         broadcasts against the leading axes of u.
     Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory, sections 2 and 4.
     """
-    e, log_abs_det, inside = over_sequences(_density_parts, attention, u, working_set=of_small_blocks)
+    return log_density_of(*over_sequences(_density_parts, attention, u, working_set=of_small_blocks), scale)
+
+
+def log_density_of(e: jax.Array, log_abs_det: jax.Array, inside: jax.Array, scale: ArrayLike) -> jax.Array:
+    """The log density of residuals [..., t, i] with log determinants and what is inside the domain, [..., t] each."""
     scale = as_scale(scale, e.shape[:-2])[..., None]
-    log_normal = -0.5 * ((e / scale[..., None]) ** 2).sum(-1) - attention.dim * jnp.log(math.sqrt(2 * math.pi) * scale)
+    log_normal = -0.5 * ((e / scale[..., None]) ** 2).sum(-1) - e.shape[-1] * jnp.log(math.sqrt(2 * math.pi) * scale)
     return jnp.where(inside, log_normal + log_abs_det, -jnp.inf)
 
 
@@ -91,7 +95,14 @@ def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
 
 def _density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not. Each of every position, [b, t, ...]."""
-    blocks, covariance, attended = small_blocks(attention, u, attend(attention, u))
+    return density_parts(attention, u, attend(attention, u))[0]
+
+
+def density_parts(
+    attention: Attention, u: jax.Array, attended: Attended
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Attended]:
+    """The same from what attention makes of the sequences, and second that with its `wbar` from sums formed anyway."""
+    blocks, covariance, attended = small_blocks(attention, u, attended)
     sign, log_abs_det = sign_and_log_det(blocks)
     inside = ~(sign <= 0)
     if covariance is not None and attention.contraction is None:
@@ -99,7 +110,7 @@ def _density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.A
     # Where there is no spread to attend over J_t is the identity.
     without_spread = ((0, 0), (u.shape[1] - sign.shape[1], 0))
     log_abs_det, inside = jnp.pad(log_abs_det, without_spread), jnp.pad(inside, without_spread, constant_values=True)
-    return u - mean_of_heads(attention, attended), log_abs_det, inside
+    return (u - mean_of_heads(attention, attended), log_abs_det, inside), attended
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:

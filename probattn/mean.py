@@ -41,6 +41,7 @@ class Attended(NamedTuple):
         query, key: `W_Q u_t` and `W_K w_s / sqrt(r)` [b, h, t, r].
         shrink: what the contraction cap multiplies A by [b, t].
         alpha: weights [b, h, t, s]; a row without a past is zero.
+        log_total: `log sum_s exp l_ts`, what the weights are normalised by [b, h, t].
         wbar: weighted mean of the past `sum_s alpha_ts w_s` in each head [b, h, t, i].
     """
 
@@ -50,6 +51,7 @@ class Attended(NamedTuple):
     key: jax.Array
     shrink: jax.Array
     alpha: jax.Array
+    log_total: jax.Array
     wbar: jax.Array
 
 
@@ -61,8 +63,8 @@ def attend(attention: Attention, u: jax.Array) -> Attended:
     query = jnp.einsum("hri,bti->bhtr", attention.query, u)
     key = jnp.einsum("hri,bsi->bhsr", attention.key, w) / math.sqrt(attention.rank)
     shrink = shrinkage(attention, u)
-    alpha = _weights(attention, query, key, shrink)
-    return Attended(origin, w, query, key, shrink, alpha, weighted_sum(alpha, w[:, None]))
+    alpha, log_total = _weights(attention, query, key, shrink)
+    return Attended(origin, w, query, key, shrink, alpha, log_total, weighted_sum(alpha, w[:, None]))
 
 
 def mean(attention: Attention, u: jax.Array) -> jax.Array:
@@ -102,7 +104,7 @@ def _weighted_sum_jvp(primals, tangents):
     return weighted_sum(alpha, x), weighted_sum(alpha_change, x) + jnp.einsum("bhst,bhsi->bhti", transposed, x_change)
 
 
-def _weights(attention: Attention, query: jax.Array, key: jax.Array, shrink: jax.Array) -> jax.Array:
+def _weights(attention: Attention, query: jax.Array, key: jax.Array, shrink: jax.Array) -> tuple[jax.Array, jax.Array]:
     length = query.shape[2]
     logits = jnp.einsum("bhtr,bhsr->bhts", query, key) * shrink[:, None, :, None]
     lag = jnp.arange(length)[:, None] - jnp.arange(length)
@@ -110,7 +112,8 @@ def _weights(attention: Attention, query: jax.Array, key: jax.Array, shrink: jax
         logits = logits + attention.position_bias[:, jnp.maximum(lag, 0)]
     allowed = lag > 0 if attention.mask == "strict" else lag >= 0
     # The empty past is a case of its own: no weight anywhere, and value and gradient finite.
-    return jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, logits, jnp.finfo(logits.dtype).min)), 0)
+    logits = jnp.where(allowed, logits, jnp.finfo(logits.dtype).min)
+    return jnp.where(allowed, jax.nn.softmax(logits), 0), jax.nn.logsumexp(logits, axis=-1)
 
 
 def squared_diameter(u: jax.Array) -> jax.Array:

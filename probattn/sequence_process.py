@@ -134,6 +134,12 @@ class SequenceProcess(dist.Distribution):
         changed.params = params
         return changed
 
+    def at_logits(self, logits: Float[Array, "*shape length vocab"]) -> "SequenceProcess":
+        """The law where the logits at the tokens to be scored are known: it scores those tokens and no others."""
+        known = self.at(logits)
+        known.next_token_logits, known.batched, known.cached_step = _known, True, None
+        return known
+
     def end_bound(self) -> Any:
         """What the model claims to be the least probability of ending."""
         bound: Any = self.end_probability_bound
@@ -170,6 +176,10 @@ class SequenceProcess(dist.Distribution):
     set_law = set_law
     inclusion_probabilities = inclusion_probabilities
     sample_set = sample_set
+
+
+def _known(logits: Any, tokens: Any) -> Any:
+    return logits
 
 
 _score = jax.jit(lambda process, tokens: process.score(tokens))
