@@ -148,7 +148,7 @@ def _ess(draws: np.ndarray) -> float:
 
 
 def main(
-    number: Annotated[int, typer.Option(help="Warmup iterations, and as many draws.")] = 150,
+    number: Annotated[int, typer.Option(help="Warmup iterations, and as many draws.")] = 100,
     seeds: int = 1,
     only: Annotated[str | None, typer.Option(help="Names, comma-separated.")] = None,
 ) -> None:
