@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
@@ -23,10 +24,8 @@ from probattn.inference.style import DARK, STYLE
 
 def save_html(comparison: Comparison, path: Any) -> None:
     """Write the page to `path`, whole or not at all."""
-    loader = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    loader.filters["number"] = _number
-    template = loader.from_string(files("probattn.inference").joinpath("templates/report.html").read_text("utf-8"))
-    page = template.render(
+    page = render(
+        "report.html",
         comparison=comparison,
         title=title(comparison),
         warnings=warnings_of(comparison),
@@ -41,6 +40,15 @@ def save_html(comparison: Comparison, path: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of `templates`, with the look that all pages share."""
+    folder = files("probattn.inference").joinpath("templates")
+    loader = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    loader.filters["number"] = _number
+    css = markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8"))
+    return loader.from_string(folder.joinpath(template).read_text("utf-8")).render(css=css, **values)
 
 
 def title(comparison: Comparison) -> str:
@@ -59,8 +67,8 @@ def _sections(comparison: Comparison) -> list[tuple[str, list[dict[str, str]]]]:
             [
                 {
                     "name": name,
-                    "light": _data_uri(light[name], STYLE),
-                    "dark": _data_uri(dark[name], DARK),
+                    "light": data_uri(light[name], STYLE),
+                    "dark": data_uri(dark[name], DARK),
                     "caption": CAPTIONS[name],
                     "alternative": alternative(comparison, name),
                 }
@@ -83,7 +91,8 @@ def _number(value: float, digits: int = 4) -> str:
     return "" if value != value else f"{value:,.{digits}f}"
 
 
-def _data_uri(figure: Figure, style: dict) -> str:
+def data_uri(figure: Figure, style: dict) -> str:
+    """A figure as an address that a page can show."""
     buffer = io.BytesIO()
     with mpl.rc_context(style):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -15,12 +15,12 @@ COORDINATES_FACTOR = "coordinates"  # of `in_unconstrained_coordinates`: it coun
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of a memory-mapped array `data` (num_sequences, ...), each of `size` sequences.
+    """Windows of an array `data`, as a rule memory-mapped (num_sequences, ...), each of `size` sequences.
 
     A window of random sequences stands for all of them: its likelihood counts `scale` times, the prior once.
     """
 
-    data: np.memmap
+    data: np.ndarray
     size: int
     seed: int
     random: np.random.Generator = field(init=False)

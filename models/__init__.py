@@ -7,5 +7,6 @@ from probattn import _whole_numpyro  # noqa: F401, before all that imports submo
 from probattn.models.emission_model import EmissionModel
 from probattn.models.language_model import LanguageModel
 from probattn.models.latent_attention import LatentAttention
+from probattn.models.transformer import TransformerLM
 
-__all__ = ["EmissionModel", "LanguageModel", "LatentAttention"]
+__all__ = ["EmissionModel", "LanguageModel", "LatentAttention", "TransformerLM"]

@@ -1,6 +1,7 @@
 from . import inference as inference
 from . import models as models
 from .attention import Attention as Attention
+from .barrier import barrier_loss as barrier_loss
 from .draws import CachedStep as CachedStep
 from .emission import EmissionProcess as EmissionProcess
 from .ending import Tightness as Tightness

@@ -11,6 +11,7 @@ import typer
 from probattn.cli_fit import demo, fit, resume
 from probattn.cli_learning import learning_curve
 from probattn.cli_read import calibrate, compare, diagnose, env, generate, margins
+from probattn.cli_robustness import robustness
 from probattn.errors import FitError, InputError
 
 
@@ -35,6 +36,11 @@ app = typer.Typer(
 )
 for command in (demo, fit, resume, learning_curve, diagnose, compare, calibrate, generate, margins, env):
     app.command()(_keeping_compiled(command))
+study = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Studies of many trainings, that may be killed and go on."
+)
+study.command()(_keeping_compiled(robustness))
+app.add_typer(study, name="study")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,6 @@
 """The command `learning-curve`: MAP and posterior at growing training sizes, as a study that may be killed and go on."""
 
 import dataclasses
-import json
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from probattn.cli_runs import (
     wake_devices,
 )
 from probattn.errors import FitError, InputError
+from probattn.study_folder import open_study
 
 SIZES = "30,100,300,1000,3000"
 METHODS = (Method.map, Method.posterior)
@@ -122,7 +122,7 @@ def learning_curve(
     model = build_model(ModelName.language, len(whole.symbols), whole.length, **options)
     settings = {Method.map: steps, Method.posterior: counts}
     study = Study(out, corpus, data, whole, options, model, settings, seed)
-    begin(study)
+    open_study(study.folder, study.to_json(), "learning curve")
     show(carry_out(study, wanted))
     console.print(f"curve: {(out / 'curve.zip').resolve()}", markup=False)
 
@@ -136,26 +136,6 @@ def parse_sizes(text: str) -> list[int]:
     if not found or found[0] < 1 or any(one >= other for one, other in pairwise(found)):
         raise InputError(f"sizes: expected ascending whole numbers of at least 1, such as {SIZES}, got {text!r}")
     return found
-
-
-def begin(study: Study) -> None:
-    """Make the study's folder, or make sure that what is there is this study.
-
-    Raises: InputError if it is not, with what differs, or if the folder cannot be made.
-    """
-    from probattn.inference.chunks import write_json
-
-    file, given = study.folder / "study.json", study.to_json()
-    if file.is_file():
-        _refuse_other(study.folder, _recorded(file), given)
-        return
-    if study.folder.exists() and not (study.folder.is_dir() and not any(study.folder.iterdir())):
-        raise InputError(f"{study.folder}: exists and is no learning curve; choose another --out or remove it")
-    try:
-        study.folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, given)
-    except OSError as error:
-        raise InputError(f"{study.folder}: cannot be made ({error.strerror}); choose another --out") from error
 
 
 def carry_out(study: Study, sizes: Sequence[int]) -> Any:
@@ -255,26 +235,3 @@ def _has_draws(run: Path) -> bool:
     from probattn.inference.posterior_store import PosteriorStore
 
     return bool(PosteriorStore(run / "store").arrays("draws"))
-
-
-def _recorded(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: is damaged ({error}); choose another --out") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: is damaged (expected an object); choose another --out")
-    return found
-
-
-def _refuse_other(folder: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:
-    """InputError, with all that differs, unless a study is the one that was begun."""
-    apart = [
-        f"{name}: the study has {recorded.get(name)}, now {given.get(name)}"
-        for name in recorded | given
-        if recorded.get(name) != given.get(name)
-    ]
-    if apart:
-        raise InputError(
-            f"{folder}: holds another study ({'; '.join(apart)}); choose another --out, or give what it was begun with"
-        )

@@ -75,7 +75,8 @@ def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0)
         broadcasts against the leading axes of u.
     Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory, sections 2 and 4.
     """
-    return log_density_of(*over_sequences(_density_parts, attention, u, working_set=of_small_blocks), scale)
+    e, log_abs_det, inside = over_sequences(density_parts, attention, u, working_set=of_small_blocks)
+    return log_density_of(e, log_abs_det, inside, scale)
 
 
 def log_density_of(e: jax.Array, log_abs_det: jax.Array, inside: jax.Array, scale: ArrayLike) -> jax.Array:
@@ -90,15 +91,15 @@ def _residuals(attention: Attention, u: jax.Array) -> jax.Array:
 
 
 def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
-    return _density_parts(attention, u)[1]
+    return density_parts(attention, u)[1]
 
 
-def _density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not. Each of every position, [b, t, ...]."""
-    return density_parts(attention, u, attend(attention, u))[0]
+    return density_parts_of(attention, u, attend(attention, u))[0]
 
 
-def density_parts(
+def density_parts_of(
     attention: Attention, u: jax.Array, attended: Attended
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Attended]:
     """The same from what attention makes of the sequences, and second that with its `wbar` from sums formed anyway."""

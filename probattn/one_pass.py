@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probattn.attention import Attention
-from probattn.jacobian import density_parts, log_density_of
+from probattn.jacobian import density_parts_of, log_density_of
 from probattn.mean import Attended, attend
 from probattn.sequences import over_sequences
 from probattn.small_blocks import of_small_blocks
@@ -43,7 +43,7 @@ def _of_parts(attention: Attention, length: int) -> int:
 
 def _parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, ...]:
     strict = _strict(attention)
-    parts, attended = density_parts(strict, u, attend(strict, u))
+    parts, attended = density_parts_of(strict, u, attend(strict, u))
     return *parts, _inclusive_mean(attention, attended)
 
 

@@ -1,0 +1,91 @@
+"""Figures of a robustness study: cost against benefit, margins, and what disturbing support tokens does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from probattn.errors import InputError
+from probattn.inference.stress import CHOICES, MARGIN_EDGES
+from probattn.inference.style import LINES, MARKERS, MORE_COLOURS, STYLE, ink, own_axes
+from probattn.inference.tradeoff import MAIN, Interval, interval, losses
+
+
+def plot_tradeoff(arms: Sequence[dict[str, Any]], stress: str = MAIN, ax: Axes | None = None) -> Axes:
+    """What clean loss and loss under a stress differ by from the plain model's, a line for each family along its dose.
+
+    Differences are paired by seed, with 95 % intervals from three seeds on. The plain model is the origin. Raises: InputError without it.
+    """
+    plain = next((arm for arm in arms if arm["family"] == "plain"), None)
+    if plain is None:
+        raise InputError("trade-off: expected the plain model among the arms, which the others are compared with")
+    ax = own_axes(ax, 6.4, 4.6)
+    families = dict.fromkeys(arm["family"] for arm in arms if arm is not plain)
+    with mpl.rc_context(STYLE):
+        for number, family in enumerate(families):
+            doses = sorted((arm for arm in arms if arm["family"] == family), key=lambda arm: arm["dose"])
+            x, y = ([interval(losses(arm, what) - losses(plain, what)) for arm in doses] for what in ("clean", stress))
+            ax.errorbar(
+                [0.0, *(one.mean for one in x)], [0.0, *(one.mean for one in y)],
+                xerr=[0.0, *(_half(one) for one in x)], yerr=[0.0, *(_half(one) for one in y)],
+                label=family, markersize=4, linewidth=1.2, elinewidth=0.6, color=MORE_COLOURS[number % len(MORE_COLOURS)],
+                linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)],
+            )  # fmt: skip
+        ax.plot(0, 0, "o", color=ink(), label="plain", zorder=5)
+        for line in (ax.axhline, ax.axvline):
+            line(0, color=ink(), linewidth=0.5, alpha=0.5)
+        ax.set_xlabel("clean loss minus the plain model's, nats per character")
+        ax.set_ylabel(f"loss under {stress} minus the plain model's")
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def _half(of: Interval) -> float:
+    """Half the width; of fewer than three seeds it would say nothing, and hide all else."""
+    return of.upper - of.mean if of.number > 2 else 0.0
+
+
+def plot_margin_counts(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
+    """How the margins sigma_min(J_t) of the models' own heads are spread, all seeds together, on a logarithmic axis."""
+    ax = own_axes(ax, 6.4, 3.6)
+    edges = MARGIN_EDGES[1:-1]
+    middles = np.sqrt(edges[:-1] * edges[1:])
+    with mpl.rc_context(STYLE):
+        for number, arm in enumerate(arms):
+            counts = np.sum([result["margins"]["counts"] for result in arm["results"]], axis=0)
+            share = counts / counts.sum()
+            colour = ink() if arm["family"] == "plain" else MORE_COLOURS[number % len(MORE_COLOURS)]
+            ax.step(
+                middles,
+                share[1:-1],
+                where="mid",
+                linewidth=1.3,
+                label=arm["name"],
+                linestyle=LINES[number % len(LINES)],
+                color=colour,
+            )
+        ax.set_xscale("log")
+        ax.set_xlabel("stability margin, smallest singular value of $J_t$")
+        ax.set_ylabel("share of positions")
+        ax.legend(fontsize=7)
+    return ax
+
+
+def plot_chosen(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
+    """Loss added by noise on a few tokens, chosen by margin, at random, by entropy and by gradient, with 95 % intervals."""
+    ax = own_axes(ax, 6.4, 3.4)
+    width = 0.8 / max(1, len(arms))
+    with mpl.rc_context(STYLE):
+        for number, arm in enumerate(arms):
+            found = [interval(result["support"][choice] for result in arm["results"]) for choice in CHOICES]
+            places = np.arange(len(CHOICES)) + (number - (len(arms) - 1) / 2) * width
+            ax.bar(
+                places, [one.mean for one in found], 0.9 * width, yerr=[_half(one) for one in found], label=arm["name"],
+                color=MORE_COLOURS[number % len(MORE_COLOURS)], error_kw={"ecolor": ink(), "linewidth": 0.8},
+            )  # fmt: skip
+        ax.set_xticks(np.arange(len(CHOICES)), CHOICES)
+        ax.set_ylabel("loss added, nats per character")
+        ax.legend(fontsize=7)
+    return ax

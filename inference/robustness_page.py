@@ -1,0 +1,119 @@
+"""The report of a robustness study: a page and its figures as JSON."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from probattn.inference.chunks import write_json, write_text
+from probattn.inference.environment import versions
+from probattn.inference.report import data_uri, render
+from probattn.inference.robustness_figures import plot_chosen, plot_margin_counts, plot_tradeoff
+from probattn.inference.style import DARK, STYLE
+from probattn.inference.tradeoff import (
+    CLAIMED_WEIGHTS,
+    MAIN,
+    STRESSES,
+    at_equal_cost,
+    change,
+    fragility,
+    interval,
+    judge_claim,
+    losses,
+)
+
+BARRIER = "barrier"
+FIGURES: dict[str, tuple[Callable[..., Axes], str]] = {
+    "cost against benefit": (
+        plot_tradeoff,
+        "What clean loss and loss under noise of 0.2 differ by from the plain model's: lower left is better. Each line begins at the plain model and goes on with the dose.",
+    ),
+    "margins": (
+        plot_margin_counts,
+        "Margins of the models' own heads on held-out text, all layers, positions and seeds. Left is close to the boundary.",
+    ),
+    "support": (
+        plot_chosen,
+        "What noise of 0.5 on six tokens of each sequence adds to the loss, by how the tokens are chosen. If support tokens were where a "
+        "model is fragile, the smallest margins would do more harm than chance.",
+    ),
+}
+
+
+def save_robustness(
+    folder: Path, about: dict[str, Any], arms: Sequence[dict[str, Any]], missing: int, command: str
+) -> None:
+    """Write `report.html` and `report.json` of the arms that are there."""
+    found = summary(arms)
+    plain = {
+        **found,
+        "claims": [
+            {**claim, "clean": asdict(claim["clean"]), "noise": asdict(claim["noise"])} for claim in found["claims"]
+        ],
+    }
+    write_json(folder / "report.json", {"about": about, "missing": missing, "versions": versions(), **plain})
+    trained = [arm for arm in arms if arm["results"]]
+    names = {claim["name"] for claim in found["claims"]}
+    few = [arm for arm in trained if arm["family"] == "plain" or arm["name"] in names]
+    page = render(
+        "robustness.html", about=about, missing=missing, failed=[arm for arm in arms if arm["failed"]], command=command,
+        claims=found["claims"], matched=found["at_equal_clean_loss"], margins=found["margins"], chosen=[row for row in found["support"] if row["name"] in {arm["name"] for arm in few}],
+        figures=[_figure(name, trained if name == "cost against benefit" else few) for name in FIGURES],
+        stresses=["clean", *STRESSES], versions=versions(),
+        table=[{"name": arm["name"], "cells": [_cell(arm, stress) for stress in ("clean", *STRESSES)]} for arm in trained],
+    )  # fmt: skip
+    write_text(folder / "report.html", page)
+
+
+def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Claims, comparison at equal clean loss, margins, and all losses, from the arms that could be trained."""
+    trained = [arm for arm in arms if arm["results"]]
+    plain = next((arm for arm in trained if arm["family"] == "plain"), None)
+    barriers = [arm for arm in trained if arm["family"].startswith(BARRIER)]
+    baselines = [arm for arm in trained if not arm["family"].startswith(BARRIER)]
+    claims = []
+    if plain:
+        for arm in barriers:
+            if arm["dose"] in CLAIMED_WEIGHTS:
+                clean, noise = change(arm, plain, "clean"), change(arm, plain, MAIN)
+                verdict = judge_claim(clean, noise)
+                claims.append({"name": arm["name"], "clean": clean, "noise": noise, "verdict": verdict})
+    matched = []
+    for arm in barriers:
+        best = at_equal_cost(arm, baselines)
+        matched.append({
+            "name": arm["name"], "clean": str(interval(losses(arm, "clean"))), "noise": str(interval(losses(arm, MAIN))),
+            "baseline": best.baseline if best else "none as good", "difference": str(best.difference) if best else "",
+        })  # fmt: skip
+    chosen = [{"name": arm["name"], **{name: str(one) for name, one in fragility(arm).items()}} for arm in trained]
+    margins = [{"name": arm["name"], **_margins(arm)} for arm in trained]
+    return {
+        "claims": claims, "at_equal_clean_loss": matched, "margins": margins, "support": chosen,
+        "losses": {arm["name"]: {stress: losses(arm, stress).tolist() for stress in ("clean", *STRESSES)} for arm in trained},
+    }  # fmt: skip
+
+
+def _margins(arm: dict[str, Any]) -> dict[str, float]:
+    """The smallest of all seeds, and the means over seeds of the other figures."""
+    of = [result["margins"] for result in arm["results"]]
+    means = {name: sum(one[name] for one in of) / len(of) for name in ("one_percent", "median", "beyond")}
+    return {"smallest": min(one["smallest"] for one in of), **means}
+
+
+def _cell(arm: dict[str, Any], stress: str) -> str:
+    return f"{losses(arm, stress).mean():.3f}"
+
+
+def _figure(name: str, arms: Sequence[dict[str, Any]]) -> dict[str, str]:
+    plot, caption = FIGURES[name]
+    drawn = {}
+    for paper, style in (("light", STYLE), ("dark", DARK)):
+        with mpl.rc_context(style):
+            figure = plot(arms).figure
+            drawn[paper] = data_uri(figure, style)
+            plt.close(figure)
+    return {**drawn, "caption": caption, "alternative": f"{name}: the numbers are in the tables of this page"}

@@ -1,0 +1,63 @@
+"""A model trained by minibatches from several seeds side by side, for studies that compare many trainings."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from probattn.checks import whole_number
+from probattn.errors import InputError
+from probattn.inference.joint import Values, constrain, draw_start
+from probattn.inference.map import find_modes
+from probattn.inference.optimise import CHUNK
+from probattn.inference.windows import Windows
+
+LEARNING_RATE = 0.03  # of Adam, in the units of the priors' unconstrained coordinates
+
+
+class Trained(NamedTuple):
+    """Parameters with the seeds as leading axis, and the loss of each step, minus log joint per sequence, (seeds, steps)."""
+
+    params: Values
+    losses: np.ndarray
+
+
+def train(
+    model: Any,
+    data: np.ndarray,
+    *,
+    seeds: Sequence[int],
+    num_steps: int,
+    batch_size: int = 32,
+    learning_rate: float = LEARNING_RATE,
+    weight_decay: float = 0.0,
+) -> Trained:
+    """Descend on the joint for a number of steps from a draw of the prior for each seed, as `fit_map` does with minibatches.
+
+    Unlike a fit it does not ask for a mode: no verdict, no second look at all data. Randomness in the model (noise, dropout)
+    is drawn anew in each step.
+
+    Args: model, a NumPyro model with minibatches; data, (num_sequences, ...); weight_decay, of AdamW.
+    Raises: InputError for counts below 1 or negative weight decay; FitError where every step leads out of the domain.
+    """
+    whole_number("num_steps", num_steps)
+    if not seeds:
+        raise InputError("seeds: expected at least one, got none")
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise InputError(f"weight_decay: expected a finite number >= 0, got {weight_decay}")
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    windows = Windows(data, CHUNK * batch_size, seeds[0])
+    first = windows.draw()
+    starts = draw_start(model, first[:batch_size], keys, prior=True)
+    optimiser = optax.adamw(learning_rate, weight_decay=weight_decay)
+    ends, descent = find_modes(
+        model, first, starts, keys[0], optimiser=optimiser, num_steps=num_steps, batch_size=batch_size,
+        progress=False, windows=windows,
+    )  # fmt: skip
+    params = jax.vmap(partial(constrain, model, first[:1]))(ends)
+    return Trained(params, descent.losses / len(data))

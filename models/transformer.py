@@ -1,0 +1,195 @@
+"""A pre-norm transformer of several layers with priors, and penalties on its attention (theory, sections 2 and 7)."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from probattn import Attention, InputError, SequenceProcess
+from probattn.barrier import VARIANTS, barrier_loss
+from probattn.checks import whole_number
+from probattn.models.layers import forward
+from probattn.models.priors import normal
+from probattn.tokens import END, check_tokens, counted
+
+Params = dict[str, Any]
+PLACEMENTS = ("auxiliary", "own")
+
+
+@dataclass(frozen=True)
+class TransformerLM:
+    """Causal transformer language model with priors; the LanguageModel is its one-layer cousin.
+
+    Sequences are padded with the end token, id 0, which is also the start: position t reads x_{t-1} and predicts x_t.
+
+        u_t = E[x_{t-1}] + P_t                                       in each layer, with n(x) = x / root mean square of x
+        h_t = h_t + sum_h O_h sum_{s<=t} alpha^h_ts W_h n(h_s)       logits n(h_s)^T K_h^T Q_h n(h_t) / sqrt(r), r = d / heads
+        h_t = h_t + D gelu(U n(h_t))
+        p(x_t | x_<t) = softmax(R n(h_t) + b)
+        log joint = sum_t log p(x_t | x_<t)  -  barrier_weight * sum_t penalty_t  +  log prior
+
+    The penalty of a variant is that of `probattn.barrier_loss`, placed on
+        auxiliary   an attention of its own on u (strict mask, query and key of rank 4), capped in the variant "bounded"
+        own         the heads of every layer, inclusive mask and value maps O_h W_h, on what they read, n(h)
+    Called with a minibatch it may hold for the first sequences of it only (`barrier_sequences`), as their mean.
+
+    For comparison: `noise` on u in training, in root mean squares of u; `dropout` of u and of what each block adds; `qk_norm`,
+    queries and keys of root mean square 1; `spectral`, largest singular value of each head's K and Q at most this.
+
+    Parameters and priors, all Normal(0, s): E s = 1, P s = 1/2, R s = 2 / sqrt(d), b s = 1; matrices of n inputs s = 1 / sqrt(n);
+    the auxiliary query and key s = d^(-1/4).
+
+    Call it as a NumPyro model: as the LanguageModel, with `model(tokens)`, `model(num_sequences=n)`, `model(tokens, batch_size=n)`.
+
+    Raises: InputError for a field out of range, heads that do not divide dim, and tokens of a wrong shape, type or range.
+    Source: theory, sections 2 and 7.
+    """
+
+    vocab_size: int
+    length: int
+    dim: int = 64
+    layers: int = 2
+    heads: int = 4
+    barrier_weight: float = 0.0
+    placement: str = "auxiliary"
+    variant: str = "full"
+    barrier_sequences: int | None = None
+    noise: float = 0.0
+    dropout: float = 0.0
+    qk_norm: bool = False
+    spectral: float | None = None
+
+    observed: ClassVar[str] = "tokens"
+    path_has_start: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, low in {"vocab_size": 2, "length": 1, "dim": 1, "layers": 1, "heads": 1}.items():
+            whole_number(name, getattr(self, name), low)
+        if self.dim % self.heads:
+            raise InputError(f"heads: expected a divisor of dim {self.dim}, got {self.heads}")
+        if self.barrier_sequences is not None:
+            whole_number("barrier_sequences", self.barrier_sequences)
+        for name in ("barrier_weight", "noise"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+                raise InputError(f"{name}: expected a finite number >= 0, got {value!r}")
+        if not (isinstance(self.dropout, (int, float)) and 0 <= self.dropout < 1):
+            raise InputError(f"dropout: expected a number in [0, 1), got {self.dropout!r}")
+        if self.spectral is not None and not self.spectral > 0:
+            raise InputError(f"spectral: expected a number > 0 or None, got {self.spectral!r}")
+        if self.qk_norm and self.barrier_weight > 0 and self.placement == "own":
+            raise InputError(
+                "qk_norm: the blocks of normalised queries and keys are others; use it without a barrier on its own heads"
+            )
+        for name, allowed in (("placement", PLACEMENTS), ("variant", VARIANTS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+    @property
+    def rank(self) -> int:
+        return self.dim // self.heads
+
+    def priors(self) -> dict[str, dist.Distribution]:
+        """The prior of each parameter, by name; layers are the first axis."""
+        d, layers, heads = self.dim, self.layers, self.heads
+        found = {
+            "embedding": normal(1.0, self.vocab_size, d),
+            "position": normal(0.5, self.length, d),
+            "query": normal(d**-0.5, layers, heads, self.rank, d),
+            "key": normal(d**-0.5, layers, heads, self.rank, d),
+            "value": normal(d**-0.5, layers, heads, self.rank, d),
+            "output": normal(d**-0.5, layers, heads, d, self.rank),
+            "up": normal(d**-0.5, layers, 4 * d, d),
+            "down": normal((4 * d) ** -0.5, layers, d, 4 * d),
+            "readout": normal(2 * d**-0.5, self.vocab_size, d),
+            "bias": normal(1.0, self.vocab_size),
+        }
+        if self.barrier_weight > 0 and self.placement == "auxiliary":
+            rank = min(4, d)
+            found |= {name: normal(d**-0.25, 1, rank, d) for name in ("auxiliary_query", "auxiliary_key")}
+        return found
+
+    def __call__(self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None) -> Array:
+        if tokens is not None:
+            tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
+        elif num_sequences is None or num_sequences < 1:
+            raise InputError(f"num_sequences: expected at least 1 when no tokens are given, got {num_sequences!r}")
+        params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
+        number = num_sequences if tokens is None else tokens.shape[0]
+        key = numpyro.prng_key() if self.noise or self.dropout else None
+        with numpyro.plate("sequences", number, subsample_size=batch_size) as rows:
+            process = self.process(params)
+            if tokens is not None:
+                tokens = tokens if batch_size is None else tokens[rows]
+                logits, penalty = _logits_and_penalty(self, params, tokens, key)
+                process = process.at_logits(logits)
+                if self.barrier_weight > 0:
+                    numpyro.factor("barrier", -self.barrier_weight * penalty * counted(tokens).sum(-1))
+            return numpyro.sample("tokens", process, obs=tokens)
+
+    def process(self, params: Params) -> SequenceProcess:
+        """The law of one sequence at given parameters."""
+        return SequenceProcess(
+            _function(self), params, length=self.length, vocab_size=self.vocab_size, end_token=END, batched=True
+        )
+
+    def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
+        """`sum_t log p(x_t | x_<t)` of each sequence, shape (...), in nats."""
+        return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
+
+    def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
+        """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
+        tokens = jnp.asarray(tokens)
+        before = jnp.concatenate([jnp.full_like(tokens[..., :1], END), tokens[..., :-1]], axis=-1)
+        return jnp.asarray(params["embedding"])[before] + params["position"]
+
+    def logits_at(self, params: Params, u: Array) -> Float[Array, "... length vocab"]:
+        """Logits of each position given the embedding path u (..., length, dim): what attacks and noise go through."""
+        return forward(self, params, u)[0]
+
+    def auxiliary_attention(self, params: Params) -> Attention:
+        """The attention that the barrier placed "auxiliary" is on: strict mask, capped in the variant "bounded"."""
+        cap = 0.9 if self.variant == "bounded" else None
+        return Attention(params["auxiliary_query"], params["auxiliary_key"], contraction=cap)
+
+    def attentions(self, params: Params, u: Array) -> list[tuple[Attention, Float[Array, "... length dim"]]]:
+        """The attention of each layer (inclusive mask, value maps `O_h W_h`) with what it reads, n(h)."""
+        return forward(self, params, u)[1]
+
+
+@jax.jit(static_argnums=0)
+@jax.default_matmul_precision("highest")
+def _logits_and_penalty(model: TransformerLM, params: Params, tokens: Array, key: Array | None) -> tuple[Array, Array]:
+    """Logits (n, length, vocab), and the mean penalty of a position."""
+    u = clean = model.path(params, tokens)
+    if key is not None and model.noise:
+        for_noise, key = jax.random.split(key)
+        root_mean_square = jax.lax.stop_gradient(jnp.sqrt((u**2).mean()))
+        u = u + model.noise * root_mean_square * jax.random.normal(for_noise, u.shape)
+    logits, attentions = forward(model, params, u, key)
+    if model.barrier_weight == 0:
+        return logits, jnp.zeros(())
+    if model.placement == "auxiliary":
+        attentions = [(model.auxiliary_attention(params), clean)]
+    some = slice(model.barrier_sequences)
+    losses = [
+        barrier_loss(attention, x[some], 1.0, model.variant, counted=counted(tokens[some]))
+        for attention, x in attentions
+    ]
+    return logits, jnp.stack(losses).sum()
+
+
+@functools.lru_cache(maxsize=128)
+def _function(model: TransformerLM) -> Any:
+    """The logits of tokens; the same function for equal models, so that it compiles once."""
+
+    def next_token_logits(params: Params, tokens: Array) -> Array:
+        return forward(model, params, model.path(params, tokens))[0]
+
+    return next_token_logits

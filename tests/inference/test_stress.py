@@ -1,0 +1,92 @@
+"""Stress on a trained model: what each disturbance is, and that it does harm where it must."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.handlers import seed, trace
+
+from probattn import InputError, stability_margin
+from probattn.inference.stress import ATTACK, CHOICES, KINDS, NOISE, margins_of_heads, stress
+from probattn.inference.train import train
+from probattn.models import TransformerLM
+
+MODEL = TransformerLM(4, 12, dim=8, layers=1, heads=2)
+CYCLE = np.array([[1 + (start + t) % 3 for t in range(12)] for start in range(3)] * 20)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train(MODEL, CYCLE, seeds=(0, 1), num_steps=200, batch_size=16)
+
+
+def params_of(trained, number):
+    return jax.tree.map(lambda leaf: leaf[number], trained.params)
+
+
+def test_training_learns_what_can_be_known(trained):
+    """After the first symbol of the cycle all others follow: log 3 for twelve tokens."""
+    for number in range(2):
+        found = stress(MODEL, params_of(trained, number), CYCLE[:30])
+        assert np.log(3) / 12 - 1e-3 < found["clean"] < np.log(3) / 12 + 0.1
+    assert trained.losses.shape == (2, 200)
+    assert not np.array_equal(*trained.losses)
+
+
+def test_disturbances_do_harm_in_their_order(trained):
+    params = params_of(trained, 0)
+    found = stress(MODEL, params, CYCLE[:30])
+    noise, attack = ([found["clean"], *found[kind].values()] for kind in ("noise", "attack"))
+    assert list(found["noise"]) == [str(level) for level in NOISE]
+    assert list(found["attack"]) == [str(level) for level in ATTACK]
+    assert np.all(np.diff(attack) > 0)
+    assert noise[-1] > noise[0]
+    for level in ATTACK[1:]:  # of the same length, the way up is worse than a random one
+        assert found["attack"][str(level)] > found["noise"][str(level)]
+    assert set(found["typos"]) == set(KINDS)
+    assert set(found["support"]) == set(CHOICES)
+    assert min(found["typos"].values()) > found["clean"]
+
+
+def test_larger_embeddings_are_no_protection(trained):
+    """Noise counts in root mean squares of the embeddings: with one layer behind a normalisation scale alone changes nothing."""
+    params = params_of(trained, 0)
+    larger = params | {name: 10 * params[name] for name in ("embedding", "position")}
+    # What attention and the rest add must grow along, as the normalisation undoes the growth of what they read.
+    larger |= {name: 10 * params[name] for name in ("output", "down")}
+    one, other = (stress(MODEL, p, CYCLE[:12])["noise"] for p in (params, larger))
+    np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-3)
+
+
+def test_margins_are_those_of_the_heads(trained):
+    params = params_of(trained, 0)
+    tokens = jnp.asarray(CYCLE[:5])
+    found = margins_of_heads(MODEL, params, tokens)
+    (attention, x), *_ = MODEL.attentions(params, MODEL.path(params, tokens))
+    margin = stability_margin(attention, x)
+    tolerance = 1e3 * float(jnp.finfo(margin.dtype).eps)
+    np.testing.assert_allclose(found["smallest"], margin.min(), rtol=tolerance, atol=tolerance)
+    assert sum(found["counts"]) == margin.size
+    assert 0 <= found["beyond"] <= 1
+
+
+def test_noise_in_training_buys_robustness():
+    """The one thing that must work: the study would be blind if it did not."""
+    noisy = dataclasses.replace(MODEL, noise=0.8)
+    plain, hardened = (
+        stress(model, params_of(train(model, CYCLE, seeds=(0,), num_steps=200, batch_size=16), 0), CYCLE[:30])
+        for model in (MODEL, noisy)
+    )
+    assert hardened["noise"]["0.4"] < plain["noise"]["0.4"]
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match="seeds: expected at least one"):
+        train(MODEL, CYCLE, seeds=(), num_steps=10)
+    with pytest.raises(InputError, match="weight_decay"):
+        train(MODEL, CYCLE, seeds=(0,), num_steps=10, weight_decay=-1.0)
+    with pytest.raises(InputError, match="num_steps"):
+        train(MODEL, CYCLE, seeds=(0,), num_steps=0)
+    assert trace(seed(MODEL, 0)).get_trace(num_sequences=2)["tokens"]["value"].shape == (2, 12)
