@@ -113,7 +113,8 @@ def _figure(name: str, arms: Sequence[dict[str, Any]]) -> dict[str, str]:
     drawn = {}
     for paper, style in (("light", STYLE), ("dark", DARK)):
         with mpl.rc_context(style):
-            figure = plot(arms).figure
+            figure = plot(arms).get_figure(root=True)
+            assert figure is not None
             drawn[paper] = data_uri(figure, style)
             plt.close(figure)
     return {**drawn, "caption": caption, "alternative": f"{name}: the numbers are in the tables of this page"}
