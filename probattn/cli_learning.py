@@ -25,8 +25,8 @@ from probattn.cli_runs import (
     resume_run,
     wake_devices,
 )
+from probattn.cli_study import open_study
 from probattn.errors import FitError, InputError
-from probattn.study_folder import open_study
 
 SIZES = "30,100,300,1000,3000"
 METHODS = (Method.map, Method.posterior)

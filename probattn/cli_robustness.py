@@ -11,9 +11,9 @@ from rich.table import Table
 
 from probattn.cli_judge import SeedOption
 from probattn.cli_print import console
+from probattn.cli_study import open_study
 from probattn.errors import FitError, InputError
 from probattn.robustness_arms import Arm, arms
-from probattn.study_folder import open_study
 
 FORMAT = 1  # of study.json and of what is kept of each arm
 SHORTEST = 8  # length with room for the typos
