@@ -97,6 +97,7 @@ def fit_map(
     windows, placement = None, place_data(devices)
     on_disk = data
     if isinstance(data, np.memmap) and batch_size is not None:
+        _checked_batch(model, data, batch_size)
         windows = Windows(data, CHUNK * batch_size, int(jax.random.bits(key)))
     data = jnp.asarray(data) if windows is None else windows.draw()
     split = split_model(model, placement)
@@ -250,6 +251,7 @@ def judge(
 
     `nans` steps met a loss that is not a number: that is a numerical failure and no boundary, and is told.
     """
+    stays_on_disk = found is not None
     found = found or curvature(objective(model, data, coordinates), mode)
     findings, advice, notes = [], [], []
     if not at_rest:
@@ -274,7 +276,7 @@ def judge(
         notes.append(f"{nans} steps led to a loss that is not a number, a numerical failure, and were halved.")
     if found.eigenvalues is None:
         many = f": {tree_size(mode)} numbers, more than {MOST_PARAMETERS}" if tree_size(mode) > MOST_PARAMETERS else ""
-        notes.append(f"Curvature was not looked at{many}.")
+        notes.append(f"Curvature was not looked at{many or (': the data stay on disk' if stays_on_disk else '')}.")
     converged = not findings
     if converged:
         findings.append(
@@ -301,7 +303,7 @@ def _gain(found: Curvature) -> str:
     return "" if np.isnan(found.decrement) else f", {found.decrement:.2g} nats from it"
 
 
-def _checked_batch(model: Any, data: Array, batch_size: int) -> int:
+def _checked_batch(model: Any, data: Any, batch_size: int) -> int:
     whole_number("batch_size", batch_size)
     call = model.__call__ if not inspect.isfunction(model) else model
     if "batch_size" not in inspect.signature(call).parameters:

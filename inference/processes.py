@@ -31,15 +31,33 @@ def join(detect: bool = False) -> None:
         )
     if not given and not detect:
         return
+    number, own = _numbers(given) if len(given) == len(VARIABLES) else (0, 0)
     try:
-        if len(given) == len(VARIABLES):  # and nothing else: a scheduler around it may count processes in another way
-            number, own = int(given[NUMBER]), int(given[OWN])
+        if number:  # and nothing else: a scheduler around it may count processes in another way
             jax.distributed.initialize(given[ADDRESS], number, own, cluster_detection_method="deactivate")
         else:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
-        found = ", ".join(f"{name}={value}" for name, value in given.items()) or "none of JAX's variables is set"
-        raise InputError(f"cluster: could not be joined: {error} ({found}); set {', '.join(VARIABLES)}") from error
+        if given:
+            found = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise InputError(f"cluster: could not be joined: {error} ({found})") from error
+        raise InputError(
+            f"cluster: none was found ({error}); leave --cluster out, or set {', '.join(VARIABLES)}"
+        ) from error
+
+
+def _numbers(given: dict[str, str]) -> tuple[int, int]:
+    """How many processes there are and which this is, or an InputError for values that cannot be right."""
+    _, colon, port = given[ADDRESS].rpartition(":")
+    if not (colon and port.isdecimal()):
+        raise InputError(f"{ADDRESS}: expected host:port of the first process, got {given[ADDRESS]!r}")
+    for name in (NUMBER, OWN):
+        if not given[name].isdecimal():
+            raise InputError(f"{name}: expected a whole number, got {given[name]!r}")
+    number, own = int(given[NUMBER]), int(given[OWN])
+    if not own < number:
+        raise InputError(f"{OWN}: expected 0 to {NUMBER} - 1, {number - 1}, got {own}")
+    return number, own
 
 
 def is_first() -> bool:

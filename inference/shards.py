@@ -73,7 +73,7 @@ def on_all(data: Any, placement: Placement | None) -> Any:
     if len(data) < placement.num_shards:
         raise InputError(
             f"devices: {placement.num_shards} shards of the data need as many sequences, got {len(data)}; use fewer "
-            "devices, or a number of chains that has more divisors in common with theirs"
+            "devices, or, with several chains, as many of them as devices"
         )
     try:
         return jax.device_put(np.asarray(data), whole)

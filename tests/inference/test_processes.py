@@ -139,9 +139,19 @@ def test_alone_a_process_is_the_first():
         (
             {"JAX_COORDINATOR_ADDRESS": "here:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
             False,
-            "cluster: could not be joined: invalid literal .*JAX_NUM_PROCESSES=two",
+            "JAX_NUM_PROCESSES: expected a whole number, got 'two'",
         ),
-        ({}, True, "cluster: could not be joined: .*none of JAX's variables is set"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "localhost", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            False,
+            "JAX_COORDINATOR_ADDRESS: expected host:port of the first process, got 'localhost'",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "here:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            False,
+            "JAX_PROCESS_ID: expected 0 to JAX_NUM_PROCESSES - 1, 1, got 2",
+        ),
+        ({}, True, "cluster: none was found .*; leave --cluster out"),
     ],
 )
 def test_a_cluster_that_cannot_be_joined_is_told(monkeypatch, variables, detect, message):
