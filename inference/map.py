@@ -279,8 +279,11 @@ def judge(
         notes.append(f"Curvature was not looked at{many or (': the data stay on disk' if stays_on_disk else '')}.")
     converged = not findings
     if converged:
+        looked = found.eigenvalues is not None
+        reached = "A local mode in {} coordinates was reached" if looked else "Descent came to rest, in {} coordinates"
         findings.append(
-            f"A local mode in {coordinates} coordinates was reached: gradient norm {found.gradient_norm:.2g}{_gain(found)}."
+            f"{reached.format(coordinates)}: gradient norm {found.gradient_norm:.2g}{_gain(found)}."
+            f"{'' if looked else ' Whether a step would gain anything, or this is a saddle, is not known.'}"
         )
     numbers = {"gradient_norm": found.gradient_norm, "decrement": found.decrement}
     if found.eigenvalues is not None:

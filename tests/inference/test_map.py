@@ -223,6 +223,7 @@ def test_data_on_disk_are_read_a_window_at_a_time_and_have_the_same_mode(tmp_pat
     assert found.density == in_memory.density
     assert found.gradients == 400 * 20 / 20_000
     assert "Curvature was not looked at: the data stay on disk." in str(found.verdict)
+    assert "A local mode" not in str(found.verdict)
     for size in (0, -1, 20_001):
         with pytest.raises(InputError, match="batch_size: expected"):
             fit(Conjugate(), on_disk, batch_size=size, num_steps=400)
