@@ -279,12 +279,12 @@ def judge(
         notes.append(f"Curvature was not looked at{many or (': the data stay on disk' if stays_on_disk else '')}.")
     converged = not findings
     if converged:
-        looked = found.eigenvalues is not None
-        reached = "A local mode in {} coordinates was reached" if looked else "Descent came to rest, in {} coordinates"
-        findings.append(
-            f"{reached.format(coordinates)}: gradient norm {found.gradient_norm:.2g}{_gain(found)}."
-            f"{'' if looked else ' Whether a step would gain anything, or this is a saddle, is not known.'}"
-        )
+        reached = f"gradient norm {found.gradient_norm:.2g}{_gain(found)}."
+        if found.eigenvalues is None:
+            unknown = "Whether a step would gain anything, or this is a saddle, is not known."
+            findings.append(f"Descent came to rest, in {coordinates} coordinates: {reached} {unknown}")
+        else:
+            findings.append(f"A local mode in {coordinates} coordinates was reached: {reached}")
     numbers = {"gradient_norm": found.gradient_norm, "decrement": found.decrement}
     if found.eigenvalues is not None:
         numbers |= {"smallest_eigenvalue": float(found.eigenvalues[0]), "flat_directions": int((~found.curved).sum())}

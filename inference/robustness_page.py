@@ -46,8 +46,8 @@ FIGURES: dict[str, tuple[Callable[..., Axes], str]] = {
 
 def save_robustness(
     folder: Path, about: dict[str, Any], arms: Sequence[dict[str, Any]], missing: int, command: str
-) -> None:
-    """Write `report.html` and `report.json` of the arms that are there."""
+) -> dict[str, Any]:
+    """Write `report.html` and `report.json` of the arms that are there. Returns: their `summary`."""
     found = summary(arms)
     plain = {
         **found,
@@ -67,6 +67,7 @@ def save_robustness(
         table=[{"name": arm["name"], "cells": [_cell(arm, stress) for stress in ("clean", *STRESSES)]} for arm in trained],
     )  # fmt: skip
     write_text(folder / "report.html", page)
+    return found
 
 
 def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:

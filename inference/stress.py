@@ -37,15 +37,17 @@ def stress(model: Any, params: Values, tokens: Any, *, seed: int = 0) -> dict[st
     """
     tokens = np.asarray(tokens)
     on_device, key = jnp.asarray(tokens), jax.random.key(seed)
+    some = on_device[:MOST_MARGINS]
+    margin, sign = _blocks(model, params, some)
     found: dict[str, Any] = {
         "clean": float(_clean(model, params, on_device)),
         "noise": {f"{level}": float(_noisy(model, params, on_device, key, level)) for level in NOISE},
         "attack": {f"{level}": float(_attacked(model, params, on_device, level)) for level in ATTACK},
         "typos": {kind: _typed(model, params, tokens, kind, seed) for kind in KINDS},
         "root_mean_square": float(_root_mean_square(model.path(params, on_device))),
-        "margins": margins_of_heads(model, params, tokens[:MOST_MARGINS]),
+        "margins": _spread(margin, sign),
     }
-    added = _support(model, params, on_device[:MOST_MARGINS], key)
+    added = _support(model, params, some, margin.min(0), key)
     found["support"] = dict(zip(CHOICES, np.asarray(added, float).tolist(), strict=True))
     return found
 
@@ -56,7 +58,11 @@ def margins_of_heads(model: Any, params: Values, tokens: Any) -> dict[str, Any]:
     Returns: smallest, median and 1 % quantile of sigma_min(J_t); the share of blocks with det J_t <= 0; and how many
         margins fall between MARGIN_EDGES.
     """
-    margin, sign = (np.asarray(part) for part in _blocks(model, params, jnp.asarray(tokens)))
+    return _spread(*_blocks(model, params, jnp.asarray(tokens)))
+
+
+def _spread(margins: Array, signs: Array) -> dict[str, Any]:
+    margin, sign = np.asarray(margins), np.asarray(signs)
     counts = np.histogram(margin, MARGIN_EDGES)[0]
     return {
         "smallest": float(margin.min()), "one_percent": float(np.quantile(margin, 0.01)), "median": float(np.median(margin)),
@@ -129,14 +135,14 @@ def _blocks(model: Any, params: Values, tokens: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _support(model: Any, params: Values, tokens: Array, key: Array) -> Float[Array, " choices"]:
+def _support(model: Any, params: Values, tokens: Array, margin: Array, key: Array) -> Float[Array, " choices"]:
     """Loss added by noise on a few tokens of each sequence, chosen in each of the ways of CHOICES; the noise is the same."""
     for_noise, for_random = jax.random.split(key)
     u = model.path(params, tokens)
     rows = jax.nn.log_softmax(model.logits_at(params, u))
     slope = jax.grad(lambda u: _loss(model, params, tokens, u))(u)
     scores = jnp.stack([
-        -_blocks(model, params, tokens)[0].min(0),
+        -margin,
         jax.random.uniform(for_random, tokens.shape),
         -(jnp.exp(rows) * rows).sum(-1),
         jnp.linalg.norm(slope, axis=-1),

@@ -26,7 +26,7 @@ from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
 from probattn.one_pass import density_and_readout
-from probattn.tokens import END, check_tokens, counted
+from probattn.tokens import END, before, check_tokens, counted
 
 Params = dict[str, Any]
 
@@ -217,13 +217,11 @@ class LanguageModel:
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
-        tokens = jnp.asarray(tokens)
-        before = jnp.concatenate([jnp.full_like(tokens[..., :1], END), tokens[..., :-1]], axis=-1)
         embedding = jnp.asarray(params["embedding"])
         if self.one_hot:
-            rows = jax.nn.one_hot(before, self.vocab_size, dtype=embedding.dtype)
+            rows = jax.nn.one_hot(before(tokens), self.vocab_size, dtype=embedding.dtype)
             return jnp.matmul(rows, embedding, precision="highest") + params["position"]
-        return embedding[before] + params["position"]
+        return embedding[before(tokens)] + params["position"]
 
     def path_attention(self, params: Params) -> Attention:
         """The attention whose residuals and Jacobian score the path: strict mask, no value map."""
@@ -295,8 +293,8 @@ def _functions(model: LanguageModel) -> dict[str, Any]:
         return empty_cache(model.readout_attention(params), model.length)
 
     def step(params: Params, cache: Any, previous: Array, position: Array) -> tuple[Any, Array]:
-        before = jnp.where(position == 0, END, previous)
-        u = jnp.asarray(params["embedding"])[before] + jnp.asarray(params["position"])[position]
+        last = jnp.where(position == 0, END, previous)
+        u = jnp.asarray(params["embedding"])[last] + jnp.asarray(params["position"])[position]
         cache, mu = mean_step(model.readout_attention(params), cache, u, position)
         return cache, params["readout"] @ (u + mu) + params["bias"]
 

@@ -16,7 +16,7 @@ from probattn.barrier import VARIANTS, barrier_loss
 from probattn.checks import whole_number
 from probattn.models.layers import forward
 from probattn.models.priors import normal
-from probattn.tokens import END, check_tokens, counted
+from probattn.tokens import END, before, check_tokens, counted
 
 Params = dict[str, Any]
 PLACEMENTS = ("auxiliary", "own")
@@ -145,9 +145,7 @@ class TransformerLM:
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
-        tokens = jnp.asarray(tokens)
-        before = jnp.concatenate([jnp.full_like(tokens[..., :1], END), tokens[..., :-1]], axis=-1)
-        return jnp.asarray(params["embedding"])[before] + params["position"]
+        return jnp.asarray(params["embedding"])[before(tokens)] + params["position"]
 
     def logits_at(self, params: Params, u: Array) -> Float[Array, "... length vocab"]:
         """Logits of each position given the embedding path u (..., length, dim): what attacks and noise go through."""

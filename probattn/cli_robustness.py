@@ -168,7 +168,7 @@ def _result(plan: Plan, arm: Arm) -> dict[str, Any]:
 
 def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:
     """Write the report of the arms that are there, and print the claims."""
-    from probattn.inference.robustness_page import save_robustness, summary
+    from probattn.inference.robustness_page import save_robustness
 
     done = [_read(plan.file(arm)) for arm in planned if plan.file(arm).exists()]
     options = "--quick" if quick else " ".join(
@@ -176,13 +176,13 @@ def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:
         for name, value in {**plan.settings, "length": plan.corpus.length, **plan.training, "num_seeds": len(plan.seeds), "seed": plan.seeds[0]}.items()
     )  # fmt: skip
     command = f"probattn study robustness {Path(source).name} --out {plan.folder.name} {options}"
-    save_robustness(
+    found = save_robustness(
         plan.folder, plan.to_json() | {"length": plan.corpus.length}, done, len(planned) - len(done), command
     )
     table = Table(
         "barrier", "clean loss", "loss under noise 0.2", "claim", title="changes from the plain model, 95 % over seeds"
     )
-    for claim in summary(done)["claims"]:
+    for claim in found["claims"]:
         table.add_row(claim["name"], claim["clean"].percent, claim["noise"].percent, claim["verdict"])
     console.print(table)
     console.print(f"report: {(plan.folder / 'report.html').resolve()}", markup=False)
