@@ -1,6 +1,6 @@
 """Figures of a robustness study: cost against benefit, margins, and what disturbing support tokens does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probattn.errors import InputError
+from probattn.inference.robustness import NOISE
 from probattn.inference.stress import CHOICES, MARGIN_EDGES
 from probattn.inference.style import LINES, MARKERS, MORE_COLOURS, STYLE, ink, own_axes
 from probattn.inference.tradeoff import MAIN, Interval, interval, losses
@@ -70,6 +71,43 @@ def plot_margin_counts(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -
         ax.set_xlabel("stability margin, smallest singular value of $J_t$")
         ax.set_ylabel("share of positions")
         ax.legend(fontsize=7)
+    return ax
+
+
+def plot_course(course: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
+    """Margins of the plain model as it is trained: the smallest of all seeds, and the mean 1 % quantile and median."""
+    ax = own_axes(ax, 6.4, 3.4)
+    steps = [max(1, at["steps"]) for at in course]  # a logarithmic axis has no 0
+    with mpl.rc_context(STYLE):
+        for number, (label, name, of) in enumerate(
+            (("median", "median", np.mean), ("1 % quantile", "one_percent", np.mean), ("smallest", "smallest", np.min))
+        ):
+            values = [of([result[name] for result in at["results"]]) for at in course]
+            ax.plot(
+                steps, values, label=label, color=MORE_COLOURS[number], marker=MARKERS[number], linestyle=LINES[number],
+                markersize=4, linewidth=1.3,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("steps of training (the first point: before it)")
+        ax.set_ylabel("stability margin of the heads")
+        ax.legend(fontsize=8)
+    return ax
+
+
+def plot_look(curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axes | None = None) -> Axes:
+    """Loss of each fit against the size of a disturbance, averaged over as many noises, with two standard errors."""
+    ax = own_axes(ax, 4.8, 3.4)
+    with mpl.rc_context(STYLE):
+        for number, (name, curve) in enumerate(curves[disturbance].items()):
+            values, errors = np.transpose(curve["averaged"])
+            ax.errorbar(
+                curve["levels"], values, yerr=2 * errors, label=name, capsize=2, color=MORE_COLOURS[number],
+                marker=MARKERS[number], linestyle=LINES[number], markersize=4, linewidth=1.3,
+            )  # fmt: skip
+        ax.set_xlabel(f"{disturbance}, in root mean squares" if disturbance == NOISE else f"typos in each sequence: {disturbance}")
+        ax.set_ylabel("held-out loss, nats per character")
+        ax.legend(fontsize=8)
     return ax
 
 

@@ -11,13 +11,15 @@ from matplotlib.axes import Axes
 
 from probattn.inference.chunks import write_json, write_text
 from probattn.inference.environment import versions
+from probattn.inference.posterior_look import judge_averaging
 from probattn.inference.report import data_uri, render
-from probattn.inference.robustness_figures import plot_chosen, plot_margin_counts, plot_tradeoff
+from probattn.inference.robustness_figures import plot_chosen, plot_course, plot_look, plot_margin_counts, plot_tradeoff
 from probattn.inference.style import DARK, STYLE
 from probattn.inference.tradeoff import (
     CLAIMED_WEIGHTS,
     MAIN,
     STRESSES,
+    Interval,
     at_equal_cost,
     change,
     fragility,
@@ -30,7 +32,7 @@ BARRIER = "barrier"
 FIGURES: dict[str, tuple[Callable[..., Axes], str]] = {
     "cost against benefit": (
         plot_tradeoff,
-        "What clean loss and loss under noise of 0.2 differ by from the plain model's: lower left is better. Each line begins at the plain model and goes on with the dose.",
+        "What clean loss and loss under noise of 0.4 differ by from the plain model's: lower left is better. Each line begins at the plain model and goes on with the dose.",
     ),
     "margins": (
         plot_margin_counts,
@@ -45,9 +47,13 @@ FIGURES: dict[str, tuple[Callable[..., Axes], str]] = {
 
 
 def save_robustness(
-    folder: Path, about: dict[str, Any], arms: Sequence[dict[str, Any]], missing: int, command: str
+    folder: Path, about: dict[str, Any], arms: Sequence[dict[str, Any]], missing: int, command: str, *,
+    course: Sequence[dict[str, Any]], look: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `report.html` and `report.json` of the arms that are there. Returns: their `summary`."""
+    """Write `report.html` and `report.json` of the arms that are there.
+
+    Args: course, of `margins_in_training`; look, of `posterior_look`. Returns: the `summary` of the arms.
+    """
     found = summary(arms)
     plain = {
         **found,
@@ -55,14 +61,17 @@ def save_robustness(
             {**claim, "clean": asdict(claim["clean"]), "noise": asdict(claim["noise"])} for claim in found["claims"]
         ],
     }
-    write_json(folder / "report.json", {"about": about, "missing": missing, "versions": versions(), **plain})
+    write_json(folder / "report.json", {"about": about, "missing": missing, "versions": versions(), **plain, "course": list(course), "posterior": look})
     trained = [arm for arm in arms if arm["results"]]
     names = {claim["name"] for claim in found["claims"]}
     few = [arm for arm in trained if arm["family"] == "plain" or arm["name"] in names]
     page = render(
         "robustness.html", about=about, missing=missing, failed=[arm for arm in arms if arm["failed"]], command=command,
-        claims=found["claims"], matched=found["at_equal_clean_loss"], margins=found["margins"], chosen=[row for row in found["support"] if row["name"] in {arm["name"] for arm in few}],
-        figures=[_figure(name, trained if name == "cost against benefit" else few) for name in FIGURES],
+        in_short=found["in_short"], auxiliary=found["auxiliary"], claims=found["claims"], matched=found["at_equal_clean_loss"], margins=found["margins"], chosen=[row for row in found["support"] if row["name"] in {arm["name"] for arm in few}],
+        figures={name: _figure(name, trained if name == "cost against benefit" else few) for name in FIGURES}
+        | {"course": _drawn(plot_course, course)}
+        | {disturbance: _drawn(plot_look, look["curves"], disturbance) for disturbance in look["curves"]},
+        course=[{"steps": at["steps"], **_margins(at["results"])} for at in course], look=look, averaging=judge_averaging(look),
         stresses=["clean", *STRESSES], versions=versions(),
         table=[{"name": arm["name"], "cells": [_cell(arm, stress) for stress in ("clean", *STRESSES)]} for arm in trained],
     )  # fmt: skip
@@ -89,20 +98,41 @@ def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
         matched.append({
             "name": arm["name"], "clean": str(interval(losses(arm, "clean"))), "noise": str(interval(losses(arm, MAIN))),
             "baseline": best.baseline if best else "none as good", "difference": str(best.difference) if best else "",
+            "against": best.word if best else "ahead",
         })  # fmt: skip
     chosen = [{"name": arm["name"], **{name: str(one) for name, one in fragility(arm).items()}} for arm in trained]
-    margins = [{"name": arm["name"], **_margins(arm)} for arm in trained]
+    margins = [{"name": arm["name"], **_margins([result["margins"] for result in arm["results"]])} for arm in trained]
+    runaway = [
+        {"name": arm["name"], "barrier": str(interval(result["auxiliary"]["barrier"] for result in arm["results"])), **_margins([result["auxiliary"] for result in arm["results"]])}
+        for arm in trained if "auxiliary" in arm["results"][0]
+    ]  # fmt: skip
     return {
-        "claims": claims, "at_equal_clean_loss": matched, "margins": margins, "support": chosen,
+        "in_short": _in_short(claims, matched, fragility(plain) if plain else {}),
+        "claims": claims, "at_equal_clean_loss": matched, "margins": margins, "auxiliary": runaway, "support": chosen,
         "losses": {arm["name"]: {stress: losses(arm, stress).tolist() for stress in ("clean", *STRESSES)} for arm in trained},
     }  # fmt: skip
 
 
-def _margins(arm: dict[str, Any]) -> dict[str, float]:
+def _margins(spreads: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The smallest of all seeds, and the means over seeds of the other figures."""
-    of = [result["margins"] for result in arm["results"]]
-    means = {name: sum(one[name] for one in of) / len(of) for name in ("one_percent", "median", "beyond")}
-    return {"smallest": min(one["smallest"] for one in of), **means}
+    means = {name: sum(one[name] for one in spreads) / len(spreads) for name in ("one_percent", "median", "beyond")}
+    return {"smallest": min(one["smallest"] for one in spreads), **means}
+
+
+def _in_short(claims: Sequence[dict[str, Any]], matched: Sequence[dict[str, Any]], chosen: dict[str, Interval]) -> list[str]:
+    """What the study found, as sentences."""
+    said = []
+    if claims:
+        counts = {word: sum(claim["verdict"] == word for claim in claims) for word in ("reproduced", "partly", "not")}
+        said.append(f"Of {len(claims)} barriers at the claimed weights, {counts['reproduced']} reproduce the claim, {counts['partly']} partly, {counts['not']} do not.")
+    if matched:
+        ahead, behind = (sum(row["against"] == word for row in matched) for word in ("ahead", "behind"))
+        said.append(f"Under noise of 0.4, {ahead} of {len(matched)} barriers are surely ahead of the best baseline of no higher clean loss, {behind} surely behind.")
+    if chosen:
+        smallest = chosen["smallest margin"]
+        word = "more" if smallest.lower > 0 else "less" if smallest.upper < 0 else "no surely different"
+        said.append(f"Noise on the plain model's tokens of smallest margin does {word} harm than on random ones ({smallest} nats per character).")
+    return said  # fmt: skip
 
 
 def _cell(arm: dict[str, Any], stress: str) -> str:
@@ -111,11 +141,16 @@ def _cell(arm: dict[str, Any], stress: str) -> str:
 
 def _figure(name: str, arms: Sequence[dict[str, Any]]) -> dict[str, str]:
     plot, caption = FIGURES[name]
+    return {**_drawn(plot, arms), "caption": caption, "alternative": f"{name}: the numbers are in the tables of this page"}
+
+
+def _drawn(plot: Callable[..., Axes], *of: Any) -> dict[str, str]:
+    """A figure for light and for dark paper, as addresses that hold it."""
     drawn = {}
     for paper, style in (("light", STYLE), ("dark", DARK)):
         with mpl.rc_context(style):
-            figure = plot(arms).get_figure(root=True)
+            figure = plot(*of).get_figure(root=True)
             assert figure is not None
             drawn[paper] = data_uri(figure, style)
             plt.close(figure)
-    return {**drawn, "caption": caption, "alternative": f"{name}: the numbers are in the tables of this page"}
+    return drawn

@@ -17,10 +17,11 @@ from probattn.inference.joint import Values
 from probattn.inference.typos import KINDS, room_for_typos, with_typos
 from probattn.tokens import counted
 
-NOISE = (0.05, 0.1, 0.2, 0.4)
+NOISE = (0.1, 0.2, 0.4, 0.8)
 ATTACK = (0.05, 0.1, 0.2)
 ATTACK_STEPS = 5
 TYPOS = 3  # in each sequence
+AUXILIARY = ("auxiliary_query", "auxiliary_key")
 CHOSEN = 6  # tokens disturbed in the test of support
 CHOSEN_NOISE = 0.5
 CHOICES = ("smallest margin", "random", "highest entropy", "highest gradient")
@@ -33,40 +34,45 @@ def stress(model: Any, params: Values, tokens: Any, *, seed: int = 0) -> dict[st
 
     Args: model, with `path`, `logits_at` and `attentions`; params; tokens (num_sequences, length).
     Returns: clean; noise and attack by level; typos by kind; support, the loss added by noise on tokens chosen in each of four
-        ways; margins, of `margins_of_heads`.
+        ways; margins, of `margins_of_heads`; auxiliary, the same of an auxiliary attention, where the model has one.
     """
-    tokens = np.asarray(tokens)
+    tokens, whole, model = np.asarray(tokens), model, model.law
+    auxiliary = {name: params[name] for name in AUXILIARY if name in params}
+    params = {name: value for name, value in params.items() if name not in auxiliary}
     on_device, key = jnp.asarray(tokens), jax.random.key(seed)
     some = on_device[:MOST_MARGINS]
-    margin, sign = _blocks(model, params, some)
+    margin, sign, barrier = _blocks(model, params, some)
     found: dict[str, Any] = {
         "clean": float(_clean(model, params, on_device)),
         "noise": {f"{level}": float(_noisy(model, params, on_device, key, level)) for level in NOISE},
         "attack": {f"{level}": float(_attacked(model, params, on_device, level)) for level in ATTACK},
         "typos": {kind: _typed(model, params, tokens, kind, seed) for kind in KINDS},
         "root_mean_square": float(_root_mean_square(model.path(params, on_device))),
-        "margins": _spread(margin, sign),
+        "margins": _spread(margin, sign, barrier),
     }
+    if auxiliary:
+        attention = whole.auxiliary_attention(auxiliary)
+        found["auxiliary"] = _spread(*_of_blocks(jacobian_blocks(attention, model.path(params, some))))
     added = _support(model, params, some, margin.min(0), key)
     found["support"] = dict(zip(CHOICES, np.asarray(added, float).tolist(), strict=True))
     return found
 
 
 def margins_of_heads(model: Any, params: Values, tokens: Any) -> dict[str, Any]:
-    """How close the model's own attention comes to the boundary, over layers, sequences and positions.
+    """How close the model's own attention comes to the boundary, over layers, positions and the first 32 sequences.
 
-    Returns: smallest, median and 1 % quantile of sigma_min(J_t); the share of blocks with det J_t <= 0; and how many
-        margins fall between MARGIN_EDGES.
+    Returns: smallest, median and 1 % quantile of sigma_min(J_t); the share of blocks with det J_t <= 0; the mean of the
+        barrier -log |det J_t|; and how many margins fall between MARGIN_EDGES.
     """
-    return _spread(*_blocks(model, params, jnp.asarray(tokens)))
+    return _spread(*_blocks(model.law, params, jnp.asarray(tokens[:MOST_MARGINS])))
 
 
-def _spread(margins: Array, signs: Array) -> dict[str, Any]:
+def _spread(margins: Array, signs: Array, barriers: Array) -> dict[str, Any]:
     margin, sign = np.asarray(margins), np.asarray(signs)
     counts = np.histogram(margin, MARGIN_EDGES)[0]
     return {
         "smallest": float(margin.min()), "one_percent": float(np.quantile(margin, 0.01)), "median": float(np.median(margin)),
-        "beyond": float((sign <= 0).mean()), "counts": counts.tolist(),
+        "beyond": float((sign <= 0).mean()), "barrier": float(np.mean(barriers)), "counts": counts.tolist(),
     }  # fmt: skip
 
 
@@ -126,12 +132,15 @@ def _of_own(model: Any, params: Values, tokens: Array, own: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def _blocks(model: Any, params: Values, tokens: Array) -> tuple[Array, Array]:
-    """`sigma_min(J_t)` and the sign of det J_t of every layer, (layers, num_sequences, length) each."""
-    blocks = jnp.stack(
-        [jacobian_blocks(attention, x) for attention, x in model.attentions(params, model.path(params, tokens))]
-    )
-    return jnp.linalg.svd(blocks, compute_uv=False)[..., -1], jnp.linalg.slogdet(blocks)[0]
+def _blocks(model: Any, params: Values, tokens: Array) -> tuple[Array, Array, Array]:
+    """`sigma_min(J_t)`, sign of det J_t and -log |det J_t| of every layer, (layers, num_sequences, length) each."""
+    read = model.attentions(params, model.path(params, tokens))
+    return _of_blocks(jnp.stack([jacobian_blocks(attention, x) for attention, x in read]))
+
+
+def _of_blocks(blocks: Array) -> tuple[Array, Array, Array]:
+    sign, log_abs_det = jnp.linalg.slogdet(blocks)
+    return jnp.linalg.svd(blocks, compute_uv=False)[..., -1], sign, -log_abs_det
 
 
 @partial(jax.jit, static_argnums=0)

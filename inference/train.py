@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
+from numpyro.distributions import biject_to
 
 from probattn.checks import whole_number
 from probattn.errors import InputError
-from probattn.inference.joint import Values, constrain, draw_start
+from probattn.inference.joint import Values
 from probattn.inference.map import find_modes
 from probattn.inference.optimise import CHUNK
 from probattn.inference.windows import Windows
 
-LEARNING_RATE = 0.03  # of Adam, in the units of the priors' unconstrained coordinates
+LEARNING_RATE = 0.2  # of Adam, in the units of the priors' unconstrained coordinates
 
 
 class Trained(NamedTuple):
@@ -42,7 +43,7 @@ def train(
     Unlike a fit it does not ask for a mode: no verdict, no second look at all data. Randomness in the model (noise, dropout)
     is drawn anew in each step.
 
-    Args: model, a NumPyro model with minibatches; data, (num_sequences, ...); weight_decay, of AdamW.
+    Args: model, a NumPyro model with minibatches and `priors()`; data, (num_sequences, ...); weight_decay, of AdamW.
     Raises: InputError for counts below 1 or negative weight decay; FitError where every step leads out of the domain.
     """
     whole_number("num_steps", num_steps)
@@ -50,14 +51,39 @@ def train(
         raise InputError("seeds: expected at least one, got none")
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"weight_decay: expected a finite number >= 0, got {weight_decay}")
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    keys = _keys(seeds)
     windows = Windows(data, CHUNK * batch_size, seeds[0])
     first = windows.draw()
-    starts = draw_start(model, first[:batch_size], keys, prior=True)
+    starts = {name: _transform(model, name).inv(value) for name, value in _starts(model, keys).items()}
     optimiser = optax.adamw(learning_rate, weight_decay=weight_decay)
     ends, descent = find_modes(
         model, first, starts, keys[0], optimiser=optimiser, num_steps=num_steps, batch_size=batch_size,
         progress=False, windows=windows,
     )  # fmt: skip
-    params = jax.vmap(partial(constrain, model, first[:1]))(ends)
+    params = {name: _transform(model, name)(value) for name, value in ends.items()}
     return Trained(params, descent.losses / len(data))
+
+
+def untrained(model: Any, *, seeds: Sequence[int]) -> Values:
+    """Parameters drawn from the prior, as those that `train` begins with, the seeds as leading axis."""
+    return _starts(model, _keys(seeds))
+
+
+def _starts(model: Any, keys: Array) -> Values:
+    """A draw of the prior for each seed, in which parameters that two models share are the same."""
+    priors = model.priors().items()
+
+    @jax.vmap
+    def draw(key: Array) -> Values:
+        return {name: prior.sample(jax.random.fold_in(key, number)) for number, (name, prior) in enumerate(priors)}
+
+    return draw(keys)
+
+
+def _transform(model: Any, name: str) -> Any:
+    """From the unconstrained coordinates of a parameter to the parameter."""
+    return biject_to(model.priors()[name].support)
+
+
+def _keys(seeds: Sequence[int]) -> Array:
+    return jnp.stack([jax.random.key(seed) for seed in seeds])

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -17,9 +19,11 @@ from probattn.robustness_arms import Arm, arms
 
 FORMAT = 1  # of study.json and of what is kept of each arm
 SHORTEST = 8  # length with room for the typos
-MOST_HELDOUT = 512  # sequences under stress
+MOST_HELDOUT = 256  # sequences under stress
 WORTH_A_PROJECTION = 500  # steps
 PROBES = (50, 50, 200)  # steps that a projection is made from; the first compiles
+LOOK = {"length": 12, "train_size": 300, "dim": 4}  # of the small LanguageModel that is sampled
+QUICK_LOOK = {"length": 8, "train_size": 50, "dim": 2, "num_warmup": 50, "num_samples": 50}
 QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}
 
 
@@ -85,6 +89,8 @@ def robustness(
     open_study(out, plan.to_json(), "study of robustness")
     (out / "arms").mkdir(exist_ok=True)
     carry_out(plan, planned)
+    _once(plan.folder / "course.json", lambda: _course(plan, planned[0]))
+    _once(plan.folder / "posterior.json", lambda: _posterior(plan, corpus, quick))
     report(plan, planned, corpus, quick)
 
 
@@ -166,6 +172,37 @@ def _result(plan: Plan, arm: Arm) -> dict[str, Any]:
     return about | {"failed": None, "seconds": seconds, "results": [stress(model, params, some) for params in each]}
 
 
+def _once(file: Path, make: Callable[[], Any]) -> None:
+    """What `make` returns, kept: a study that goes on finds it there."""
+    from probattn.inference.chunks import write_json
+
+    if not file.exists():
+        started = time.perf_counter()
+        write_json(file, make())
+        console.print(f"{file.stem}: {time.perf_counter() - started:.0f} s", markup=False)
+
+
+def _course(plan: Plan, plain: Arm) -> list[dict[str, Any]]:
+    """Margins of the plain model as its training goes on."""
+    from probattn.inference.course import margins_in_training
+
+    heldout = plan.corpus.heldout[:MOST_HELDOUT]
+    return margins_in_training(plan.model(plain), plan.corpus.train, heldout, seeds=plan.seeds, **plan.training)
+
+
+def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
+    """Whether a posterior withstands what a MAP does not, on short pieces of the same text."""
+    from probattn.inference import load_corpus
+    from probattn.inference.posterior_look import posterior_look
+
+    chosen = LOOK | (QUICK_LOOK if quick else {})
+    pieces = load_corpus(source, length=chosen.pop("length"), stream=True)
+    number = min(chosen.pop("train_size"), len(pieces.train))
+    some = np.random.default_rng(plan.seeds[0]).choice(len(pieces.train), number, replace=False)
+    heldout = pieces.heldout[:MOST_HELDOUT]
+    return posterior_look(pieces.train[some], heldout, len(pieces.symbols), seed=plan.seeds[0], **chosen)
+
+
 def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:
     """Write the report of the arms that are there, and print the claims."""
     from probattn.inference.robustness_page import save_robustness
@@ -177,10 +214,11 @@ def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:
     )  # fmt: skip
     command = f"probattn study robustness {Path(source).name} --out {plan.folder.name} {options}"
     found = save_robustness(
-        plan.folder, plan.to_json() | {"length": plan.corpus.length}, done, len(planned) - len(done), command
-    )
+        plan.folder, plan.to_json() | {"length": plan.corpus.length}, done, len(planned) - len(done), command,
+        course=_read(plan.folder / "course.json"), look=_read(plan.folder / "posterior.json"),
+    )  # fmt: skip
     table = Table(
-        "barrier", "clean loss", "loss under noise 0.2", "claim", title="changes from the plain model, 95 % over seeds"
+        "barrier", "clean loss", "loss under noise 0.4", "claim", title="changes from the plain model, 95 % over seeds"
     )
     for claim in found["claims"]:
         table.add_row(claim["name"], claim["clean"].percent, claim["noise"].percent, claim["verdict"])
@@ -192,4 +230,4 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: is damaged ({error}); remove it, and the arm is trained again") from error
+        raise InputError(f"{file}: is damaged ({error}); remove it, and it is made again") from error

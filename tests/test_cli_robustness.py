@@ -63,7 +63,7 @@ def test_it_writes_every_arm_and_the_report(study):
     assert sorted(path.stem for path in (study / "arms").iterdir()) == sorted(arm.name for arm in planned)
     report = json.loads((study / "report.json").read_text())
     assert report["missing"] == 0
-    assert len(report["losses"]["plain"]["noise 0.2"]) == 2
+    assert len(report["losses"]["plain"]["noise 0.4"]) == 2
     assert {claim["verdict"] for claim in report["claims"]} <= {"reproduced", "partly", "not"}
     page = (study / "report.html").read_text()
     for arm in planned:

@@ -29,16 +29,16 @@ def test_a_short_run_agrees_with_the_long_one(short):
     found = summary(short)
     assert set(found) == set(REFERENCE["quantities"])
     for name, expected in REFERENCE["quantities"].items():
-        one = found[name]
-        assert one["mean_error"] < 0.2 * expected["sd"], name
-        assert abs(one["mean"] - expected["mean"]) < 4 * np.hypot(one["mean_error"], expected["mean_error"]), name
-        assert abs(one["sd"] - expected["sd"]) < 5 * np.hypot(one["sd_error"], expected["sd_error"]), name
+        for level, (value, error) in expected.items():
+            here, error_here = found[name][level]
+            assert error_here < 0.25 * (expected["0.9"][0] - expected["0.1"][0]), (name, level)
+            assert abs(here - value) <= 4.5 * np.hypot(error_here, error), (name, level)
 
 
 def test_the_long_run_is_long_enough(short):
     assert REFERENCE["about"]["verdict"].startswith("converged")
     for expected in REFERENCE["quantities"].values():
-        assert expected["mean_error"] < 0.03 * expected["sd"]
+        assert all(error <= 0.03 * (expected["0.9"][0] - expected["0.1"][0]) for _, error in expected.values())
 
 
 MODEL_2D = LatentAttention(1, 4, values=False)  # two numbers: interaction and scale

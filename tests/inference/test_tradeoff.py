@@ -8,7 +8,7 @@ from probattn.inference.tradeoff import Interval, at_equal_cost, change, fragili
 
 
 def arm(name, clean, noisy):
-    results = [{"clean": c, "noise": {"0.2": n}} for c, n in zip(clean, noisy, strict=True)]
+    results = [{"clean": c, "noise": {"0.4": n}} for c, n in zip(clean, noisy, strict=True)]
     return {"name": name, "results": results}
 
 
@@ -23,8 +23,8 @@ def test_the_interval_is_students():
 def test_changes_are_paired_by_seed():
     plain = arm("plain", [1.0, 2.0, 4.0], [2.0, 4.0, 8.0])
     better = arm("better", [1.1, 2.2, 4.4], [1.0, 2.0, 4.0])
-    assert losses(better, "noise 0.2").tolist() == [1.0, 2.0, 4.0]
-    assert change(better, plain, "noise 0.2") == Interval(-0.5, -0.5, -0.5, 3)
+    assert losses(better, "noise 0.4").tolist() == [1.0, 2.0, 4.0]
+    assert change(better, plain, "noise 0.4") == Interval(-0.5, -0.5, -0.5, 3)
     assert change(better, plain, "clean").percent == "+10.0 % [+10.0, +10.0]"
 
 

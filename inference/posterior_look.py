@@ -1,0 +1,98 @@
+"""Does Bayesian averaging withstand noise and typos? MAP, MAP with barrier, ensemble and posterior of a small model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from probattn.errors import InputError
+from probattn.inference.estimates import Measured
+from probattn.inference.laplace import fit_ensemble
+from probattn.inference.map import fit_map
+from probattn.inference.diagnose import diagnose
+from probattn.inference.fit import Fit
+from probattn.inference.posterior import sample_posterior
+from probattn.inference.robustness import DISTURBANCES, NOISE, Robustness, robustness
+from probattn.models import LanguageModel
+
+PLAIN, BARRIER, ENSEMBLE, POSTERIOR = "MAP", "MAP with barrier", "ensemble", "posterior"
+
+
+def posterior_look(
+    data: np.ndarray,
+    heldout: np.ndarray,
+    vocab_size: int,
+    *,
+    dim: int = 4,
+    barrier_weight: float = 0.05,
+    num_members: int = 3,
+    num_warmup: int = 200,
+    num_samples: int = 200,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Held-out loss of four fits of one small LanguageModel under noise on the embeddings and under typos.
+
+    The MAP is of the model without the barrier, the other three are of the model with it.
+
+    Args: data, heldout, tokens (num_sequences, length); the rest as of the fits.
+    Returns: curves, by disturbance and fit: levels, loss, averaged over as many noises as the posterior has draws, each with
+        standard errors over sequences; posterior_minus, by disturbance and fit, paired, at each level; verdicts, of the fits.
+    """
+    plain, barrier = (
+        LanguageModel(vocab_size, data.shape[1], dim, barrier_weight=weight) for weight in (0.0, barrier_weight)
+    )
+    quiet = {"key": jax.random.key(seed), "progress": False}
+    fits = {
+        PLAIN: fit_map(plain, data, **quiet),
+        BARRIER: fit_map(barrier, data, **quiet),
+        ENSEMBLE: fit_ensemble(barrier, data, num_members=num_members, **quiet),
+        POSTERIOR: sample_posterior(
+            barrier, data, num_chains=2, num_warmup=num_warmup, num_samples=num_samples, **quiet
+        ),
+    }
+    curves, differences = {}, {}
+    for disturbance in DISTURBANCES:
+        try:
+            found = {name: robustness(fit, heldout, disturbance) for name, fit in fits.items()}
+        except InputError:  # no sequence has room for typos
+            continue
+        curves[disturbance] = {name: _curve(one) for name, one in found.items()}
+        differences[disturbance] = {
+            name: [_pair(found[POSTERIOR].minus(one, level)) for level in range(len(one.levels))]
+            for name, one in found.items()
+            if name != POSTERIOR
+        }
+    verdicts = {name: str(fit.verdict or diagnose(fit, heldout).verdict) for name, fit in fits.items()}
+    return {
+        "model": repr(barrier), "training sequences": len(data), "held-out sequences": len(heldout),
+        "curves": curves, "posterior_minus": differences, "verdicts": verdicts,
+    }  # fmt: skip
+
+
+def judge_averaging(look: Mapping[str, Any], against: str = BARRIER) -> dict[str, str]:
+    """What the posterior does beside a fit, by disturbance: on clean data and at its greatest, "helps", "hurts" or "no difference".
+
+    Two standard errors of the paired difference decide.
+    """
+
+    def word(difference: list[float]) -> str:
+        value, error = difference
+        return "no difference" if abs(value) <= 2 * error else "helps" if value < 0 else "hurts"
+
+    return {
+        disturbance: f"clean: {word(of[against][0])}, disturbed: {word(of[against][-1])}"
+        for disturbance, of in look["posterior_minus"].items()
+    }
+
+
+def _curve(of: Robustness) -> dict[str, Any]:
+    levels = [float(level) for level in of.levels]
+    averaged = of.averaged or of.loss
+    return {
+        "levels": levels, "loss": [_pair(one) for one in of.loss], "averaged": [_pair(one) for one in averaged],
+    }  # fmt: skip
+
+
+def _pair(of: Measured) -> list[float]:
+    return [float(of.value), float(of.error)]
