@@ -28,6 +28,14 @@ def with_typos(
     was dropped.
 
     Returns: tokens and mask, both (num_sequences, length); positions after the end are not the writer's.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from probattn.inference import with_typos
+        >>> typed, own = with_typos(np.array([[1, 2, 3, 0]]), "swap", 1, vocab_size=4)
+        >>> print(typed, own)
+        [[1 3 2 0]] [[ True False False  True]]
     """
     rng = np.random.default_rng([seed, KINDS.index(kind), number])
     results = [_one(row[row != 0], bool((row == 0).any()), kind, number, vocab_size, rng, len(row)) for row in tokens]

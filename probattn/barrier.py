@@ -55,6 +55,15 @@ def barrier_loss(
         InputError: another variant, a negative weight, shapes that do not go together, a batch of maps, or the inclusive mask
             without value maps, under which the first position is exactly singular.
     Source: theory, sections 2 and 7.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, barrier_loss
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(round(float(barrier_loss(attention, u, 0.02, "one_sided")), 6))  # 0.02 log(2) / 3
+        0.004621
     """
     if not isinstance(weight, jax.core.Tracer) and not 0 <= float(weight) < math.inf:
         raise InputError(f"weight: expected a finite number >= 0, got {weight}")

@@ -112,6 +112,8 @@ def _plan(source: str, out: Path, chosen: dict[str, Any], seed: int) -> Plan:
 
 def carry_out(plan: Plan, planned: list[Arm]) -> None:
     """Train and stress every arm that is not there yet; what it will cost is said first."""
+    import jax
+
     from probattn.inference.chunks import write_json
 
     missing = [arm for arm in planned if not plan.file(arm).exists()]
@@ -130,6 +132,7 @@ def carry_out(plan: Plan, planned: list[Arm]) -> None:
         write_json(plan.file(arm), _result(plan, arm))
         left = f"; some {sum(list(costs.values())[number + 1 :]) / 60:.0f} min of training left" if costs else ""
         console.print(f"{arm.name}: {time.perf_counter() - started:.0f} s{left}", markup=False)
+        jax.clear_caches()  # the programs of one arm serve no other, and a study has many
 
 
 def _costs(plan: Plan, missing: list[Arm]) -> dict[str, float]:

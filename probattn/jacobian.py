@@ -21,6 +21,15 @@ def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 2.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, residuals
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(residuals(attention, u).ravel())
+        [-1.  2.  0.]
     """
     return over_sequences(_residuals, attention, u, working_set=of_weights)
 
@@ -36,6 +45,15 @@ def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 2.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, jacobian_blocks
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(jacobian_blocks(attention, u).ravel())
+        [1.  1.  0.5]
     """
     return over_sequences(_blocks, attention, u, working_set=of_centred)
 
@@ -51,6 +69,15 @@ def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 2.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, log_det
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(log_det(attention, u).round(4))
+        [ 0.      0.     -0.6931]
     """
     return over_sequences(_log_det, attention, u, working_set=of_small_blocks)
 

@@ -24,6 +24,15 @@ def stability_margin(attention: Attention, u: ArrayLike, kind: str = "sigma_min"
 
     Args: attention; u, embeddings of shape (..., length, dim); kind, as above.
     Raises: InputError on a wrong shape, a NaN or an unknown kind. Source: theory, section 3.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, stability_margin
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(stability_margin(attention, u))
+        [1.  1.  0.5]
     """
     if kind == "sigma_min":
         return jnp.linalg.svd(jacobian_blocks(attention, u), compute_uv=False)[..., -1]
@@ -43,6 +52,15 @@ def support_weights(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 3.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, support_weights
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(support_weights(attention, u))
+        [1. 1. 2.]
     """
     return 1 / stability_margin(attention, u)
 
@@ -54,6 +72,15 @@ def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*b
 
     Args: attention; u, embeddings of shape (..., length, dim); k, from 1 to length.
     Raises: InputError on a wrong shape, a NaN, or k outside 1 ... length. Source: theory, section 3.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, support_tokens
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(support_tokens(attention, u, 1))
+        [2]
     """
     margin = stability_margin(attention, u)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= margin.shape[-1]:

@@ -20,6 +20,15 @@ def attention_mean(attention: Attention, u: ArrayLike) -> Float[Array, "*batch l
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, section 1.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, attention_mean
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(attention_mean(attention, u).ravel())
+        [ 0. -1.  0.]
     """
     return over_sequences(mean, attention, u, working_set=of_weights)
 

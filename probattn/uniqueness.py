@@ -30,6 +30,15 @@ def certified(attention: Attention, u: ArrayLike) -> Bool[Array, "*batch length"
     Args: attention, strict mask; u, embeddings of shape (..., length, dim).
     Raises: InputError on a wrong shape, a NaN or an inclusive mask. Source: theory, section 4, and for the third
     with `A + A^T` not negative: the argument above.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, certified
+        >>> attention = Attention.from_interaction([[[0.5]]])
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(certified(attention, u))
+        [ True  True  True]
     """
     require_strict(attention)
     return over_sequences(_certified, attention, u)
