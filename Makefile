@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow calibration sampling particles bench lint types clean
+.PHONY: help demo test test-slow notebooks docs calibration sampling particles bench lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -11,6 +11,8 @@ help:
 	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (some 3 minutes)"
 	@echo "make test         the test suite, in float32 and in float64"
 	@echo "make test-slow    the tests that take minutes each"
+	@echo "make notebooks    execute the notebooks and keep their outputs"
+	@echo "make docs         the site, in build/site: open build/site/index.html"
 	@echo "make calibration  rank figures of both latent models with and without the log-determinant, in build/calibration"
 	@echo "make sampling     what drawing sequences costs, in units of one log_prob"
 	@echo "make particles    variance of the particle filter, guided by tokens and not"
@@ -26,6 +28,13 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	JAX_ENABLE_X64=1 $(PYTEST) -m slow
+
+notebooks: .venv/installed-dev
+	$(BIN)/python -m tools.notebooks run
+
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/site
+	@echo "build/site/index.html"
 
 calibration: .venv/installed
 	$(BIN)/python -m benchmarks.calibration

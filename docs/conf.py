@@ -18,7 +18,14 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # they are committed with their outputs, which `make notebooks` makes
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/**", "notebooks/**", "examples/README.md", "benchmarks/README.md", "studies/**/README.md"]
+include_patterns = [
+    "*.md",
+    "docs/**",
+    "notebooks/**",
+    "examples/README.md",
+    "benchmarks/README.md",
+    "studies/**/README.md",
+]
 html_theme = "furo"
 html_title = "probattn"
 html_theme_options = {"navigation_with_keys": True}
@@ -70,7 +77,10 @@ def _of_bullet(before):
 def _escaped(line):
     """Bars and stars of formulas, outside of code, are no markup."""
     parts = line.split("`")
-    parts[::2] = [MARKS.sub(r"\\\1", part) if not part.startswith("* ") else "* " + MARKS.sub(r"\\\1", part[2:]) for part in parts[::2]]
+    parts[::2] = [
+        MARKS.sub(r"\\\1", part) if not part.startswith("* ") else "* " + MARKS.sub(r"\\\1", part[2:])
+        for part in parts[::2]
+    ]
     return "``".join(parts) if len(parts) % 2 else "`".join(parts)
 
 
@@ -80,7 +90,9 @@ def _inline(translator, node):
 
 
 def _display(translator, node):
-    translator.body.append('<div class="formula">' + latex2mathml.converter.convert(node.astext(), display="block") + "</div>")
+    translator.body.append(
+        '<div class="formula">' + latex2mathml.converter.convert(node.astext(), display="block") + "</div>"
+    )
     raise _skip()
 
 

@@ -7,13 +7,12 @@ import jax
 import numpy as np
 
 from probattn.errors import InputError
+from probattn.inference.diagnose import diagnose
 from probattn.inference.estimates import Measured
 from probattn.inference.laplace import fit_ensemble
 from probattn.inference.map import fit_map
-from probattn.inference.diagnose import diagnose
-from probattn.inference.fit import Fit
 from probattn.inference.posterior import sample_posterior
-from probattn.inference.robustness import DISTURBANCES, NOISE, Robustness, robustness
+from probattn.inference.robustness import DISTURBANCES, Robustness, robustness
 from probattn.models import LanguageModel
 
 PLAIN, BARRIER, ENSEMBLE, POSTERIOR = "MAP", "MAP with barrier", "ensemble", "posterior"

@@ -105,7 +105,9 @@ def plot_look(curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axe
                 curve["levels"], values, yerr=2 * errors, label=name, capsize=2, color=MORE_COLOURS[number],
                 marker=MARKERS[number], linestyle=LINES[number], markersize=4, linewidth=1.3,
             )  # fmt: skip
-        ax.set_xlabel(f"{disturbance}, in root mean squares" if disturbance == NOISE else f"typos in each sequence: {disturbance}")
+        ax.set_xlabel(
+            f"{disturbance}, in root mean squares" if disturbance == NOISE else f"typos in each sequence: {disturbance}"
+        )
         ax.set_ylabel("held-out loss, nats per character")
         ax.legend(fontsize=8)
     return ax

@@ -47,8 +47,14 @@ FIGURES: dict[str, tuple[Callable[..., Axes], str]] = {
 
 
 def save_robustness(
-    folder: Path, about: dict[str, Any], arms: Sequence[dict[str, Any]], missing: int, command: str, *,
-    course: Sequence[dict[str, Any]], look: dict[str, Any],
+    folder: Path,
+    about: dict[str, Any],
+    arms: Sequence[dict[str, Any]],
+    missing: int,
+    command: str,
+    *,
+    course: Sequence[dict[str, Any]],
+    look: dict[str, Any],
 ) -> dict[str, Any]:
     """Write `report.html` and `report.json` of the arms that are there.
 
@@ -61,7 +67,17 @@ def save_robustness(
             {**claim, "clean": asdict(claim["clean"]), "noise": asdict(claim["noise"])} for claim in found["claims"]
         ],
     }
-    write_json(folder / "report.json", {"about": about, "missing": missing, "versions": versions(), **plain, "course": list(course), "posterior": look})
+    write_json(
+        folder / "report.json",
+        {
+            "about": about,
+            "missing": missing,
+            "versions": versions(),
+            **plain,
+            "course": list(course),
+            "posterior": look,
+        },
+    )
     trained = [arm for arm in arms if arm["results"]]
     names = {claim["name"] for claim in found["claims"]}
     few = [arm for arm in trained if arm["family"] == "plain" or arm["name"] in names]
@@ -119,19 +135,27 @@ def _margins(spreads: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {"smallest": min(one["smallest"] for one in spreads), **means}
 
 
-def _in_short(claims: Sequence[dict[str, Any]], matched: Sequence[dict[str, Any]], chosen: dict[str, Interval]) -> list[str]:
+def _in_short(
+    claims: Sequence[dict[str, Any]], matched: Sequence[dict[str, Any]], chosen: dict[str, Interval]
+) -> list[str]:
     """What the study found, as sentences."""
     said = []
     if claims:
         counts = {word: sum(claim["verdict"] == word for claim in claims) for word in ("reproduced", "partly", "not")}
-        said.append(f"Of {len(claims)} barriers at the claimed weights, {counts['reproduced']} reproduce the claim, {counts['partly']} partly, {counts['not']} do not.")
+        said.append(
+            f"Of {len(claims)} barriers at the claimed weights, {counts['reproduced']} reproduce the claim, {counts['partly']} partly, {counts['not']} do not."
+        )
     if matched:
         ahead, behind = (sum(row["against"] == word for row in matched) for word in ("ahead", "behind"))
-        said.append(f"Under noise of 0.4, {ahead} of {len(matched)} barriers are surely ahead of the best baseline of no higher clean loss, {behind} surely behind.")
+        said.append(
+            f"Under noise of 0.4, {ahead} of {len(matched)} barriers are surely ahead of the best baseline of no higher clean loss, {behind} surely behind."
+        )
     if chosen:
         smallest = chosen["smallest margin"]
         word = "more" if smallest.lower > 0 else "less" if smallest.upper < 0 else "no surely different"
-        said.append(f"Noise on the plain model's tokens of smallest margin does {word} harm than on random ones ({smallest} nats per character).")
+        said.append(
+            f"Noise on the plain model's tokens of smallest margin does {word} harm than on random ones ({smallest} nats per character)."
+        )
     return said  # fmt: skip
 
 
@@ -141,7 +165,11 @@ def _cell(arm: dict[str, Any], stress: str) -> str:
 
 def _figure(name: str, arms: Sequence[dict[str, Any]]) -> dict[str, str]:
     plot, caption = FIGURES[name]
-    return {**_drawn(plot, arms), "caption": caption, "alternative": f"{name}: the numbers are in the tables of this page"}
+    return {
+        **_drawn(plot, arms),
+        "caption": caption,
+        "alternative": f"{name}: the numbers are in the tables of this page",
+    }
 
 
 def _drawn(plot: Callable[..., Axes], *of: Any) -> dict[str, str]:

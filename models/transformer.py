@@ -98,7 +98,15 @@ class TransformerLM:
     @property
     def law(self) -> "TransformerLM":
         """The model without what bears on training alone: equal ones are one law of sequences, and compile once."""
-        return replace(self, barrier_weight=0.0, placement="auxiliary", variant="full", barrier_sequences=None, noise=0.0, dropout=0.0)
+        return replace(
+            self,
+            barrier_weight=0.0,
+            placement="auxiliary",
+            variant="full",
+            barrier_sequences=None,
+            noise=0.0,
+            dropout=0.0,
+        )
 
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of each parameter, by name; layers are the first axis."""

@@ -8,7 +8,9 @@ WEIGHTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 VARIANTS = ("full", "margin_only", "one_sided", "bounded")
 PLACEMENTS = ("auxiliary", "own")
 BARRIER = "barrier"
-OWN_SEQUENCES = 1  # of each minibatch, on which the barrier on a model's own heads is: unbiased, and it pays for d x d blocks
+OWN_SEQUENCES = (
+    1  # of each minibatch, on which the barrier on a model's own heads is: unbiased, and it pays for d x d blocks
+)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 TINY = {"dim": 8, "length": 12, "num_steps": 50, "num_seeds": 2}
+TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 10, "num_samples": 10, "num_members": 2}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def study(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "robustness"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli_robustness, "QUICK", TINY)
+        patch.setattr(cli_robustness, "QUICK_LOOK", TINY_LOOK)
         run(corpus, out)
     return out
 
@@ -65,7 +67,11 @@ def test_it_writes_every_arm_and_the_report(study):
     assert report["missing"] == 0
     assert len(report["losses"]["plain"]["noise 0.4"]) == 2
     assert {claim["verdict"] for claim in report["claims"]} <= {"reproduced", "partly", "not"}
+    assert [at["steps"] for at in report["course"]] == [0]
+    assert set(report["posterior"]["curves"]) == {"embedding noise", "swap", "drop", "insert", "substitute"}
+    assert [row["name"] for row in report["auxiliary"]] == [arm.name for arm in planned if "auxiliary" in arm.name]
     page = (study / "report.html").read_text()
+    assert "In short" in page
     for arm in planned:
         assert arm.name in page
     assert not re.search("/(tmp|home|root)/", page)

@@ -28,7 +28,9 @@ def test_it_is_one_of_the_series(path):
     code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
     assert "assert" in code
     # The public interface only.
-    assert not re.search(r"probattn\.(?!models\b|inference\b)\w+ import|(models|inference)\.\w+ import|probattn[\w.]* import _", code)
+    assert not re.search(
+        r"probattn\.(?!models\b|inference\b)\w+ import|(models|inference)\.\w+ import|probattn[\w.]* import _", code
+    )
     assert any("image/png" in output.get("data", {}) for cell in book.cells for output in cell.get("outputs", []))
 
 

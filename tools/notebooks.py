@@ -59,7 +59,9 @@ def check(path: Path) -> None:
         raise RuntimeError(f"{path.name}: {len(before)} figures were kept, {len(after)} are drawn now")
     for number, (one, other) in enumerate(zip(before, after, strict=True), 1):
         if one.shape != other.shape or np.sqrt(((one - other) ** 2).mean()) > MOST_DIFFERENT:
-            raise RuntimeError(f"{path.name}: figure {number} looks different now; look at it, and run `make notebooks`")
+            raise RuntimeError(
+                f"{path.name}: figure {number} looks different now; look at it, and run `make notebooks`"
+            )
 
 
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpyro.handlers import seed, trace
 
-from probattn import InputError, stability_margin
-from probattn.inference.stress import ATTACK, CHOICES, KINDS, NOISE, margins_of_heads, stress
-from probattn.inference.train import train
+from probattn import InputError, log_barrier, stability_margin
+from probattn.inference.course import margins_in_training
+from probattn.inference.stress import ATTACK, AUXILIARY, CHOICES, KINDS, NOISE, margins_of_heads, stress
+from probattn.inference.train import train, untrained
 from probattn.models import TransformerLM
 
 MODEL = TransformerLM(4, 12, dim=8, layers=1, heads=2)
@@ -70,6 +71,36 @@ def test_margins_are_those_of_the_heads(trained):
     np.testing.assert_allclose(found["smallest"], margin.min(), rtol=tolerance, atol=tolerance)
     assert sum(found["counts"]) == margin.size
     assert 0 <= found["beyond"] <= 1
+
+
+def test_an_auxiliary_attention_is_looked_at(trained):
+    """Its barrier is that of `log_barrier` on the embeddings it is trained on, and the heads are those of the model without it."""
+    model = dataclasses.replace(MODEL, barrier_weight=0.05, variant="margin_only")
+    params = params_of(trained, 0)
+    extra = {name: jax.random.normal(jax.random.key(i), (1, 4, 8)) for i, name in enumerate(AUXILIARY)}
+    found = stress(model, params | extra, CYCLE[:5])
+    barrier = log_barrier(model.auxiliary_attention(extra), model.path(params, jnp.asarray(CYCLE[:5])))
+    np.testing.assert_allclose(found["auxiliary"]["barrier"], barrier.mean(), rtol=1e-4)
+    plain = stress(MODEL, params, CYCLE[:5])
+    assert {name: value for name, value in found.items() if name != "auxiliary"} == plain
+
+
+def test_margins_in_training():
+    course = margins_in_training(MODEL, CYCLE, CYCLE[:5], seeds=(0, 1), num_steps=100, batch_size=16)
+    assert [at["steps"] for at in course] == [0, 50]
+    start = jax.tree.map(lambda leaf: leaf[1], untrained(MODEL, seeds=(0, 1)))
+    assert course[0]["results"][1] == margins_of_heads(MODEL, start, CYCLE[:5])
+    assert course[1]["results"] != course[0]["results"]
+
+
+def test_seeds_and_models_share_their_start():
+    """So that arms are compared in pairs."""
+    other = dataclasses.replace(MODEL, barrier_weight=0.05)
+    one, two = (untrained(model, seeds=(3,)) for model in (MODEL, other))
+    assert set(two) - set(one) == set(AUXILIARY)
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name])
+        np.testing.assert_allclose(value.std(), MODEL.priors()[name].variance.max() ** 0.5, rtol=0.6)
 
 
 def test_noise_in_training_buys_robustness():

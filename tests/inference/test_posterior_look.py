@@ -1,0 +1,37 @@
+"""The posterior beside MAP, MAP with barrier and ensemble under noise and typos."""
+
+import numpy as np
+import pytest
+
+from probattn.inference.posterior_look import BARRIER, ENSEMBLE, PLAIN, POSTERIOR, judge_averaging, posterior_look
+from probattn.inference.robustness import DISTURBANCES
+
+
+@pytest.fixture(scope="module")
+def look():
+    tokens = np.random.default_rng(0).integers(1, 4, (40, 8))
+    return posterior_look(tokens[:30], tokens[30:], 4, dim=1, num_members=2, num_warmup=20, num_samples=20)
+
+
+def test_every_fit_has_every_curve(look):
+    assert set(look["curves"]) == set(DISTURBANCES)
+    for disturbance, of in look["curves"].items():
+        assert list(of) == [PLAIN, BARRIER, ENSEMBLE, POSTERIOR]
+        for name, curve in of.items():
+            assert len(curve["levels"]) == len(curve["loss"]) == len(curve["averaged"])
+            if name == POSTERIOR:
+                continue
+            # The paired difference is the difference of the curves that average over as many noises.
+            ours, theirs = of[POSTERIOR]["averaged"], curve["averaged"]
+            for level, (value, error) in enumerate(look["posterior_minus"][disturbance][name]):
+                np.testing.assert_allclose(value, ours[level][0] - theirs[level][0], atol=1e-5)
+                assert error > 0
+    assert set(look["verdicts"]) == {PLAIN, BARRIER, ENSEMBLE, POSTERIOR}
+
+
+def test_the_words():
+    made_up = {"embedding noise": {BARRIER: [[-0.1, 0.02], [0.0, 0.1], [0.3, 0.1]]}, "swap": {BARRIER: [[0.01, 0.02]]}}
+    assert judge_averaging({"posterior_minus": made_up}) == {
+        "embedding noise": "clean: helps, disturbed: hurts",
+        "swap": "clean: no difference, disturbed: no difference",
+    }

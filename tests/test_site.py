@@ -1,0 +1,77 @@
+"""The site is built without a warning, broken links among them, and reads well in a browser, on a phone and on a desk."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parent.parent
+WIDTHS = {"phone": 375, "desk": 1280}
+PAGES = (
+    "docs/index",
+    "docs/dictionary",
+    "docs/api/probattn",
+    "docs/api/probattn.models",
+    "docs/barrier",
+    "notebooks/README",
+    "notebooks/02_change_of_variables",
+)
+
+pytestmark = pytest.mark.skipif(jax.config.jax_enable_x64, reason="the site is the same in float64")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", "docs", ".", str(out)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        if os.environ.get("PROBATTN_BROWSER") == "required":
+            pytest.fail("no Chromium was found; install Debian's package chromium")
+        pytest.skip("no Chromium was found")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def test_it_opens_at_the_landing_page_and_has_everything(site):
+    assert "docs/index.html" in (site / "index.html").read_text()
+    for page in PAGES:
+        assert (site / f"{page}.html").exists()
+    interface = (site / "docs/api/probattn.html").read_text()
+    for name in ("stability_margin", "AttentionProcess", "barrier_loss"):
+        assert f'id="probattn.{name}"' in interface
+
+
+@pytest.mark.parametrize("where", WIDTHS)
+def test_pages_fit_the_screen(site, browser, where):
+    tab = browser.new_page(viewport={"width": WIDTHS[where], "height": 900})
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    for page in PAGES:
+        tab.goto((site / f"{page}.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= WIDTHS[where], page
+        broken = tab.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+        assert not broken, page
+    tab.close()
+    assert all(url.startswith(("file:", "data:")) for url in asked)  # nothing is fetched
+
+
+def test_formulas_are_drawn(site, browser):
+    tab = browser.new_page()
+    tab.goto((site / "notebooks/02_change_of_variables.html").as_uri())
+    assert tab.evaluate("document.querySelectorAll('math').length") > 5
+    tab.close()
