@@ -64,7 +64,7 @@ def posterior_look(
         }
     verdicts = {name: str(fit.verdict or diagnose(fit, heldout).verdict) for name, fit in fits.items()}
     return {
-        "model": repr(barrier), "training sequences": len(data), "held-out sequences": len(heldout),
+        "failed": None, "model": repr(barrier), "training sequences": len(data), "held-out sequences": len(heldout),
         "curves": curves, "posterior_minus": differences, "verdicts": verdicts,
     }  # fmt: skip
 

@@ -203,7 +203,10 @@ def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
     number = min(chosen.pop("train_size"), len(pieces.train))
     some = np.random.default_rng(plan.seeds[0]).choice(len(pieces.train), number, replace=False)
     heldout = pieces.heldout[:MOST_HELDOUT]
-    return posterior_look(pieces.train[some], heldout, len(pieces.symbols), seed=plan.seeds[0], **chosen)
+    try:
+        return posterior_look(pieces.train[some], heldout, len(pieces.symbols), seed=plan.seeds[0], **chosen)
+    except FitError as error:
+        return {"failed": str(error), "curves": {}, "posterior_minus": {}}
 
 
 def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 TINY = {"dim": 8, "length": 12, "num_steps": 50, "num_seeds": 2}
-TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 10, "num_samples": 10, "num_members": 2}
+TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 100, "num_samples": 20, "num_members": 2}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,21 @@ def test_an_arm_that_cannot_be_trained_is_said_and_the_others_go_on(study, corpu
         "barrier-full-auxiliary-0.05.</strong> could not be trained: every step" in (study / "report.html").read_text()
     )
     arm.write_text(kept)
+
+
+def test_a_posterior_that_cannot_be_had_is_said(study, corpus, monkeypatch):
+    monkeypatch.setattr(cli_robustness, "QUICK", TINY)
+    file = study / "posterior.json"
+    kept = file.read_text()
+    file.unlink()
+
+    def fail(*_, **__):
+        raise FitError("a chain never moved")
+
+    monkeypatch.setattr("probattn.inference.posterior_look.posterior_look", fail)
+    run(corpus, study)
+    assert "It could not be fitted: a chain never moved" in (study / "report.html").read_text()
+    file.write_text(kept)
 
 
 def test_bad_input_is_one_line_and_writes_nothing(study, corpus, tmp_path, monkeypatch, capsys):

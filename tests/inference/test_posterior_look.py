@@ -10,7 +10,7 @@ from probattn.inference.robustness import DISTURBANCES
 @pytest.fixture(scope="module")
 def look():
     tokens = np.random.default_rng(0).integers(1, 4, (40, 8))
-    return posterior_look(tokens[:30], tokens[30:], 4, dim=1, num_members=2, num_warmup=20, num_samples=20)
+    return posterior_look(tokens[:30], tokens[30:], 4, dim=1, num_members=2, num_warmup=100, num_samples=50)
 
 
 def test_every_fit_has_every_curve(look):
