@@ -41,7 +41,7 @@ def posterior_look(
     plain, barrier = (
         LanguageModel(vocab_size, data.shape[1], dim, barrier_weight=weight) for weight in (0.0, barrier_weight)
     )
-    quiet = {"key": jax.random.key(seed), "progress": False}
+    quiet: dict[str, Any] = {"key": jax.random.key(seed), "progress": False}
     fits = {
         PLAIN: fit_map(plain, data, **quiet),
         BARRIER: fit_map(barrier, data, **quiet),
@@ -50,7 +50,8 @@ def posterior_look(
             barrier, data, num_chains=2, num_warmup=num_warmup, num_samples=num_samples, **quiet
         ),
     }
-    curves, differences = {}, {}
+    curves: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for disturbance in DISTURBANCES:
         try:
             found = {name: robustness(fit, heldout, disturbance) for name, fit in fits.items()}

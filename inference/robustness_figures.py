@@ -1,6 +1,6 @@
 """Figures of a robustness study: cost against benefit, margins, and what disturbing support tokens does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -79,9 +79,10 @@ def plot_course(course: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axe
     ax = own_axes(ax, 6.4, 3.4)
     steps = [max(1, at["steps"]) for at in course]  # a logarithmic axis has no 0
     with mpl.rc_context(STYLE):
-        for number, (label, name, of) in enumerate(
-            (("median", "median", np.mean), ("1 % quantile", "one_percent", np.mean), ("smallest", "smallest", np.min))
-        ):
+        lines: list[tuple[str, str, Callable[..., Any]]] = [
+            ("median", "median", np.mean), ("1 % quantile", "one_percent", np.mean), ("smallest", "smallest", np.min),
+        ]  # fmt: skip
+        for number, (label, name, of) in enumerate(lines):
             values = [of([result[name] for result in at["results"]]) for at in course]
             ax.plot(
                 steps, values, label=label, color=MORE_COLOURS[number], marker=MARKERS[number], linestyle=LINES[number],

@@ -232,7 +232,7 @@ def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:
     console.print(f"report: {(plan.folder / 'report.html').resolve()}", markup=False)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
