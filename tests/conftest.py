@@ -25,7 +25,15 @@ with install_import_hook(["probattn"], "beartype.beartype"):
             getattr(module, name)
 
 # Pages and figures of fits are the same in float64, where fits, densities and processes are tested: the second pass leaves them out.
-PAGES = ("test_browser", "test_detection", "test_generation_figure", "test_learning_curve", "test_report")
+PAGES = (
+    "test_browser",
+    "test_compare",
+    "test_detection",
+    "test_generation_figure",
+    "test_learning_curve",
+    "test_posterior_look",
+    "test_report",
+)
 collect_ignore = [f"inference/{name}.py" for name in PAGES] if jax.config.jax_enable_x64 else []
 
 
