@@ -22,7 +22,13 @@ SHORTEST = 8  # length with room for the typos
 MOST_HELDOUT = 256  # sequences under stress
 WORTH_A_PROJECTION = 500  # steps
 PROBES = (50, 50, 200)  # steps that a projection is made from; the first compiles
-LOOK = {"length": 12, "train_size": 150, "dim": 2, "num_warmup": 100, "num_samples": 100}  # of the small LanguageModel that is sampled
+LOOK = {
+    "length": 12,
+    "train_size": 150,
+    "dim": 2,
+    "num_warmup": 100,
+    "num_samples": 100,
+}  # of the small LanguageModel that is sampled
 QUICK_LOOK = {"length": 8, "train_size": 50, "dim": 2, "num_warmup": 50, "num_samples": 50}
 QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}
 
