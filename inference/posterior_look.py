@@ -13,18 +13,16 @@ from probattn.inference.laplace import fit_ensemble
 from probattn.inference.map import fit_map
 from probattn.inference.posterior import sample_posterior
 from probattn.inference.robustness import DISTURBANCES, Robustness, robustness
-from probattn.models import LanguageModel
 
 PLAIN, BARRIER, ENSEMBLE, POSTERIOR = "MAP", "MAP with barrier", "ensemble", "posterior"
 
 
 def posterior_look(
+    plain: Any,
+    barrier: Any,
     data: np.ndarray,
     heldout: np.ndarray,
-    vocab_size: int,
     *,
-    dim: int = 4,
-    barrier_weight: float = 0.05,
     num_members: int = 3,
     num_warmup: int = 200,
     num_samples: int = 200,
@@ -34,13 +32,10 @@ def posterior_look(
 
     The MAP is of the model without the barrier, the other three are of the model with it.
 
-    Args: data, heldout, tokens (num_sequences, length); the rest as of the fits.
+    Args: plain, barrier, the model without the barrier and with it; data, heldout, tokens (num_sequences, length); the rest as of the fits.
     Returns: curves, by disturbance and fit: levels, loss, averaged over as many noises as the posterior has draws, each with
         standard errors over sequences; posterior_minus, by disturbance and fit, paired, at each level; verdicts, of the fits.
     """
-    plain, barrier = (
-        LanguageModel(vocab_size, data.shape[1], dim, barrier_weight=weight) for weight in (0.0, barrier_weight)
-    )
     quiet: dict[str, Any] = {"key": jax.random.key(seed), "progress": False}
     fits = {
         PLAIN: fit_map(plain, data, **quiet),

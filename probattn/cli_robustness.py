@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -201,16 +200,21 @@ def _course(plan: Plan, plain: Arm) -> list[dict[str, Any]]:
 
 def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
     """Whether a posterior withstands what a MAP does not, on short pieces of the same text."""
+    import numpy as np
+
     from probattn.inference import load_corpus
     from probattn.inference.posterior_look import posterior_look
+    from probattn.models import LanguageModel
 
     chosen = LOOK | (QUICK_LOOK if quick else {})
     pieces = load_corpus(source, length=chosen.pop("length"), stream=True)
     number = min(chosen.pop("train_size"), len(pieces.train))
     some = np.random.default_rng(plan.seeds[0]).choice(len(pieces.train), number, replace=False)
     heldout = pieces.heldout[:MOST_HELDOUT]
+    size = len(pieces.symbols), pieces.length, chosen.pop("dim")
+    models = [LanguageModel(*size, barrier_weight=weight) for weight in (0.0, 0.05)]
     try:
-        return posterior_look(pieces.train[some], heldout, len(pieces.symbols), seed=plan.seeds[0], **chosen)
+        return posterior_look(*models, pieces.train[some], heldout, seed=plan.seeds[0], **chosen)
     except FitError as error:
         return {"failed": str(error), "curves": {}, "posterior_minus": {}}
 

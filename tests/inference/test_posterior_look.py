@@ -5,12 +5,14 @@ import pytest
 
 from probattn.inference.posterior_look import BARRIER, ENSEMBLE, PLAIN, POSTERIOR, judge_averaging, posterior_look
 from probattn.inference.robustness import DISTURBANCES
+from probattn.models import LanguageModel
 
 
 @pytest.fixture(scope="module")
 def look():
     tokens = np.random.default_rng(0).integers(1, 4, (40, 8))
-    return posterior_look(tokens[:30], tokens[30:], 4, dim=1, num_members=2, num_warmup=100, num_samples=50)
+    models = [LanguageModel(4, 8, 1, barrier_weight=weight) for weight in (0.0, 0.05)]
+    return posterior_look(*models, tokens[:30], tokens[30:], num_members=2, num_warmup=100, num_samples=50)
 
 
 def test_every_fit_has_every_curve(look):
