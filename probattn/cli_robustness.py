@@ -212,9 +212,9 @@ def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
     some = np.random.default_rng(plan.seeds[0]).choice(len(pieces.train), number, replace=False)
     heldout = pieces.heldout[:MOST_HELDOUT]
     size = len(pieces.symbols), pieces.length, chosen.pop("dim")
-    models = [LanguageModel(*size, barrier_weight=weight) for weight in (0.0, 0.05)]
+    plain, barrier = (LanguageModel(*size, barrier_weight=weight) for weight in (0.0, 0.05))
     try:
-        return posterior_look(*models, pieces.train[some], heldout, seed=plan.seeds[0], **chosen)
+        return posterior_look(plain, barrier, pieces.train[some], heldout, seed=plan.seeds[0], **chosen)
     except FitError as error:
         return {"failed": str(error), "curves": {}, "posterior_minus": {}}
 
