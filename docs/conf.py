@@ -6,6 +6,7 @@ Pages and notebooks are as they are committed, formulas are MathML: nothing is f
 import re
 
 import latex2mathml.converter
+from docutils.nodes import SkipNode
 
 import probattn
 import probattn.inference
@@ -13,7 +14,7 @@ import probattn.models
 
 project = "probattn"
 version = release = probattn.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # they are committed with their outputs, which `make notebooks` makes
@@ -43,7 +44,7 @@ python_use_unqualified_type_names = True
 suppress_warnings = ["config.cache"]
 
 SECTION = re.compile(r"(Args|Raises|Returns|Attributes|Yields|Source):$")
-MARKS = re.compile(r"(?<![\\*])(\||\*)(?!\*)")  # not those of **bold**
+MARKS = re.compile(r"(?<![\\*])(\||\*)(?!\*)(?<!^\*(?= ))")  # not those of **bold**, nor of a list
 
 
 def readable(app, what, name, obj, options, lines):
@@ -77,29 +78,20 @@ def _of_bullet(before):
 def _escaped(line):
     """Bars and stars of formulas, outside of code, are no markup."""
     parts = line.split("`")
-    parts[::2] = [
-        MARKS.sub(r"\\\1", part) if not part.startswith("* ") else "* " + MARKS.sub(r"\\\1", part[2:])
-        for part in parts[::2]
-    ]
+    parts[::2] = [MARKS.sub(r"\\\1", part) for part in parts[::2]]
     return "``".join(parts) if len(parts) % 2 else "`".join(parts)
 
 
 def _inline(translator, node):
     translator.body.append(latex2mathml.converter.convert(node.astext()))
-    raise _skip()
+    raise SkipNode
 
 
 def _display(translator, node):
     translator.body.append(
         '<div class="formula">' + latex2mathml.converter.convert(node.astext(), display="block") + "</div>"
     )
-    raise _skip()
-
-
-def _skip():
-    from docutils.nodes import SkipNode
-
-    return SkipNode()
+    raise SkipNode
 
 
 def landing(app, error):

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from probattn.inference.optimise import CHUNK
 from probattn.inference.stress import margins_of_heads
-from probattn.inference.train import train, untrained
+from probattn.inference.train import each_seed, train, untrained
 
 
 def margins_in_training(
@@ -25,8 +24,8 @@ def margins_in_training(
             params = untrained(model, seeds=seeds)
         else:
             params = train(model, data, seeds=seeds, num_steps=steps, batch_size=batch_size).params
-        each = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(seeds))]
-        course.append({"steps": steps, "results": [margins_of_heads(model, one, heldout) for one in each]})
+        results = [margins_of_heads(model, one, heldout) for one in each_seed(params)]
+        course.append({"steps": steps, "results": results})
     return course
 
 

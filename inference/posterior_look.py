@@ -68,12 +68,12 @@ def posterior_look(
 def judge_averaging(look: Mapping[str, Any], against: str = BARRIER) -> dict[str, str]:
     """What the posterior does beside a fit, by disturbance: on clean data and at its greatest, "helps", "hurts" or "no difference".
 
-    Two standard errors of the paired difference decide.
+    The paired difference decides, as everywhere by two standard errors.
     """
 
-    def word(difference: list[float]) -> str:
-        value, error = difference
-        return "no difference" if abs(value) <= 2 * error else "helps" if value < 0 else "hurts"
+    def word(pair: list[float]) -> str:
+        difference = Measured(*pair)
+        return "no difference" if not difference.sure else "helps" if difference.value < 0 else "hurts"
 
     return {
         disturbance: f"clean: {word(of[against][0])}, disturbed: {word(of[against][-1])}"

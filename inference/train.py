@@ -28,6 +28,11 @@ class Trained(NamedTuple):
     losses: np.ndarray
 
 
+def each_seed(params: Values) -> list[Values]:
+    """The parameters of each seed, of those that have the seeds as leading axis."""
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(jax.tree.leaves(params)[0]))]
+
+
 def train(
     model: Any,
     data: np.ndarray,

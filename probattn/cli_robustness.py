@@ -21,13 +21,8 @@ SHORTEST = 8  # length with room for the typos
 MOST_HELDOUT = 256  # sequences under stress
 WORTH_A_PROJECTION = 500  # steps
 PROBES = (50, 50, 200)  # steps that a projection is made from; the first compiles
-LOOK = {
-    "length": 12,
-    "train_size": 150,
-    "dim": 2,
-    "num_warmup": 100,
-    "num_samples": 100,
-}  # of the small LanguageModel that is sampled
+# Of the small LanguageModel that is sampled.
+LOOK = {"length": 12, "train_size": 150, "dim": 2, "num_warmup": 100, "num_samples": 100}
 QUICK_LOOK = {"length": 8, "train_size": 50, "dim": 2, "num_warmup": 50, "num_samples": 50}
 QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}
 
@@ -137,7 +132,7 @@ def carry_out(plan: Plan, planned: list[Arm]) -> None:
         write_json(plan.file(arm), _result(plan, arm))
         left = f"; some {sum(list(costs.values())[number + 1 :]) / 60:.0f} min of training left" if costs else ""
         console.print(f"{arm.name}: {time.perf_counter() - started:.0f} s{left}", markup=False)
-        jax.clear_caches()  # the programs of one arm serve no other, and a study has many
+        jax.clear_caches()  # else programs of many arms pile up; what they share is read from the folder of compiled ones
 
 
 def _costs(plan: Plan, missing: list[Arm]) -> dict[str, float]:
@@ -163,10 +158,8 @@ def _seconds(plan: Plan, arm: Arm, num_steps: int) -> float:
 
 def _result(plan: Plan, arm: Arm) -> dict[str, Any]:
     """Stress of each seed of an arm, or why it could not be trained."""
-    import jax
-
     from probattn.inference.stress import stress
-    from probattn.inference.train import train
+    from probattn.inference.train import each_seed, train
 
     model, about = plan.model(arm), dataclasses.asdict(arm) | {"format": FORMAT, "seeds": list(plan.seeds)}
     started = time.perf_counter()
@@ -176,8 +169,11 @@ def _result(plan: Plan, arm: Arm) -> dict[str, Any]:
         return about | {"failed": str(error), "results": []}
     seconds = time.perf_counter() - started
     some = plan.corpus.heldout[:MOST_HELDOUT]
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i], trained.params) for i in range(len(plan.seeds))]
-    return about | {"failed": None, "seconds": seconds, "results": [stress(model, params, some) for params in each]}
+    return about | {
+        "failed": None,
+        "seconds": seconds,
+        "results": [stress(model, params, some) for params in each_seed(trained.params)],
+    }
 
 
 def _once(file: Path, make: Callable[[], Any]) -> None:

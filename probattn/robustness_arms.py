@@ -8,9 +8,8 @@ WEIGHTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 VARIANTS = ("full", "margin_only", "one_sided", "bounded")
 PLACEMENTS = ("auxiliary", "own")
 BARRIER = "barrier"
-OWN_SEQUENCES = (
-    1  # of each minibatch, on which the barrier on a model's own heads is: unbiased, and it pays for d x d blocks
-)
+# Of each minibatch, on which the barrier on a model's own heads is: unbiased, and d x d blocks are dear.
+OWN_SEQUENCES = 1
 
 
 @dataclass(frozen=True)

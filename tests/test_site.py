@@ -1,14 +1,11 @@
 """The site is built without a warning, broken links among them, and reads well in a browser, on a phone and on a desk."""
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import pytest
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = {"phone": 375, "desk": 1280}
@@ -32,19 +29,6 @@ def site(tmp_path_factory):
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-3000:]
     return out
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        if os.environ.get("PROBATTN_BROWSER") == "required":
-            pytest.fail("no Chromium was found; install Debian's package chromium")
-        pytest.skip("no Chromium was found")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 def test_it_opens_at_the_landing_page_and_has_everything(site):

@@ -3,17 +3,12 @@
 Without Chromium these tests skip; with PROBATTN_BROWSER=required, as in `.ci/run`, they fail.
 """
 
-import os
-import shutil
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
 from probattn.inference import compare, learning_curve
 
 WIDTHS = {"phone": 375, "desk": 1280}
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +24,6 @@ def page_file(fits, corpus, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     found.save_html(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        if os.environ.get("PROBATTN_BROWSER") == "required":
-            pytest.fail("no Chromium was found; install Debian's package chromium")
-        pytest.skip("no Chromium was found")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def opened(browser, path, width, scheme):
