@@ -41,6 +41,11 @@ PAGES = (
 collect_ignore = [f"inference/{name}.py" for name in PAGES] if jax.config.jax_enable_x64 else []
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file first: what one worker begins last, the other one waits for."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def release_compiled_programs():
     """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib crashes."""
