@@ -88,6 +88,15 @@ def load_corpus(
     Raises:
         InputError: no such file, an empty or unreadable one, fewer than two symbols or sequences, or lines longer
             than the length allows.
+
+    Example:
+
+        >>> from probattn.inference import load_corpus
+        >>> corpus = load_corpus("cmudict", train_size=300)
+        >>> corpus.train.shape, corpus.heldout.shape, len(corpus.symbols)
+        ((300, 10), (2000, 10), 40)
+        >>> print(" ".join(corpus.symbols[token] for token in corpus.train[0] if token))
+        F AE SH AH N D
     """
     if train_size is not None and train_size < 1:
         raise InputError(f"train size: expected at least 1, got {train_size}")

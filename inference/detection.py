@@ -53,12 +53,28 @@ class Detection:
 
 
 def shuffled(tokens: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """The same sequences with their symbols in random order; the end stays where it is."""
+    """The same sequences with their symbols in random order; the end stays where it is.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from probattn.inference import shuffled
+        >>> print(shuffled(np.array([[3, 1, 2, 0, 0]])))
+        [[2 3 1 0 0]]
+    """
     return _reordered(tokens, np.random.default_rng(seed).permutation)
 
 
 def reversed_order(tokens: np.ndarray) -> np.ndarray:
-    """The same sequences read backwards; the end stays where it is."""
+    """The same sequences read backwards; the end stays where it is.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from probattn.inference import reversed_order
+        >>> print(reversed_order(np.array([[3, 1, 2, 0, 0]])))
+        [[2 1 3 0 0]]
+    """
     return _reordered(tokens, np.flip)
 
 

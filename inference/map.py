@@ -91,6 +91,17 @@ def fit_map(
             position.
 
     Source: theory, sections 6 and 7.
+
+    Example:
+
+        >>> import jax
+        >>> import numpy as np
+        >>> from probattn.inference import fit_map
+        >>> from probattn.models import LanguageModel
+        >>> words = np.array([[1, 2, 0], [1, 2, 0], [2, 1, 0]])
+        >>> fit = fit_map(LanguageModel(3, 3, dim=1), words, key=jax.random.key(0), progress=False)
+        >>> fit.method, fit.draws["embedding"].shape  # one chain of one draw
+        ('map', (1, 1, 3, 1))
     """
     started = time.perf_counter()
     whole_number("num_starts", num_starts)

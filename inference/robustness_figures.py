@@ -6,18 +6,22 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from probattn.errors import InputError
 from probattn.inference.robustness import NOISE
 from probattn.inference.stress import CHOICES, MARGIN_EDGES
 from probattn.inference.style import LINES, MARKERS, MORE_COLOURS, STYLE, ink, own_axes
-from probattn.inference.tradeoff import MAIN, Interval, interval, losses
+from probattn.inference.tradeoff import MAIN, Interval, fragility, interval, losses
 
 
-def plot_tradeoff(arms: Sequence[dict[str, Any]], stress: str = MAIN, ax: Axes | None = None) -> Axes:
+def plot_tradeoff(
+    arms: Sequence[dict[str, Any]], stress: str = MAIN, within: float | None = None, ax: Axes | None = None
+) -> Axes:
     """What clean loss and loss under a stress differ by from the plain model's, a line for each family along its dose.
 
-    Differences are paired by seed, with 95 % intervals from three seeds on. The plain model is the origin. Raises: InputError without it.
+    Differences are paired by seed, with 95 % intervals from three seeds on. The plain model is the origin; `within` so many nats of
+    it shows what is near, without intervals. Raises: InputError without it.
     """
     plain = next((arm for arm in arms if arm["family"] == "plain"), None)
     if plain is None:
@@ -30,13 +34,16 @@ def plot_tradeoff(arms: Sequence[dict[str, Any]], stress: str = MAIN, ax: Axes |
             x, y = ([interval(losses(arm, what) - losses(plain, what)) for arm in doses] for what in ("clean", stress))
             ax.errorbar(
                 [0.0, *(one.mean for one in x)], [0.0, *(one.mean for one in y)],
-                xerr=[0.0, *(_half(one) for one in x)], yerr=[0.0, *(_half(one) for one in y)],
+                **({} if within else dict(xerr=[0.0, *(_half(one) for one in x)], yerr=[0.0, *(_half(one) for one in y)])),
                 label=family, markersize=4, linewidth=1.2, elinewidth=0.6, color=MORE_COLOURS[number % len(MORE_COLOURS)],
                 linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)],
             )  # fmt: skip
         ax.plot(0, 0, "o", color=ink(), label="plain", zorder=5)
         for line in (ax.axhline, ax.axvline):
             line(0, color=ink(), linewidth=0.5, alpha=0.5)
+        if within:
+            ax.set_xlim(-within / 4, within)
+            ax.set_ylim(-within, within)
         ax.set_xlabel("clean loss minus the plain model's, nats per character")
         ax.set_ylabel(f"loss under {stress} minus the plain model's")
         ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -106,27 +113,30 @@ def plot_look(curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axe
                 curve["levels"], values, yerr=2 * errors, label=name, capsize=2, color=MORE_COLOURS[number],
                 marker=MARKERS[number], linestyle=LINES[number], markersize=4, linewidth=1.3,
             )  # fmt: skip
-        ax.set_xlabel(
-            f"{disturbance}, in root mean squares" if disturbance == NOISE else f"typos in each sequence: {disturbance}"
-        )
+        if disturbance == NOISE:
+            ax.set_xlabel(f"{disturbance}, in root mean squares")
+        else:
+            ax.set_xlabel(f"typos in each sequence: {disturbance}")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylabel("held-out loss, nats per character")
         ax.legend(fontsize=8)
     return ax
 
 
 def plot_chosen(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
-    """Loss added by noise on a few tokens, chosen by margin, at random, by entropy and by gradient, with 95 % intervals."""
-    ax = own_axes(ax, 6.4, 3.4)
-    width = 0.8 / max(1, len(arms))
+    """More loss added by noise on tokens chosen by margin, entropy or gradient than on random ones, an arm a row, with 95 % intervals."""
+    ax = own_axes(ax, 6.4, 1.2 + 0.28 * len(arms))
+    found = [fragility(arm) for arm in arms]
     with mpl.rc_context(STYLE):
-        for number, arm in enumerate(arms):
-            found = [interval(result["support"][choice] for result in arm["results"]) for choice in CHOICES]
-            places = np.arange(len(CHOICES)) + (number - (len(arms) - 1) / 2) * width
-            ax.bar(
-                places, [one.mean for one in found], 0.9 * width, yerr=[_half(one) for one in found], label=arm["name"],
-                color=MORE_COLOURS[number % len(MORE_COLOURS)], error_kw={"ecolor": ink(), "linewidth": 0.8},
+        for number, choice in enumerate(choice for choice in CHOICES if choice != "random"):
+            ax.errorbar(
+                [of[choice].mean for of in found], np.arange(len(arms)) + 0.22 * (number - 1),
+                xerr=[_half(of[choice]) for of in found], label=choice, linestyle="none", markersize=4, elinewidth=0.8,
+                color=MORE_COLOURS[number], marker=MARKERS[number],
             )  # fmt: skip
-        ax.set_xticks(np.arange(len(CHOICES)), CHOICES)
-        ax.set_ylabel("loss added, nats per character")
-        ax.legend(fontsize=7)
+        ax.axvline(0, color=ink(), linewidth=0.5, alpha=0.5)
+        ax.set_yticks(np.arange(len(arms)), [arm["name"] for arm in arms], fontsize=7)
+        ax.invert_yaxis()
+        ax.set_xlabel("loss added, minus what noise on random tokens adds")
+        ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return ax

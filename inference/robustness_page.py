@@ -29,21 +29,8 @@ from probattn.inference.tradeoff import (
 )
 
 BARRIER = "barrier"
-FIGURES: dict[str, tuple[Callable[..., Axes], str]] = {
-    "cost against benefit": (
-        plot_tradeoff,
-        "What clean loss and loss under noise of 0.4 differ by from the plain model's: lower left is better. Each line begins at the plain model and goes on with the dose.",
-    ),
-    "margins": (
-        plot_margin_counts,
-        "Margins of the models' own heads on held-out text, all layers, positions and seeds. Left is close to the boundary.",
-    ),
-    "support": (
-        plot_chosen,
-        "What noise of 0.5 on six tokens of each sequence adds to the loss, by how the tokens are chosen. If support tokens were where a "
-        "model is fragile, the smallest margins would do more harm than chance.",
-    ),
-}
+NEAR = 0.3  # nats around the plain model, where it matters; barriers that training exploits lie far off
+PLACEMENTS = ("auxiliary", "own")
 
 
 def save_robustness(
@@ -84,9 +71,12 @@ def save_robustness(
     page = render(
         "robustness.html", about=about, missing=missing, failed=[arm for arm in arms if arm["failed"]], command=command,
         in_short=found["in_short"], auxiliary=found["auxiliary"], claims=found["claims"], matched=found["at_equal_clean_loss"], margins=found["margins"], chosen=[row for row in found["support"] if row["name"] in {arm["name"] for arm in few}],
-        figures={name: _figure(name, trained if name == "cost against benefit" else few) for name in FIGURES}
-        | {"course": _drawn(plot_course, course)}
-        | {disturbance: _drawn(plot_look, look["curves"], disturbance) for disturbance in look["curves"]},
+        figures={
+            "near": _drawn(plot_tradeoff, trained, MAIN, NEAR), "tradeoff": _drawn(plot_tradeoff, trained), "chosen": _drawn(plot_chosen, few),
+            "course": _drawn(plot_course, course),
+            **{f"margins, {placement}": _drawn(plot_margin_counts, _of_placement(few, placement)) for placement in PLACEMENTS},
+            **{disturbance: _drawn(plot_look, look["curves"], disturbance) for disturbance in look["curves"]},
+        },
         course=[{"steps": at["steps"], **_margins(at["results"])} for at in course], look=look, averaging=judge_averaging(look),
         stresses=["clean", *STRESSES], versions=versions(),
         table=[{"name": arm["name"], "cells": [_cell(arm, stress) for stress in ("clean", *STRESSES)]} for arm in trained],
@@ -163,13 +153,13 @@ def _cell(arm: dict[str, Any], stress: str) -> str:
     return f"{losses(arm, stress).mean():.3f}"
 
 
-def _figure(name: str, arms: Sequence[dict[str, Any]]) -> dict[str, str]:
-    plot, caption = FIGURES[name]
-    return {
-        **_drawn(plot, arms),
-        "caption": caption,
-        "alternative": f"{name}: the numbers are in the tables of this page",
-    }
+def _of_placement(arms: Sequence[dict[str, Any]], placement: str) -> list[dict[str, Any]]:
+    """The plain model and the barriers of a placement at the largest claimed weight: more lines than those nobody tells apart."""
+    return [
+        arm
+        for arm in arms
+        if arm["family"] == "plain" or (arm["family"].endswith(placement) and arm["dose"] == max(CLAIMED_WEIGHTS))
+    ]
 
 
 def _drawn(plot: Callable[..., Axes], *of: Any) -> dict[str, str]:

@@ -70,6 +70,16 @@ class EmissionModel:
         InputError: a field outside these ranges, and tokens of a wrong shape, type or range.
 
     Source: theory, section 9.
+
+    Example:
+
+        >>> import jax
+        >>> from numpyro.infer import Predictive
+        >>> from probattn.models import EmissionModel
+        >>> model = EmissionModel(vocab_size=5, length=4, dim=2)
+        >>> drawn = Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=3)
+        >>> drawn["embeddings"].shape, drawn["tokens"].shape
+        ((1, 3, 4, 2), (1, 3, 4))
     """
 
     vocab_size: int

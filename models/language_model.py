@@ -71,6 +71,15 @@ class LanguageModel:
         InputError: a field outside these ranges, and tokens of a wrong shape, type or range.
 
     Source: theory, section 7.
+
+    Example:
+
+        >>> import jax
+        >>> from numpyro.infer import Predictive
+        >>> from probattn.models import LanguageModel
+        >>> model = LanguageModel(vocab_size=5, length=6, dim=2)
+        >>> Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=3)["tokens"].shape
+        (1, 3, 6)
     """
 
     vocab_size: int

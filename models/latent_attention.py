@@ -55,6 +55,15 @@ class LatentAttention:
         InputError: a field outside these ranges, and embeddings of a wrong shape or with a NaN.
 
     Source: theory, sections 1 to 6.
+
+    Example:
+
+        >>> import jax
+        >>> from numpyro.infer import Predictive
+        >>> from probattn.models import LatentAttention
+        >>> model = LatentAttention(dim=2, length=4)
+        >>> Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=3)["embeddings"].shape
+        (1, 3, 4, 2)
     """
 
     dim: int

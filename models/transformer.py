@@ -49,6 +49,15 @@ class TransformerLM:
 
     Raises: InputError for a field out of range, heads that do not divide dim, and tokens of a wrong shape, type or range.
     Source: theory, sections 2 and 7.
+
+    Example:
+
+        >>> import jax
+        >>> from numpyro.infer import Predictive
+        >>> from probattn.models import TransformerLM
+        >>> model = TransformerLM(vocab_size=5, length=6, dim=8, layers=2, heads=2, barrier_weight=0.02, placement="own")
+        >>> Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=3)["tokens"].shape
+        (1, 3, 6)
     """
 
     vocab_size: int

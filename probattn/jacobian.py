@@ -87,6 +87,14 @@ def log_barrier(attention: Attention, u: ArrayLike) -> Float[Array, "*batch leng
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
     Source: theory, sections 2 and 3 (which says what the barrier is not).
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, log_barrier
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print([round(float(log_barrier(Attention.from_interaction([[[a]]]), u)[2]), 2) for a in (0.5, 0.9, 0.99)])
+        [0.69, 2.3, 4.61]
     """
     return -log_det(attention, u)
 
@@ -101,6 +109,16 @@ def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0)
     Args: attention; u, embeddings of shape (..., length, dim); scale, standard deviation sigma > 0 of the noise,
         broadcasts against the leading axes of u.
     Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory, sections 2 and 4.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, path_log_density
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
+        >>> print(path_log_density(Attention.from_interaction([[[0.5]]]), u).round(4))
+        [-1.4189 -2.9189 -1.6121]
+        >>> print(path_log_density(Attention.from_interaction([[[1.5]]]), u)[2])  # beyond the boundary
+        -inf
     """
     e, log_abs_det, inside = over_sequences(density_parts, attention, u, working_set=of_small_blocks)
     return log_density_of(e, log_abs_det, inside, scale)

@@ -98,6 +98,15 @@ def matrix_inequality_slack(attention: Attention, u: ArrayLike) -> Float[Array, 
     Args: attention, declared symmetric; u, embeddings of shape (..., length, dim).
     Raises: InputError on a wrong shape, a NaN, or an attention that was not built with symmetric=True.
     Source: theory, section 3.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, matrix_inequality_slack
+        >>> attention = Attention.from_interaction([[[0.5]]], symmetric=True)
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them: 1 - 0.5 * 1
+        >>> print(matrix_inequality_slack(attention, u))
+        [1.  1.  0.5]
     """
     if not attention.symmetric:
         raise InputError("attention: expected one built with symmetric=True (A = A^T, one head, V = I)")

@@ -30,6 +30,18 @@ class ProcessMixture(SequenceProcess):
         InputError: draws of another structure or shape than the process's parameters, or none.
 
     Source: theory, section 8.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import ProcessMixture, SequenceProcess
+        >>> def coin(params, tokens):
+        ...     return jnp.broadcast_to(jnp.stack([jnp.zeros(()), params]), (len(tokens), 2))
+        >>> process = SequenceProcess(coin, jnp.zeros(()), length=2, vocab_size=2, end_token=None)
+        >>> mixture = ProcessMixture(process, jnp.array([2.0, -2.0]))  # two coins, each with one side likelier
+        >>> second = jnp.exp(mixture.next_token_log_probs(jnp.array([1, 1])))[1, 1]
+        >>> print(f"{second:.2f}")  # not 0.50: the first throw tells something of which coin it is
+        0.79
     """
 
     pytree_data_fields = ("template",)

@@ -43,6 +43,18 @@ class AttentionProcess(dist.Distribution):
             a value of another length or dim, or a NaN.
 
     Source: arXiv:2602.22271; theory, sections 1 to 5.
+
+    Example:
+
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, AttentionProcess
+        >>> attention = Attention.from_interaction([[[0.5]]], contraction=0.9)
+        >>> process = AttentionProcess(attention, scale=1.0, length=3)
+        >>> process.sample(jax.random.key(0), (10,)).shape
+        (10, 3, 1)
+        >>> print(process.log_prob(jnp.zeros((3, 1))).round(4))  # no spread, no barrier: 3 log N(0; 0, 1)
+        -2.7568
     """
 
     arg_constraints: ClassVar = {"scale": constraints.positive}

@@ -67,6 +67,16 @@ def expected_roots(
             missing key.
 
     Source: theory, section 4.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, expected_roots
+        >>> past = jnp.array([[-1.0], [1.0]])
+        >>> print(round(float(expected_roots(Attention.from_interaction([[[0.5]]]), past).expected), 3))  # below the bifurcation
+        1.0
+        >>> print(round(float(expected_roots(Attention.from_interaction([[[3.0]]]), past).expected), 3))  # beyond it
+        1.672
     """
     require_strict(attention)
     past = as_float_array("past", past)

@@ -51,6 +51,18 @@ class SequenceProcess(dist.Distribution):
             ones (found by changing those), a cached step that disagrees; in `log_prob` ids out of range.
 
     Source: arXiv:2602.22271; theory, section 8.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import SequenceProcess
+        >>> def fair(params, tokens):  # each token is as probable as any other, whatever came before
+        ...     return jnp.zeros((len(tokens), 4)) + params
+        >>> process = SequenceProcess(fair, jnp.zeros(4), length=3, vocab_size=4)
+        >>> print(jnp.exp(process.log_prob(jnp.array([2, 3]))))  # of all sequences that start so: 1/16
+        0.0625
+        >>> print(process.survival(3).value)  # (3/4)^3
+        0.421875
     """
 
     arg_constraints: ClassVar[dict] = {}

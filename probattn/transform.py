@@ -44,6 +44,15 @@ class AttentionTransform(Transform):
             direction an attention without a certificate, unless the branch is named; a wrong shape; a NaN.
 
     Source: theory, sections 2, 4 and 5.
+
+    Example:
+
+        >>> import jax.numpy as jnp
+        >>> from probattn import Attention, AttentionTransform
+        >>> transform = AttentionTransform(Attention.from_interaction([[[0.5]]], contraction=0.9))
+        >>> u = transform(jnp.array([[-1.0], [1.0], [0.5]]))  # from noise, one embedding after the other
+        >>> print(transform.inv(u).round(4).ravel())
+        [-1.   1.   0.5]
     """
 
     domain = constraints.real_matrix

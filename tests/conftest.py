@@ -14,6 +14,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # Two workers and two runs compile the same functions; the cache lets the second one load them. Processes inherit it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Most of the suite's time goes to compiling programs that run once or twice. Files that sample for long have theirs optimised.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
@@ -28,17 +30,24 @@ with install_import_hook(["probattn"], "beartype.beartype"):
         for name in module.__all__:  # what is not loaded under the hook is not checked
             getattr(module, name)
 
-# Pages and figures of fits are the same in float64, where fits, densities and processes are tested: the second pass leaves them out.
-PAGES = (
+# Pages, figures and stores of fits are the same in float64, where fits, densities and processes are tested, and so are processes of
+# one job, which choose their own precision: the second pass leaves them out.
+IN_ONE_PASS = (
     "test_browser",
     "test_compare",
     "test_detection",
+    "test_diagnose",
     "test_generation_figure",
     "test_learning_curve",
     "test_posterior_look",
+    "test_posterior_store",
+    "test_processes",
     "test_report",
 )
-collect_ignore = [f"inference/{name}.py" for name in PAGES] if jax.config.jax_enable_x64 else []
+collect_ignore = [f"inference/{name}.py" for name in IN_ONE_PASS] if jax.config.jax_enable_x64 else []
+
+
+OPTIMISED = ("test_calibration", "test_diagnose", "test_fits", "test_microcanonical", "test_report")
 
 
 def pytest_collection_modifyitems(items):
@@ -47,8 +56,9 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def release_compiled_programs():
+def compiled_programs(request):
     """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib crashes."""
+    jax.config.update("jax_disable_most_optimizations", request.path.stem not in OPTIMISED)
     yield
     jax.clear_caches()
     gc.collect()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
     jax.config.jax_enable_x64, reason="the command line is the same in float64; trainings are tested in both"
 )
 
-TINY = {"dim": 8, "length": 12, "num_steps": 50, "num_seeds": 2}
+TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
 TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 100, "num_samples": 20, "num_members": 2}
 
 

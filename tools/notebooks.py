@@ -10,11 +10,16 @@ other code, and where a figure of a notebook that knows no fast setting looks di
 import base64
 import hashlib
 import io
+import math
 import os
 import re
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import matplotlib.image
 import nbformat
@@ -72,11 +77,28 @@ def _execute(book: nbformat.NotebookNode, fast: bool) -> None:
     # Not what a test suite set for itself: figures go into the notebook, on as many devices as a reader has.
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "XLA_FLAGS", FAST)}
     client = NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}})
+    client.on_notebook_start = lambda notebook: _look_often(client)
     client.execute(env=environment | ({FAST: "1"} if fast else {}))
     for cell in book.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream" and output.name == "stderr":
                 raise RuntimeError(f"a cell wrote to stderr: {output.text}\nthe cell: {cell.source}")
+
+
+def _look_often(client: NotebookClient) -> None:
+    """Look for messages of the kernel every second: the event that one has come gets lost at times, and is waited for until the timeout."""
+    for channel in (client.kc.shell_channel, client.kc.iopub_channel):
+        channel.get_msg = partial(_next_message, channel.get_msg)
+
+
+async def _next_message(get: Callable[..., Any], timeout: float | None = None) -> Any:
+    end = time.monotonic() + (math.inf if timeout is None else timeout)
+    while True:
+        try:
+            return await get(timeout=max(0.0, min(1.0, end - time.monotonic())))
+        except Empty:
+            if time.monotonic() >= end:
+                raise
 
 
 def _sources(book: nbformat.NotebookNode) -> str:
