@@ -89,7 +89,9 @@ def _inline(translator, node):
 
 def _display(translator, node):
     translator.body.append(
-        '<div class="formula">' + latex2mathml.converter.convert(node.astext(), display="block") + "</div>"
+        '<div class="formula" tabindex="0" role="group" aria-label="formula">'
+        + latex2mathml.converter.convert(node.astext(), display="block")
+        + "</div>"
     )
     raise SkipNode
 

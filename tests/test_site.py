@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = {"phone": 375, "desk": 1280}
@@ -18,6 +19,9 @@ PAGES = (
     "notebooks/README",
     "notebooks/02_change_of_variables",
 )
+
+# What the theme and Sphinx leave: captions of the sidebar without a level, a drawer without a name, code that scrolls and takes no focus.
+OF_THE_THEME = {"aria-required-attr", "landmark-unique", "scrollable-region-focusable"}
 
 pytestmark = pytest.mark.skipif(jax.config.jax_enable_x64, reason="the site is the same in float64")
 
@@ -52,6 +56,15 @@ def test_pages_fit_the_screen(site, browser, where):
         assert not broken, page
     tab.close()
     assert all(url.startswith(("file:", "data:")) for url in asked)  # nothing is fetched
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_read_them(site, browser, scheme):
+    tab = browser.new_context(color_scheme=scheme).new_page()
+    for page in PAGES:
+        tab.goto((site / f"{page}.html").as_uri())
+        assert {violation["id"] for violation in Axe().run(tab).response["violations"]} <= OF_THE_THEME, page
+    tab.context.close()
 
 
 def test_formulas_are_drawn(site, browser):
