@@ -192,7 +192,7 @@ def _read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if not text.strip():
-        raise InputError(f"{path}: the file is empty; it needs at least two lines of text")
+        raise InputError(f"{path}: the file is empty; it needs at least two lines, or with running text two pieces")
     return text
 
 
@@ -202,6 +202,11 @@ def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[
         if length is None:
             raise InputError("length: running text needs one; give --length")
         running = " ".join(text.split())
+        if len(running) < 2 * length:
+            raise InputError(
+                f"{path}: expected at least two pieces of {length} characters, one to hold out, got {len(running)} characters; "
+                "give a longer text, or a smaller length"
+            )
         return [tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)], length
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     number, longest = max(lines, key=lambda line: len(line[1]))

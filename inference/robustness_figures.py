@@ -34,7 +34,7 @@ def plot_tradeoff(
             x, y = ([interval(losses(arm, what) - losses(plain, what)) for arm in doses] for what in ("clean", stress))
             ax.errorbar(
                 [0.0, *(one.mean for one in x)], [0.0, *(one.mean for one in y)],
-                **({} if within else dict(xerr=[0.0, *(_half(one) for one in x)], yerr=[0.0, *(_half(one) for one in y)])),
+                xerr=None if within else [0.0, *(_half(one) for one in x)], yerr=None if within else [0.0, *(_half(one) for one in y)],
                 label=family, markersize=4, linewidth=1.2, elinewidth=0.6, color=MORE_COLOURS[number % len(MORE_COLOURS)],
                 linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)],
             )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -65,8 +66,8 @@ def barrier_loss(
         >>> print(round(float(barrier_loss(attention, u, 0.02, "one_sided")), 6))  # 0.02 log(2) / 3
         0.004621
     """
-    if not isinstance(weight, jax.core.Tracer) and not 0 <= float(weight) < math.inf:
-        raise InputError(f"weight: expected a finite number >= 0, got {weight}")
+    if not isinstance(weight, jax.core.Tracer) and not (_is_number(weight) and 0 <= float(weight) < math.inf):
+        raise InputError(f"weight: expected a finite number >= 0, got {weight!r}")
     found = penalties(attention, embeddings, variant, scale)
     where = jnp.ones(found.shape, bool) if counted is None else jnp.asarray(counted, bool)
     if where.shape != found.shape:
@@ -82,6 +83,10 @@ def penalties(
     attention: Attention, embeddings: ArrayLike, variant: str, scale: ArrayLike = 1.0
 ) -> Float[Array, "*batch length"]:
     """The penalty of each position; under `bounded` without what belongs to A itself."""
+    if not isinstance(attention, Attention):
+        raise InputError(f"attention: expected an Attention(query, key), got {type(attention).__name__}")
+    if 0 in jnp.shape(embeddings):
+        raise InputError(f"embeddings: expected at least one sequence, got shape {jnp.shape(embeddings)}")
     if variant not in VARIANTS:
         raise InputError(f"variant: expected {', '.join(VARIANTS)}, got {variant!r}")
     if attention.batch_shape:
@@ -96,3 +101,7 @@ def penalties(
         return 0.5 * ((e / as_scale(scale)) ** 2).sum(-1) - log_abs_det
     barrier = -log_det(attention, embeddings)
     return jnp.maximum(barrier, 0) if variant == "one_sided" else barrier
+
+
+def _is_number(weight: Any) -> bool:
+    return jnp.ndim(weight) == 0 if isinstance(weight, (int, float, jax.Array, np.generic, np.ndarray)) else False

@@ -25,7 +25,7 @@ from probattn.cli_runs import (
     resume_run,
     wake_devices,
 )
-from probattn.cli_study import open_study
+from probattn.cli_study import open_study, told_how_to_go_on
 from probattn.errors import FitError, InputError
 
 SIZES = "30,100,300,1000,3000"
@@ -123,7 +123,8 @@ def learning_curve(
     settings = {Method.map: steps, Method.posterior: counts}
     study = Study(out, corpus, data, whole, options, model, settings, seed)
     open_study(study.folder, study.to_json(), "learning curve")
-    show(carry_out(study, wanted))
+    with told_how_to_go_on():
+        show(carry_out(study, wanted))
     console.print(f"curve: {(out / 'curve.zip').resolve()}", markup=False)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from probattn.cli_judge import SeedOption
 from probattn.cli_print import console
-from probattn.cli_study import open_study
+from probattn.cli_study import open_study, told_how_to_go_on
 from probattn.errors import FitError, InputError
 from probattn.robustness_arms import Arm, arms
 
@@ -44,6 +44,7 @@ class Plan:
             "format": FORMAT,
             "study": "robustness",
             "corpus": self.corpus.name,
+            "length": self.corpus.length,
             "data SHA-256": self.corpus.digest(),
         }
         precision = "float64" if jax.config.jax_enable_x64 else "float32"
@@ -69,7 +70,7 @@ def robustness(
     batch_size: Annotated[int, typer.Option(help="Sequences in a minibatch.")] = 32,
     num_seeds: Annotated[int, typer.Option(help="Seeds of each arm, trained side by side.")] = 5,
     seed: SeedOption = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A few arms of a tiny model: some 3 minutes on 2 cores.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few arms of a tiny model, with width, length, steps and seeds of its own: some 3 minutes on 2 cores.")] = False,
 ) -> None:  # fmt: skip
     """Does the barrier buy robustness? Train transformers with it and without, and put them under stress.
 
@@ -80,17 +81,19 @@ def robustness(
     from probattn.checks import whole_number
 
     chosen = {"dim": dim, "layers": layers, "heads": heads, "length": length, "num_steps": num_steps}
-    chosen |= {"batch_size": batch_size, "num_seeds": num_seeds} | (QUICK if quick else {})
-    for name, value in chosen.items():
-        whole_number(name, value, SHORTEST if name == "length" else 1)
+    chosen |= {"batch_size": batch_size, "num_seeds": num_seeds}
+    for name, value in (chosen | {"seed": seed}).items():
+        whole_number(name, value, {"length": SHORTEST, "seed": 0}.get(name, 1))
+    chosen |= QUICK if quick else {}
     plan = _plan(corpus, out, chosen, seed)
     planned = arms(quick)
     plan.model(planned[0])  # refuses settings before anything is written
     open_study(out, plan.to_json(), "study of robustness")
     (out / "arms").mkdir(exist_ok=True)
-    carry_out(plan, planned)
-    _once(plan.folder / "course.json", lambda: _course(plan, planned[0]))
-    _once(plan.folder / "posterior.json", lambda: _posterior(plan, corpus, quick))
+    with told_how_to_go_on():
+        carry_out(plan, planned)
+        _once(plan.folder / "course.json", lambda: _course(plan, planned[0]))
+        _once(plan.folder / "posterior.json", lambda: _posterior(plan, corpus, quick))
     report(plan, planned, corpus, quick)
 
 

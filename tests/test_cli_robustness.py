@@ -102,6 +102,19 @@ def test_it_goes_on_where_it_was_killed(study, corpus, monkeypatch):
     assert all((study / "arms" / name).read_text() == text for name, text in before.items() if name != lost.name)
 
 
+def test_one_that_is_stopped_says_how_it_goes_on(study, corpus, monkeypatch, capsys):
+    monkeypatch.setattr(cli_robustness, "QUICK", TINY)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_robustness, "carry_out", stop)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["study", "robustness", str(corpus), "--out", str(study), "--quick"])
+    assert ended.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
 def test_an_arm_that_cannot_be_trained_is_said_and_the_others_go_on(study, corpus, monkeypatch):
     monkeypatch.setattr(cli_robustness, "QUICK", TINY)
     arm = study / "arms" / "barrier-full-auxiliary-0.05.json"
@@ -144,7 +157,9 @@ def test_bad_input_is_one_line_and_writes_nothing(study, corpus, tmp_path, monke
         ((corpus, "--out", out, "--length", 1000), "2 training sequences of 1000 characters"),
         ((corpus, "--out", out, "--length", 4), "length: expected a whole number of at least 8, got 4"),
         ((corpus, "--out", out, "--batch-size", 100000), "fewer than a minibatch of 100000"),
-        ((corpus, "--out", study), "holds another study"),
+        ((corpus, "--out", study), "length: the study has 12, now 64"),
+        ((corpus, "--out", out, "--quick", "--seed", -1), "seed: expected a whole number of at least 0, got -1"),
+        ((corpus, "--out", out, "--quick", "--dim", -3), "dim: expected a whole number of at least 1, got -3"),
     ):
         assert words in refused(capsys, *arguments)
         assert not out.exists()

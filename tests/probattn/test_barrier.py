@@ -81,6 +81,7 @@ def test_bad_input_says_what_was_expected():
     for arguments, settings, words in (
         ((attention, u, 0.1, "both"), {}, "variant: expected full, margin_only"),
         ((attention, u, -0.1), {}, "weight: expected a finite number >= 0, got -0.1"),
+        ((attention, u[:0], 0.1), {}, "embeddings: expected at least one sequence"),
         ((attention, u, 0.1), {"counted": np.ones(3)}, r"counted: expected shape \(2, 4\)"),
         ((attention, u, 0.1), {"scale": 0.0}, "scale: expected positive"),
         ((batch, u, 0.1), {}, r"expected one map, got a batch \(2,\)"),
