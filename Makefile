@@ -28,7 +28,6 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	JAX_ENABLE_X64=1 $(PYTEST) -m slow
-	JAX_ENABLE_X64=0 $(PYTEST) -m slow tests/test_docs.py
 
 notebooks: .venv/installed-dev
 	$(BIN)/python -m tools.notebooks run
