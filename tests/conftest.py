@@ -14,8 +14,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # Two workers and two runs compile the same functions; the cache lets the second one load them. Processes inherit it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Most of the suite's time goes to compiling programs that run once or twice. Files that sample for long have theirs optimised.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Most of the suite's time goes to compiling programs that run once or twice. Files that sample for long have theirs
+# optimised, and so has the second pass.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("JAX_ENABLE_X64") == "1" else "1")
 
 import jax
 import pytest
@@ -58,7 +59,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs(request):
     """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib crashes."""
-    jax.config.update("jax_disable_most_optimizations", request.path.stem not in OPTIMISED)
+    unoptimised = not jax.config.jax_enable_x64 and request.path.stem not in OPTIMISED
+    jax.config.update("jax_disable_most_optimizations", unoptimised)
     yield
     jax.clear_caches()
     gc.collect()
