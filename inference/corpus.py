@@ -111,6 +111,11 @@ def load_corpus(
     else:
         name, separator = Path(source).name, ""
         sequences, length = _file_sequences(Path(source), length, stream)
+    if stream and len(sequences) < 2:
+        raise InputError(
+            f"{source}: expected at least two pieces of {length} characters, one to hold out, got {len(sequences)}; "
+            "give a longer text, or a smaller length"
+        )
     symbols = (END, *sorted({symbol for sequence in sequences for symbol in sequence}))
     if len(symbols) < 3:
         raise InputError(f"{source}: expected at least two different symbols, got {len(symbols) - 1}")
@@ -202,11 +207,6 @@ def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[
         if length is None:
             raise InputError("length: running text needs one; give --length")
         running = " ".join(text.split())
-        if len(running) < 2 * length:
-            raise InputError(
-                f"{path}: expected at least two pieces of {length} characters, one to hold out, got {len(running)} characters; "
-                "give a longer text, or a smaller length"
-            )
         return [tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)], length
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     number, longest = max(lines, key=lambda line: len(line[1]))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from probattn.inference.answers import NOISE_SHOWN, reference_of
 from probattn.inference.comparison import Comparison
 from probattn.inference.estimates import Measured, ratio
-from probattn.inference.map import SAME_MODE
+from probattn.inference.mode_verdict import SAME_MODE
 from probattn.inference.robustness import NOISE
 from probattn.inference.scores import BASELINES, Difference
 

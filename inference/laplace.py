@@ -15,7 +15,8 @@ from probattn.errors import FitError, InputError
 from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import Values, constrain, draw_start, potential, tree_size
-from probattn.inference.map import LEARNING_RATE, NUM_STEPS, find_modes, gradients_of, judge
+from probattn.inference.map import LEARNING_RATE, NUM_STEPS, find_modes, gradients_of
+from probattn.inference.mode_verdict import judge
 from probattn.inference.placement import place_data
 from probattn.inference.processes import gathered
 from probattn.inference.shards import split_model

@@ -18,7 +18,7 @@ from numpyro.infer.elbo import ELBO
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
-from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
+from probattn.inference.curvature import Curvature
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import (
     Values,
@@ -26,22 +26,18 @@ from probattn.inference.joint import (
     draw_start,
     in_unconstrained_coordinates,
     log_jacobian,
-    potential,
-    tree_size,
 )
+from probattn.inference.mode_verdict import judge, objective
 from probattn.inference.optimise import CHUNK, Descent, descend
 from probattn.inference.placement import Placement, place_data
 from probattn.inference.processes import gathered, is_first
 from probattn.inference.progress import Progress
 from probattn.inference.shards import everywhere, on_all, split_model
-from probattn.inference.verdict import Verdict
 from probattn.inference.windows import Windows, scaled_log_density
 
 COORDINATES = ("constrained", "unconstrained")
 NUM_STEPS = 4000
 LEARNING_RATE = 0.1
-NEAR = 0.5  # nats that a Newton step may still gain: the mode is then a posterior standard deviation away, or less
-SAME_MODE = 1.0  # nats within which two starts have found one mode
 
 
 def fit_map(
@@ -239,69 +235,6 @@ def _over_windows(model: Any, windows: Windows, ends: Values, coordinates: str) 
     return windows.total(lambda rows, scale: gathered(of_rows(ends, rows, scale)))
 
 
-def objective(model: Any, data: Array, coordinates: str) -> Any:
-    """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
-    energy = potential(model, data)
-    if coordinates == "unconstrained":
-        return energy
-    return lambda z: energy(z) + log_jacobian(model, data, z)
-
-
-def judge(
-    model: Any,
-    data: Array,
-    mode: Values,
-    coordinates: str,
-    at_rest: bool,
-    losses: np.ndarray | None = None,
-    batch_size: int | None = None,
-    nans: int = 0,
-    found: Curvature | None = None,
-) -> Verdict:
-    """Whether a point in unconstrained coordinates is a mode; `found` is the curvature there, if it is known.
-
-    `nans` steps met a loss that is not a number: that is a numerical failure and no boundary, and is told.
-    """
-    stays_on_disk = found is not None
-    found = found or curvature(objective(model, data, coordinates), mode)
-    findings, advice, notes = [], [], []
-    if not at_rest:
-        findings.append("The loss was still falling at the last step.")
-        advice.append("Allow more steps (num_steps, --num-steps).")
-    if found.decrement > NEAR:
-        findings.append(f"A Newton step would still gain {found.decrement:.2f} nats (limit {NEAR}).")
-        if at_rest:
-            small = "use a larger batch_size or " if batch_size else ""
-            advice.append(f"{small.capitalize()}{'lower' if small else 'Lower'} learning_rate.")
-    if found.saddle:
-        assert found.eigenvalues is not None
-        findings.append(f"It is a saddle: the smallest eigenvalue of the Hessian is {found.eigenvalues[0]:.3g}.")
-        advice.append("Start elsewhere (another key), or from several points (num_starts, --num-starts).")
-    if losses is not None and len(losses) > 1:
-        same = int((losses < np.nanmin(losses) + SAME_MODE).sum())
-        notes.append(
-            f"{same} of {len(losses)} starts ended within {SAME_MODE:g} nat of the best; the worst is "
-            f"{np.nanmax(losses) - np.nanmin(losses):.1f} above it."
-        )
-    if nans:
-        notes.append(f"{nans} steps led to a loss that is not a number, a numerical failure, and were halved.")
-    if found.eigenvalues is None:
-        many = f": {tree_size(mode)} numbers, more than {MOST_PARAMETERS}" if tree_size(mode) > MOST_PARAMETERS else ""
-        notes.append(f"Curvature was not looked at{many or (': the data stay on disk' if stays_on_disk else '')}.")
-    converged = not findings
-    if converged:
-        reached = f"gradient norm {found.gradient_norm:.2g}{_gain(found)}."
-        if found.eigenvalues is None:
-            unknown = "Whether a step would gain anything, or this is a saddle, is not known."
-            findings.append(f"Descent came to rest, in {coordinates} coordinates: {reached} {unknown}")
-        else:
-            findings.append(f"A local mode in {coordinates} coordinates was reached: {reached}")
-    numbers = {"gradient_norm": found.gradient_norm, "decrement": found.decrement}
-    if found.eigenvalues is not None:
-        numbers |= {"smallest_eigenvalue": float(found.eigenvalues[0]), "flat_directions": int((~found.curved).sum())}
-    return Verdict(converged, tuple(findings), tuple(advice), tuple(notes), numbers)
-
-
 def where_outside(model: Any, data: Any, values: Values) -> str:
     """The first sequence and position outside the local domain, as words."""
     if hasattr(model, "outside_domain"):
@@ -311,10 +244,6 @@ def where_outside(model: Any, data: Any, values: Values) -> str:
             more = f" (and {len(outside) - 1} more positions)" if len(outside) > 1 else ""
             return f"det J is not positive at sequence {sequence}, position {position}, counted from 0{more}"
     return "the density there is 0 or not a number"
-
-
-def _gain(found: Curvature) -> str:
-    return "" if np.isnan(found.decrement) else f", {found.decrement:.2g} nats from it"
 
 
 def _checked_batch(model: Any, data: Any, batch_size: int) -> int:

@@ -27,10 +27,9 @@ from probattn.inference.tradeoff import (
     judge_claim,
     losses,
 )
+from probattn.robustness_arms import BARRIER, PLACEMENTS
 
-BARRIER = "barrier"
 NEAR = 0.3  # nats around the plain model, where it matters; barriers that training exploits lie far off
-PLACEMENTS = ("auxiliary", "own")
 
 
 def save_robustness(
@@ -77,7 +76,7 @@ def save_robustness(
             **{f"margins, {placement}": _drawn(plot_margin_counts, _of_placement(few, placement)) for placement in PLACEMENTS},
             **{disturbance: _drawn(plot_look, look["curves"], disturbance) for disturbance in look["curves"]},
         },
-        course=[{"steps": at["steps"], **_margins(at["results"])} for at in course], look=look, averaging=judge_averaging(look),
+        placements=PLACEMENTS, course=[{"steps": at["steps"], **_margins(at["results"])} for at in course], look=look, averaging=judge_averaging(look),
         stresses=["clean", *STRESSES], versions=versions(),
         table=[{"name": arm["name"], "cells": [_cell(arm, stress) for stress in ("clean", *STRESSES)]} for arm in trained],
     )  # fmt: skip

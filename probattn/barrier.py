@@ -66,7 +66,8 @@ def barrier_loss(
         >>> print(round(float(barrier_loss(attention, u, 0.02, "one_sided")), 6))  # 0.02 log(2) / 3
         0.004621
     """
-    if not isinstance(weight, jax.core.Tracer) and not (_is_number(weight) and 0 <= float(weight) < math.inf):
+    number = isinstance(weight, (int, float, np.number, jax.Array, np.ndarray)) and jnp.ndim(weight) == 0
+    if not isinstance(weight, jax.core.Tracer) and not (number and 0 <= float(weight) < math.inf):
         raise InputError(f"weight: expected a finite number >= 0, got {weight!r}")
     found = penalties(attention, embeddings, variant, scale)
     where = jnp.ones(found.shape, bool) if counted is None else jnp.asarray(counted, bool)
@@ -101,7 +102,3 @@ def penalties(
         return 0.5 * ((e / as_scale(scale)) ** 2).sum(-1) - log_abs_det
     barrier = -log_det(attention, embeddings)
     return jnp.maximum(barrier, 0) if variant == "one_sided" else barrier
-
-
-def _is_number(weight: Any) -> bool:
-    return jnp.ndim(weight) == 0 if isinstance(weight, (int, float, jax.Array, np.generic, np.ndarray)) else False

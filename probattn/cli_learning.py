@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from probattn.cli_judge import CorpusArgument, SeedOption
-from probattn.cli_print import console
+from probattn.cli_print import SAME_COMMAND, console, told_how_to_go_on
 from probattn.cli_runs import (
     Method,
     ModelName,
@@ -25,7 +25,7 @@ from probattn.cli_runs import (
     resume_run,
     wake_devices,
 )
-from probattn.cli_study import open_study, told_how_to_go_on
+from probattn.cli_study import open_study
 from probattn.errors import FitError, InputError
 
 SIZES = "30,100,300,1000,3000"
@@ -123,7 +123,7 @@ def learning_curve(
     settings = {Method.map: steps, Method.posterior: counts}
     study = Study(out, corpus, data, whole, options, model, settings, seed)
     open_study(study.folder, study.to_json(), "learning curve")
-    with told_how_to_go_on():
+    with told_how_to_go_on(lambda: SAME_COMMAND):
         show(carry_out(study, wanted))
     console.print(f"curve: {(out / 'curve.zip').resolve()}", markup=False)
 

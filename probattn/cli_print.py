@@ -1,6 +1,9 @@
 """What the commands print."""
 
+import contextlib
 import math
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +12,18 @@ from rich.table import Table
 
 MOST_COLUMNS = 3  # fits whose figures stand beside each other in 80 columns; the page has room for more
 console = Console(highlight=False, soft_wrap=True)
+SAME_COMMAND = "the same command goes on where it was"
+
+
+@contextlib.contextmanager
+def told_how_to_go_on(how: Callable[[], str | None]) -> Iterator[None]:
+    """Of what is stopped, say how it goes on; `how` is asked then, and gives None where there is nothing to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if said := how():
+            print(f"\nstopped; {said}", file=sys.stderr)
+        raise
 
 
 def print_comparison(comparison: Any) -> None:

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from probattn.cli_judge import SeedOption
-from probattn.cli_print import console
-from probattn.cli_study import open_study, told_how_to_go_on
+from probattn.cli_print import SAME_COMMAND, console, told_how_to_go_on
+from probattn.cli_study import open_study
 from probattn.errors import FitError, InputError
 from probattn.robustness_arms import Arm, arms
 
@@ -90,7 +90,7 @@ def robustness(
     plan.model(planned[0])  # refuses settings before anything is written
     open_study(out, plan.to_json(), "study of robustness")
     (out / "arms").mkdir(exist_ok=True)
-    with told_how_to_go_on():
+    with told_how_to_go_on(lambda: SAME_COMMAND):
         carry_out(plan, planned)
         _once(plan.folder / "course.json", lambda: _course(plan, planned[0]))
         _once(plan.folder / "posterior.json", lambda: _posterior(plan, corpus, quick))
@@ -229,7 +229,7 @@ def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:
     )  # fmt: skip
     command = f"probattn study robustness {Path(source).name} --out {plan.folder.name} {options}"
     found = save_robustness(
-        plan.folder, plan.to_json() | {"length": plan.corpus.length}, done, len(planned) - len(done), command,
+        plan.folder, plan.to_json(), done, len(planned) - len(done), command,
         course=_read(plan.folder / "course.json"), look=_read(plan.folder / "posterior.json"),
     )  # fmt: skip
     table = Table(

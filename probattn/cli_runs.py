@@ -1,14 +1,14 @@
 """What the commands do with runs: build models, fit into run directories, load and compare them."""
 
-import contextlib
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from probattn.cli_print import told_how_to_go_on
 from probattn.errors import InputError
 
 TRAIN_SIZE = 300
@@ -90,7 +90,7 @@ def fit_and_save(
         return fitted
     store = on_first(lambda: begin_run(out, built, corpus, about))
     try:
-        with _told_how_to_go_on(out):
+        with told_how_to_go_on(lambda: _resumption(out)):
             return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
     except BaseException:
         if is_first() and not num_chunks(out):  # nothing to resume
@@ -168,7 +168,7 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
 
     model, corpus = on_first(lambda: _to_resume(run))
     before = num_chunks(run)
-    with _told_how_to_go_on(run):
+    with told_how_to_go_on(lambda: _resumption(run)):
         fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
     if is_first() and num_chunks(run) == before:
         print(f"{run} has all of its draws already: nothing was left to do (--num-samples asks for more)")
@@ -185,16 +185,11 @@ def _to_resume(run: Path) -> tuple[Any, Any]:
     return model, corpus
 
 
-@contextlib.contextmanager
-def _told_how_to_go_on(run: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        from probattn.inference.processes import is_first
+def _resumption(run: Path) -> str | None:
+    """How a posterior run that was stopped goes on; None if none of it is kept, and in all processes but the first."""
+    from probattn.inference.processes import is_first
 
-        if is_first() and num_chunks(run):
-            print(f"\nstopped; go on with `probattn resume {run}`", file=sys.stderr)
-        raise
+    return f"go on with `probattn resume {run}`" if is_first() and num_chunks(run) else None
 
 
 def num_chunks(run: Path) -> int:

@@ -1,9 +1,6 @@
 """The folder of a study that may be killed and go on: what it was begun with is kept in it, and must be given again."""
 
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +26,6 @@ def open_study(folder: Path, given: dict[str, Any], kind: str) -> None:
         write_json(file, given)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
-
-
-@contextlib.contextmanager
-def told_how_to_go_on() -> Iterator[None]:
-    """Of a study that is stopped, say that the same command goes on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        raise
 
 
 def _recorded(file: Path) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def small_blocks(
     sums = weighted_sum(attended.alpha, jnp.concatenate([w, left, right, flat], axis=-1))
     ends = np.cumsum([w.shape[-1], left.shape[-1], right.shape[-1]])
     wbar, left_mean, right_mean, seconds = jnp.split(sums, ends, axis=-1)
-    seconds = seconds[:, :, first:].reshape(*seconds.shape[:2], -1, *products.shape[3:])
+    seconds = seconds[:, :, first:]
+    seconds = seconds.reshape(*seconds.shape[:3], *products.shape[3:])
     covariance = seconds - _outer(left_mean[:, :, first:], right_mean[:, :, first:])
     slope = covariance * attended.shrink[:, None, first:, None, None]
     attended = attended._replace(wbar=wbar)

@@ -48,6 +48,7 @@ IN_ONE_PASS = (
 collect_ignore = [f"inference/{name}.py" for name in IN_ONE_PASS] if jax.config.jax_enable_x64 else []
 
 
+UNOPTIMISED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 OPTIMISED = ("test_calibration", "test_diagnose", "test_fits", "test_microcanonical", "test_report")
 
 
@@ -59,8 +60,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs(request):
     """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib crashes."""
-    unoptimised = not jax.config.jax_enable_x64 and request.path.stem not in OPTIMISED
-    jax.config.update("jax_disable_most_optimizations", unoptimised)
+    jax.config.update("jax_disable_most_optimizations", UNOPTIMISED and request.path.stem not in OPTIMISED)
     yield
     jax.clear_caches()
     gc.collect()

@@ -157,6 +157,7 @@ def test_bad_input_is_one_line_and_writes_nothing(study, corpus, tmp_path, monke
         ((corpus, "--out", out, "--length", 1000), "2 training sequences of 1000 characters"),
         ((corpus, "--out", out, "--length", 4), "length: expected a whole number of at least 8, got 4"),
         ((corpus, "--out", out, "--batch-size", 100000), "fewer than a minibatch of 100000"),
+        ((corpus, "--out", study), "holds another study"),
         ((corpus, "--out", study), "length: the study has 12, now 64"),
         ((corpus, "--out", out, "--quick", "--seed", -1), "seed: expected a whole number of at least 0, got -1"),
         ((corpus, "--out", out, "--quick", "--dim", -3), "dim: expected a whole number of at least 1, got -3"),

@@ -20,7 +20,8 @@ from numpyro.infer.util import log_density
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_map
 from probattn.inference.joint import in_unconstrained_coordinates
-from probattn.inference.map import PointELBO, judge
+from probattn.inference.map import PointELBO
+from probattn.inference.mode_verdict import judge
 from probattn.inference.windows import Windows, scaled_log_density
 from probattn.models import EmissionModel, LanguageModel
 

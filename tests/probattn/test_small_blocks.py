@@ -115,3 +115,8 @@ def test_the_inequality_holds_where_its_slack_is_positive(length, gain):
 def test_a_nan_is_not_outside():
     assert inequality_holds(jnp.full((2, 3, 3), jnp.nan), jnp.eye(3)).all()
     assert not inequality_holds(jnp.eye(3)[None], 2 * jnp.eye(3)).any()
+
+
+def test_no_sequences_are_no_blocks():
+    for attention in (cases.attention(1), cases.attention(2, value=True), cases.attention(1, 3)):
+        assert log_det(attention, jnp.zeros((0, 4, attention.dim))).shape == (0, 4)
