@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from probattn.inference.placement import Placement
 
 
-def over_chains(function: Callable, placement: Placement) -> Callable:
+def over_chains(function: Callable, placement: Placement, compiler_options: Any = None) -> Callable:
     """`function(chain, *shared)` of each chain, compiled; chains are the leading axis of `chain` and of what it returns.
 
     Groups of devices run apart, each for as long as its own trajectories are; within a group XLA divides the work where
@@ -26,7 +26,7 @@ def over_chains(function: Callable, placement: Placement) -> Callable:
         return jax.lax.map(lambda one: function(one, *shared), chain)
 
     if placement.num_devices == 1:
-        return jax.jit(on_one_group)
+        return jax.jit(on_one_group, compiler_options=compiler_options)
 
     def sharded(chain: Any, *shared: Any) -> Any:
         whole = jax.tree.map(lambda _: PartitionSpec(), shared)
@@ -37,4 +37,4 @@ def over_chains(function: Callable, placement: Placement) -> Callable:
         )  # fmt: skip
         return on_all(chain, *shared)
 
-    return jax.jit(sharded)
+    return jax.jit(sharded, compiler_options=compiler_options)

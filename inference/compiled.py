@@ -7,6 +7,9 @@ import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from platformdirs import user_cache_path
 
+# For programs that run once or a few times: on a CPU the compiler's optimisation then takes longer than it saves.
+ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 def keep_compiled(folder: str | Path | None = None) -> Path | None:
     """Keep compiled programs for later runs with the same shapes, as the command line does; returns the folder.

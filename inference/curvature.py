@@ -1,12 +1,16 @@
-"""Gradient and Hessian of a potential at a point: is it a mode, how far from it, and along which directions is it flat?"""
+"""Gradient and Hessian of a mode's objective at a point: how far is it from a mode, and along which directions is it flat?"""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from scipy.linalg import eigh
 
+from probattn.inference.compiled import ONCE
+from probattn.inference.joint import objective, tree_size
 from probattn.inference.processes import gathered
 
 MOST_PARAMETERS = 1000  # of which a Hessian is made: its entries are their square
@@ -44,27 +48,31 @@ class Curvature(NamedTuple):
         )
 
 
-def curvature(potential: Callable[[Any], Any], z: Any) -> Curvature:
-    """Gradient and, for at most a thousand coordinates, Hessian of `potential` at z."""
-    flat, unravel = ravel_pytree(z)
-    slope = jax.grad(lambda x: potential(unravel(x)))
-    if flat.size > MOST_PARAMETERS:
-        return Curvature(float(np.linalg.norm(gathered(jax.jit(slope)(flat)).astype(float))), None, None, float("nan"))
-    gradient, hessian = (found.astype(float) for found in gathered(_gradient_and_hessian(slope, flat)))
+def curvature(model: Any, data: Any, z: Any, coordinates: str) -> Curvature:
+    """Gradient and, for at most a thousand coordinates, Hessian of the objective of a mode in `coordinates`, at z."""
+    if tree_size(z) > MOST_PARAMETERS:
+        gradient = gathered(_gradient(model, coordinates, data, z)).astype(float)
+        return Curvature(float(np.linalg.norm(gradient)), None, None, float("nan"))
+    gradient, hessian = (found.astype(float) for found in gathered(_gradient_and_hessian(model, coordinates, data, z)))
     norm = float(np.linalg.norm(gradient))
     if not np.isfinite(hessian).all():
         return Curvature(norm, None, None, float("nan"))
-    values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
+    values, vectors = eigh((hessian + hessian.T) / 2)
     found = Curvature(norm, values, vectors, 0.0)
     along = (vectors.T @ gradient)[found.curved]
     return found._replace(decrement=float(0.5 * (along**2 / values[found.curved]).sum()))
 
 
-def _gradient_and_hessian(slope: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
+def _gradient(model: Any, coordinates: str, data: Any, z: Any) -> Any:
+    return ravel_pytree(jax.grad(objective(model, data, coordinates))(z))[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradient_and_hessian(model: Any, coordinates: str, data: Any, z: Any) -> tuple[Any, Any]:
     """Column by column, so that intermediate arrays are those of a few gradients and not of all of them."""
-
-    def both(basis: Any) -> tuple[Any, Any]:
-        gradients, columns = jax.lax.map(lambda direction: jax.jvp(slope, (x,), (direction,)), basis, batch_size=BATCH)
-        return gradients[0], columns
-
-    return jax.jit(both)(np.eye(x.size, dtype=x.dtype))
+    flat, unravel = ravel_pytree(z)
+    slope = jax.grad(lambda x: objective(model, data, coordinates)(unravel(x)))
+    basis = jnp.eye(flat.size, dtype=flat.dtype)
+    gradients, columns = jax.lax.map(lambda along: jax.jvp(slope, (flat,), (along,)), basis, batch_size=BATCH)
+    return gradients[0], columns

@@ -129,7 +129,7 @@ def diagnose(
 def _predictions(fit: Fit, sequences: Any, log_prob: np.ndarray | None) -> tuple[str, dict[str, np.ndarray]]:
     if fit.estimated:
         quantity = "log probability of the training tokens given their embeddings"
-        values = over_draws(fit.model.emitted, {**fit.flat_draws(), **fit.flat_latents()}, fit.data)
+        values = over_draws(type(fit.model).emitted, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data)
         return quantity, {quantity: values.reshape(fit.shape)}
     if not hasattr(fit.model, "log_likelihood"):
         return "raw parameters", {}
@@ -143,7 +143,7 @@ def _predictions(fit: Fit, sequences: Any, log_prob: np.ndarray | None) -> tuple
 def _identified(fit: Fit) -> dict[str, np.ndarray]:
     if not hasattr(fit.model, "quantities"):
         return {}
-    values = over_draws(fit.model.quantities, {**fit.flat_draws(), **fit.flat_latents()}, fit.data)
+    values = over_draws(type(fit.model).quantities, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data)
     return _columns({name: value.reshape(*fit.shape, *value.shape[1:]) for name, value in values.items()})
 
 

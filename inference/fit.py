@@ -131,7 +131,9 @@ class Fit:
         if self.estimated:
             found = particle_log_prob(self.model, self.draws, data, self.model.num_particles, jax.random.key(0))
             return np.asarray(found.log_prob), np.asarray(found.standard_error)
-        per_draw = over_draws(self.model.log_likelihood, self.flat_draws(), data).reshape(*self.shape, -1)
+        per_draw = over_draws(type(self.model).log_likelihood, self.model, self.flat_draws(), data).reshape(
+            *self.shape, -1
+        )
         return per_draw, np.zeros_like(per_draw)
 
     def predictive_log_prob(self, data: Any) -> Float[np.ndarray, " num_sequences"]:
@@ -235,13 +237,23 @@ def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
     return np.sqrt(((share * error.reshape(flat.shape)) ** 2).sum(0))
 
 
-def over_draws(function: Callable, draws: Mapping[str, np.ndarray], data: Any) -> Any:
-    """`function(params, data)` at each draw, as arrays on the host with the draws first."""
-    first = {name: value[0] for name, value in draws.items()}
-    jax.eval_shape(lambda params: function(params, data), first)  # the data not traced, so that bad ones are refused
-    return jax.tree.map(np.asarray, _over_draws(function, dict(draws), jnp.asarray(data)))
+def over_draws(function: Callable, model: Any, draws: Mapping[str, np.ndarray], *given: Any, key: Any = None) -> Any:
+    """`function(model, params, *given)` at each draw, as arrays on the host with the draws first.
+
+    It is compiled for one draw, and so once for all fits of equal models, however many draws they have.
+
+    Args: key, of which each draw has its own, an argument after `params`; None for functions that are not random.
+    """
+    number = len(next(iter(draws.values())))
+    # The data not traced, so that bad ones are refused.
+    keys = [()] * number if key is None else [(one,) for one in jax.random.split(key, number)]
+    each = [{name: value[i] for name, value in draws.items()} for i in range(number)]
+    jax.eval_shape(lambda params: function(model, params, *keys[0], *given), each[0])
+    given = jax.tree.map(jnp.asarray, given)
+    found = [_at_draw(function, model, params, *own, *given) for params, own in zip(each, keys, strict=True)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-@partial(jax.jit, static_argnums=0)
-def _over_draws(function: Callable, draws: dict[str, Array], data: Array) -> Any:
-    return jax.lax.map(lambda params: function(params, data), draws)
+@partial(jax.jit, static_argnums=(0, 1))
+def _at_draw(function: Callable, model: Any, params: dict[str, Array], *given: Any) -> Any:
+    return function(model, params, *given)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -83,7 +82,7 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
         return Uniqueness(capped=True, positions=Measured(1.0, 0.0), draws=Measured(1.0, 0.0))
     is_counted = np.asarray(counted(tokens))
     some = fit.thinned(MOST_DRAWS)
-    found = over_draws(partial(_certified, model), some.flat_draws(), tokens)
+    found = over_draws(_certified, model, some.flat_draws(), tokens)
     share = _over_draws(((found & is_counted).sum((1, 2)) / is_counted.sum()).reshape(some.shape))
     draws = _over_draws((found | ~is_counted).all((1, 2)).astype(float).reshape(some.shape))
     counts = list(_roots(fit, tokens, seed)) if draws.value < 1 else []
@@ -105,7 +104,7 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
 
 def singular_values(fit: Fit) -> np.ndarray:
     """Of the interaction matrix of each head, the largest first, under evenly spaced draws: (draws, heads, dim)."""
-    return over_draws(partial(_singular_values, fit.model), fit.flat_draws(MOST_DRAWS), np.zeros(0))
+    return over_draws(_singular_values, fit.model, fit.flat_draws(MOST_DRAWS))
 
 
 def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
@@ -148,7 +147,7 @@ def _percent(share: Measured) -> str:
     return f"{share.value:.0%} ± {share.error:.0%}" if share.error else f"{share.value:.0%}"
 
 
-def _singular_values(model: Any, params: Any, _: Any) -> Array:
+def _singular_values(model: Any, params: Any) -> Array:
     return jnp.linalg.svd(attention_of(model, params).interaction, compute_uv=False)
 
 
@@ -159,7 +158,7 @@ def _certified(model: Any, params: Any, tokens: Any) -> Array:
 def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
     """Root counts at the histories with the smallest margins, all at the position where margins are smallest."""
     model, draws = fit.model, fit.flat_draws(ROOT_DRAWS)
-    margins = over_draws(model.margins, draws, tokens)
+    margins = over_draws(type(model).margins, model, draws, tokens)
     counting = np.flatnonzero(np.isfinite(margins).any((0, 1)))
     position = int(counting[np.nanmedian(margins[..., counting], axis=(0, 1)).argmin()])
     for number in range(len(margins)):

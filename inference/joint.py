@@ -15,6 +15,7 @@ from numpyro.infer import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from probattn.errors import FitError
+from probattn.inference.compiled import ONCE
 from probattn.inference.processes import gathered
 
 Values = dict[str, Any]
@@ -31,10 +32,24 @@ def constrain(model: Any, data: Any, z: Values) -> Values:
     return constrain_fn(model, (data,), {}, z, return_deterministic=True)
 
 
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
+def constrain_each(model: Any, data: Any, z: Values) -> Values:
+    """`constrain` at each of several points, the leading axis of z."""
+    return jax.lax.map(partial(constrain, model, data), z)
+
+
 def log_jacobian(model: Any, data: Any, z: Values) -> Array:
     """`log |d values / d z|`, by which the density of the sites and that of their unconstrained coordinates differ."""
     sites = trace(substitute(seed(model, 0), data=constrain_fn(model, (data,), {}, z))).get_trace(data)
     return _log_jacobian(sites)
+
+
+def objective(model: Any, data: Array, coordinates: str) -> Any:
+    """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
+    energy = potential(model, data)
+    if coordinates == "unconstrained":
+        return energy
+    return lambda z: energy(z) + log_jacobian(model, data, z)
 
 
 def in_unconstrained_coordinates(model: Any) -> Callable:
@@ -65,41 +80,36 @@ def unconstrain(model: Any, data: Any, values: Values) -> Values:
 def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Values:
     """Unconstrained points of finite density, one for each key: uniform in (-2, 2), or from the prior.
 
-    Raises: FitError if a hundred attempts at each find none.
+    Raises: FitError if a hundred attempts at one of them find none.
     """
-    found, valid = gathered(_attempt(model, prior, keys, data))
-    for attempt in range(1, ATTEMPTS):
-        if valid.all():
-            return jax.tree.map(jnp.asarray, found)
-        again = jax.vmap(partial(jax.random.fold_in, data=attempt))(keys)
-        others, fine = gathered(_attempt(model, prior, again, data))
-        found = jax.tree.map(partial(_where_valid, valid), found, others)
-        valid = valid | fine
+    points = [_one_start(model, prior, key, data) for key in keys]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
+
+
+def _one_start(model: Any, prior: bool, key: Array, data: Array) -> Values:
+    for attempt in range(ATTEMPTS):
+        z, valid = gathered(_attempt(model, prior, jax.random.fold_in(key, attempt) if attempt else key, data))
+        if valid:
+            return z
     raise FitError(
         "no start point of finite density was found: near the origin of the parameters some det J_t is not "
         "positive; use a smaller dim, or the contraction cap, which has no boundary (contraction=0.9)"
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # as a whole: NumPyro's own search would compile each operation by itself
-def _attempt(model: Any, prior: bool, keys: Array, data: Array) -> tuple[Values, Array]:
+# As a whole, since NumPyro's own search compiles each operation by itself; and one point at a time, so that any number of
+# starts is the same program.
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
+def _attempt(model: Any, prior: bool, key: Array, data: Array) -> tuple[Values, Array]:
     strategy = init_to_sample() if prior else init_to_uniform()
-
-    def one(key: Array) -> tuple[Values, Array]:
-        sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
-        values = {
-            name: site["value"] for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
-        }
-        z = unconstrain(model, data, values)
-        energy, slope = jax.value_and_grad(potential(model, data))(z)
-        finite = [jnp.isfinite(leaf).all() for leaf in (energy, *jax.tree.leaves(slope))]
-        return z, jnp.stack(finite).all()
-
-    return jax.lax.map(one, keys)
-
-
-def _where_valid(valid: np.ndarray, kept: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.where(valid.reshape(-1, *[1] * (kept.ndim - 1)), kept, other)
+    sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
+    values = {
+        name: site["value"] for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
+    }
+    z = unconstrain(model, data, values)
+    energy, slope = jax.value_and_grad(potential(model, data))(z)
+    finite = [jnp.isfinite(leaf).all() for leaf in (energy, *jax.tree.leaves(slope))]
+    return z, jnp.stack(finite).all()
 
 
 def tree_size(z: Values) -> int:

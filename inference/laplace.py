@@ -1,12 +1,12 @@
 """Between a mode and the posterior: Laplace's approximation and ensembles of modes."""
 
 import time
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
@@ -14,8 +14,8 @@ from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
 from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fit import Fit, split_latents
-from probattn.inference.joint import Values, constrain, draw_start, potential, tree_size
-from probattn.inference.map import LEARNING_RATE, NUM_STEPS, find_modes, gradients_of
+from probattn.inference.joint import Values, constrain_each, draw_start, potential, tree_size
+from probattn.inference.map import LEARNING_RATE, NUM_STEPS, adam, find_modes, gradients_of
 from probattn.inference.mode_verdict import judge
 from probattn.inference.placement import place_data
 from probattn.inference.processes import gathered
@@ -65,13 +65,13 @@ def fit_laplace(
             "smaller model, or an ensemble"
         )
     ends, descent = find_modes(
-        model, data, starts, key, coordinates="unconstrained", optimiser=optax.adam(learning_rate), num_steps=num_steps,
+        model, data, starts, key, coordinates="unconstrained", optimiser=adam(learning_rate), num_steps=num_steps,
         progress=progress, placement=placement,
     )  # fmt: skip
-    losses = gathered(jax.jit(jax.vmap(potential(split, data)))(ends))
+    losses = descent.at_end
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
-    found = curvature(potential(split, data), mode)
+    found = curvature(split, data, mode, "unconstrained")
     verdict = judge(
         split,
         data,
@@ -85,7 +85,7 @@ def fit_laplace(
     if found.eigenvalues is None or found.saddle:
         raise FitError(f"Laplace: no mode to approximate around. {verdict}")
     z, outside = gaussian_draws(split, data, mode, found, key, num_draws)
-    values = jax.jit(jax.vmap(lambda z: constrain(model, data, z)))(z)
+    values = constrain_each(model, data, z)
     draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})
     stats = {"loss": descent.losses[best], "outside": np.array(outside)}
     return Fit(
@@ -102,12 +102,12 @@ def gaussian_draws(
     assert found.eigenvectors is not None
     flat, unravel = ravel_pytree(mode)
     spread = found.eigenvectors[:, found.curved] / np.sqrt(found.eigenvalues[found.curved])
-    energies = jax.jit(lambda z: jax.lax.map(lambda one: potential(model, data)(unravel(one)), z, batch_size=32))
     kept, tried = np.zeros((0, flat.size)), 0
     for attempt in range(round(1 / LEAST_INSIDE)):
         noise = jax.random.normal(jax.random.fold_in(key, attempt), (num_draws, spread.shape[1]))
         z = np.asarray(flat) + np.asarray(noise) @ spread.T
-        inside = np.isfinite(gathered(energies(jnp.asarray(z, flat.dtype))))
+        several = jax.vmap(unravel)(jnp.asarray(z, flat.dtype))
+        inside = np.isfinite(gathered(_energies(model, data, several)))
         kept, tried = np.concatenate([kept, z[inside]]), tried + num_draws
         if len(kept) >= num_draws:
             break
@@ -117,6 +117,11 @@ def gaussian_draws(
             "sample the posterior instead"
         )
     return jax.vmap(unravel)(jnp.asarray(kept[:num_draws], flat.dtype)), 1 - len(kept) / tried
+
+
+@partial(jax.jit, static_argnums=0)
+def _energies(model: Any, data: Array, z: Values) -> Array:
+    return jax.lax.map(potential(model, data), z, batch_size=32)
 
 
 def fit_ensemble(
@@ -142,10 +147,10 @@ def fit_ensemble(
     data, placement = jnp.asarray(data), place_data(devices)
     starts = draw_start(split_model(model, placement), data, jax.random.split(key, num_members))
     ends, descent = find_modes(
-        model, data, starts, key, optimiser=optax.adam(learning_rate), num_steps=num_steps, batch_size=batch_size,
+        model, data, starts, key, optimiser=adam(learning_rate), num_steps=num_steps, batch_size=batch_size,
         progress=progress, placement=placement,
     )  # fmt: skip
-    values = jax.jit(jax.vmap(lambda z: constrain(model, data, z)))(ends)
+    values = constrain_each(model, data, ends)
     draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})
     still = int((~descent.at_rest).sum())
     finding = (

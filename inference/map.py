@@ -3,31 +3,37 @@
 import inspect
 import math
 import time
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import optax
 from jaxtyping import Array
-from numpyro.handlers import seed, substitute, trace
-from numpyro.infer import SVI, init_to_value
-from numpyro.infer.autoguide import AutoDelta
+from numpyro.distributions import Delta
+from numpyro.handlers import block, seed, substitute, trace
+from numpyro.infer import SVI
 from numpyro.infer.elbo import ELBO
+from numpyro.infer.util import constrain_fn
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.compiled import ONCE
 from probattn.inference.curvature import Curvature
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import (
     Values,
     constrain,
+    constrain_each,
     draw_start,
     in_unconstrained_coordinates,
     log_jacobian,
+    objective,
 )
-from probattn.inference.mode_verdict import judge, objective
+from probattn.inference.mode_verdict import judge
 from probattn.inference.optimise import CHUNK, Descent, descend
 from probattn.inference.placement import Placement, place_data
 from probattn.inference.processes import gathered, is_first
@@ -38,6 +44,7 @@ from probattn.inference.windows import Windows, scaled_log_density
 COORDINATES = ("constrained", "unconstrained")
 NUM_STEPS = 4000
 LEARNING_RATE = 0.1
+OF_GUIDE = "_unconstrained"  # what the guide adds to a site's name
 
 
 def fit_map(
@@ -111,13 +118,13 @@ def fit_map(
     if progress and is_first() and placement.num_devices > 1:
         print(placement.devices)
     starts = draw_start(split, data, jax.random.split(key, num_starts))
-    optimiser = optax.adam(learning_rate) if optimiser is None else optimiser
+    optimiser = adam(learning_rate) if optimiser is None else optimiser
     settings: dict[str, Any] = dict(optimiser=optimiser, num_steps=num_steps, batch_size=batch_size, progress=progress)
     settings |= dict(placement=placement, windows=windows)
     ends, descent = find_modes(model, data, starts, key, coordinates=coordinates, **settings)
     found = None
     if windows is None:
-        losses = gathered(jax.jit(jax.vmap(objective(split, data, coordinates)))(ends))
+        losses = descent.at_end
     else:
         losses, slopes = _over_windows(split, windows, ends, coordinates)
     best = int(np.nanargmin(losses))
@@ -175,27 +182,16 @@ def find_modes(
     whole_number("num_steps", num_steps)
     if coordinates not in COORDINATES:
         raise InputError(f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}')
-    batch = {} if batch_size is None else {"batch_size": _checked_batch(model, data, batch_size)}
-    split = split_model(model, placement)
-    svi = _svi(split, data, starts, coordinates, optimiser or optax.adam(LEARNING_RATE), batch, windows)
-    num_starts = len(jax.tree.leaves(starts)[0])
-    state = svi.init(key, data)
-
-    def begin(start: Values, key: Array) -> Any:
-        return state._replace(
-            optim_state=svi.optim.init({f"{name}_auto_loc": value for name, value in start.items()}), rng_key=key
-        )
-
-    states = jax.vmap(begin)(starts, jax.random.split(jax.random.fold_in(key, 1), num_starts))
-
-    def coordinates_of(state: Any) -> Values:
-        return {name: svi.optim.get_params(state.optim_state)[f"{name}_auto_loc"] for name in starts}
-
-    def whole(state: Any, data: Array) -> Array:
-        return objective(split, data, coordinates)(coordinates_of(state))
+    if batch_size is not None:
+        _checked_batch(model, data, batch_size)
+    split, sharding = split_model(model, placement), everywhere(placement)
+    scale = 1.0 if windows is None else windows.scale
+    svi = _svi(split, tuple(starts), coordinates, optimiser or adam(LEARNING_RATE), batch_size, scale)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(starts)[0]))
+    states = _beginning(svi, sharding)(starts, keys, on_all(data, placement))
 
     def explain(state: Any) -> str:
-        return where_outside(model, data, constrain(model, data, coordinates_of(state)))
+        return where_outside(model, data, constrain(model, data, _coordinates_of(svi, state)))
 
     with Progress("MAP", num_steps, progress) as bar:
         descent = descend(
@@ -203,12 +199,12 @@ def find_modes(
             states,
             (lambda: on_all(data if windows is None else windows.draw(), placement)),
             num_steps,
-            whole if batch else None,
+            None if batch_size is None else _whole(svi, split, coordinates),
             explain,
             bar,
-            everywhere(placement),
+            sharding,
         )
-    ends = gathered(jax.vmap(coordinates_of)(descent.states))
+    ends = gathered(_coordinates_of(svi, descent.states))
     return jax.tree.map(jnp.asarray, ends), descent
 
 
@@ -218,6 +214,12 @@ def gradients_of(descent: Descent, data: Any, batch_size: int | None = None) -> 
     Steps with minibatches that left the domain and were taken back, which are few, are not among its losses.
     """
     return descent.losses.size * (1.0 if batch_size is None else batch_size / len(data))
+
+
+@lru_cache(maxsize=32)
+def adam(learning_rate: float) -> optax.GradientTransformation:
+    """The same optimiser for equal rates, so that descents with it are one program."""
+    return optax.adam(learning_rate)
 
 
 def _over_windows(model: Any, windows: Windows, ends: Values, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
@@ -259,13 +261,47 @@ def _checked_batch(model: Any, data: Any, batch_size: int) -> int:
     return batch_size
 
 
-def _svi(model: Any, data: Array, starts: Values, coordinates: str, optimiser: Any, batch: dict[str, int],
-    windows: Windows | None,
+@lru_cache(maxsize=32)
+def _svi(
+    model: Any, names: tuple[str, ...], coordinates: str, optimiser: Any, batch_size: int | None, scale: float
 ) -> SVI:  # fmt: skip
-    one = constrain(model, data, jax.tree.map(lambda leaf: leaf[0], starts))
+    """Stochastic variational inference with a guide that is one point: the same for equal settings, so that it compiles once."""
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
-    guide = AutoDelta(fitted, init_loc_fn=init_to_value(values=one))
-    return SVI(fitted, guide, optimiser, PointELBO(1.0 if windows is None else windows.scale), **batch)
+    batch = {} if batch_size is None else {"batch_size": batch_size}
+    return SVI(fitted, _point_guide(model, names), optimiser, PointELBO(scale), **batch)
+
+
+def _point_guide(model: Any, names: tuple[str, ...]) -> Callable:
+    """NumPyro's AutoDelta, in unconstrained parameters, and without a run of the model outside of compiled programs."""
+
+    def guide(data: Any, **settings: Any) -> None:
+        z = {name: numpyro.param(name + OF_GUIDE) for name in names}
+        with block():
+            values = constrain_fn(seed(model, 0), (data,), settings, z)
+        for name in names:
+            numpyro.sample(name, Delta(values[name], event_dim=jnp.ndim(values[name])))
+
+    return guide
+
+
+@lru_cache(maxsize=32)
+def _beginning(svi: SVI, sharding: Any) -> Callable:
+    """`starts, keys, data -> states`, with the starts as leading axis."""
+
+    def begin(start: Values, key: Array, data: Array) -> Any:
+        named = {name + OF_GUIDE: value for name, value in start.items()}
+        return svi.init(key, data, init_params=named)._replace(rng_key=key)
+
+    return jax.jit(jax.vmap(begin, (0, 0, None)), out_shardings=sharding, compiler_options=ONCE)
+
+
+@lru_cache(maxsize=32)
+def _whole(svi: SVI, model: Any, coordinates: str) -> Callable:
+    return lambda state, data: objective(model, data, coordinates)(_coordinates_of(svi, state))
+
+
+def _coordinates_of(svi: SVI, state: Any) -> Values:
+    return {name.removesuffix(OF_GUIDE): value for name, value in svi.get_params(state).items()}
 
 
 class PointELBO(ELBO):
@@ -291,10 +327,14 @@ class PointELBO(ELBO):
 
 def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:
     """Whether the two densities differ by more than a constant, that is, whether some site is not transformed linearly."""
-    slope = jax.jit(jax.grad(lambda z: log_jacobian(model, data, z)))(z)
-    return any(leaf.any() for leaf in jax.tree.leaves(gathered(slope)))
+    return any(leaf.any() for leaf in jax.tree.leaves(gathered(_slope_of_log_jacobian(model, data, z))))
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
+def _slope_of_log_jacobian(model: Any, data: Array, z: Values) -> Values:
+    return jax.grad(lambda z: log_jacobian(model, data, z))(z)
 
 
 def _as_draws(model: Any, data: Array, z: Values) -> tuple[Any, Any]:
-    values = jax.jit(lambda z: constrain(model, data, z))(z)
-    return split_latents(model, {name: np.asarray(value)[None, None] for name, value in values.items()})
+    values = constrain_each(model, data, jax.tree.map(lambda leaf: leaf[None], z))
+    return split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})

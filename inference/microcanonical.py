@@ -2,6 +2,8 @@
 
 import importlib.util
 import time
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from probattn.errors import FitError, InputError
 from probattn.inference.chains import over_chains
 from probattn.inference.fit import Fit, split_latents
 from probattn.inference.joint import constrain, potential
-from probattn.inference.placement import place_chains
+from probattn.inference.placement import Placement, place_chains
 from probattn.inference.processes import gathered
 from probattn.inference.shards import WITHIN_A_CHAIN, on_all, split_model
 from probattn.inference.start import START_WORDS, check_start, origins, start_points
@@ -66,7 +68,7 @@ def sample_microcanonical(
     points, gradients = start_points(model, data, for_start, start, num_starts, progress, placement.for_starts)
     z = jax.tree.map(lambda leaf: leaf[np.array(shared)], points)
     split = split_model(model, placement, WITHIN_A_CHAIN)
-    run = over_chains(_chain(split, num_warmup, num_samples, thinning), placement)
+    run = _program(split, placement, num_warmup, num_samples, thinning)
     values, stats, tuning_steps = gathered(run((z, jnp.stack(for_chains)), on_all(data, placement)))
     if not stats["finite"].all() or not np.isfinite(stats["step_size"]).all():
         chain = int((stats["finite"].all(1) & np.isfinite(stats["step_size"]).all(1)).argmin())
@@ -82,6 +84,11 @@ def sample_microcanonical(
         model, "microcanonical", np.asarray(data), draws, stats, latents, time.perf_counter() - started,
         gradients + GRADIENTS_A_STEP * steps, start=words, origins=shared, planned=num_samples,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _program(model: Any, placement: Placement, num_warmup: int, num_samples: int, thinning: int) -> Callable:
+    return over_chains(_chain(model, num_warmup, num_samples, thinning), placement)
 
 
 def _chain(model: Any, num_warmup: int, num_samples: int, thinning: int) -> Any:

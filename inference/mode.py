@@ -40,7 +40,7 @@ def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
     """Scores of evenly spaced draws on held-out sequences (num_sequences, length)."""
     fit = affordable(fit).thinned(MOST_DRAWS)
     values = {**fit.flat_draws(), **fit.flat_latents()}
-    joint = over_draws(_Joint(fit.model), values, fit.data)
+    joint = over_draws(_log_joint, fit.model, values, fit.data)
     log_prob = fit.draw_log_prob(tokens)
     total = token_counts(np.asarray(tokens)).sum()
     return DrawScores(
@@ -76,11 +76,6 @@ def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = 
     return ax
 
 
-@dataclass(frozen=True)
-class _Joint:
-    """`log p(parameters, latents, data)`, hashable, so that it compiles once for equal models."""
-
-    model: Any
-
-    def __call__(self, values: Any, data: Any) -> Any:
-        return log_density(self.model, (data,), {}, values)[0]
+def _log_joint(model: Any, values: Any, data: Any) -> Any:
+    """`log p(parameters, latents, data)`."""
+    return log_density(model, (data,), {}, values)[0]

@@ -6,19 +6,11 @@ import numpy as np
 from jaxtyping import Array
 
 from probattn.inference.curvature import MOST_PARAMETERS, Curvature, curvature
-from probattn.inference.joint import Values, log_jacobian, potential, tree_size
+from probattn.inference.joint import Values, tree_size
 from probattn.inference.verdict import Verdict
 
 NEAR = 0.5  # nats that a Newton step may still gain: the mode is then a posterior standard deviation away, or less
 SAME_MODE = 1.0  # nats within which two starts have found one mode
-
-
-def objective(model: Any, data: Array, coordinates: str) -> Any:
-    """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
-    energy = potential(model, data)
-    if coordinates == "unconstrained":
-        return energy
-    return lambda z: energy(z) + log_jacobian(model, data, z)
 
 
 def judge(
@@ -37,7 +29,7 @@ def judge(
     `nans` steps met a loss that is not a number: that is a numerical failure and no boundary, and is told.
     """
     stays_on_disk = found is not None
-    found = found or curvature(objective(model, data, coordinates), mode)
+    found = found or curvature(model, data, mode, coordinates)
     findings, advice, notes = [], [], []
     if not at_rest:
         findings.append("The loss was still falling at the last step.")

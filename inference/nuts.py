@@ -1,7 +1,7 @@
 """NumPyro's No-U-Turn kernel as three compiled functions over chains: begin, a chunk of iterations, values of draws."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 
 from probattn.inference.chains import over_chains
+from probattn.inference.compiled import ONCE
 from probattn.inference.joint import Values, constrain, potential
 from probattn.inference.placement import Placement
 from probattn.inference.processes import gathered
@@ -42,8 +43,12 @@ class Kernel(NamedTuple):
     values: Callable
 
 
+@lru_cache(maxsize=8)
 def nuts_kernel(model: Any, placement: Placement, num_warmup: int, max_tree_depth: int) -> Kernel:
-    """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that each compiles once."""
+    """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that each compiles once.
+
+    The same for equal settings: another run of them in this process compiles nothing.
+    """
     model = split_model(model, placement, WITHIN_A_CHAIN)
     initialise, transition = hmc(potential_fn_gen=partial(potential, model), algo="NUTS")
 
@@ -66,7 +71,8 @@ def nuts_kernel(model: Any, placement: Placement, num_warmup: int, max_tree_dept
     def values(z: Values, data: Array) -> Values:
         return jax.lax.map(partial(constrain, model, data), z)
 
-    return Kernel(*(over_chains(function, placement) for function in (begin, chunk, values)))
+    once = partial(over_chains, placement=placement, compiler_options=ONCE)
+    return Kernel(once(begin), over_chains(chunk, placement), once(values))
 
 
 def to_host(state: Any) -> list[np.ndarray]:

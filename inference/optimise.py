@@ -1,7 +1,7 @@
 """Descent that stays in the domain: steps of an optimiser under SVI, side by side from several starts."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,21 +23,22 @@ AT_REST = 4
 
 
 class Descent(NamedTuple):
-    """Where descent ended, for each start: SVI states, losses (starts, steps), whether it came to rest, and NaNs it met."""
+    """Where descent ended, for each start: SVI states, losses (starts, steps) and at the end, whether it is at rest, NaNs."""
 
     states: SVIState
     losses: np.ndarray
+    at_end: np.ndarray
     at_rest: np.ndarray
     nans: np.ndarray
 
 
 class _Chunk(NamedTuple):
     states: SVIState
-    losses: Array  # (starts, steps)
-    outside: Array  # (starts, steps): whether a step led out of the domain, or to a NaN, and was halved
-    nans: Array  # (starts,): how many of them were NaNs
+    losses: Array  # (starts, CHUNK), of which as many are filled as there were steps
+    outside: Array  # (starts,): whether a step led out of the domain, or to a NaN, and was halved
+    nans: Array  # (starts,): how many led to a NaN
     blocked: Array  # (starts,): whether the boundary left nothing of any step
-    inside: Array  # (starts,): whether it ends where the loss on all data is finite
+    at_end: Array  # (starts,): the loss where it ends, on all data
 
 
 def descend(
@@ -54,7 +55,7 @@ def descend(
         svi: its `static_kwargs` may ask for minibatches.
         states: with the starts as a leading axis.
         take: the data of the next chunk of steps.
-        whole: the loss on all data, of a state; None if each step sees all data anyway.
+        whole: `state, data -> the loss on all data`; None if each step sees all data anyway.
         explain: what is wrong at a state outside the domain, as words.
         bar: told of each chunk.
         sharding: of all between two chunks, whole on each of several devices; None is one device.
@@ -65,21 +66,19 @@ def descend(
     rates, at_rest = np.ones(num_starts), np.zeros(num_starts, bool)
     history: list[np.ndarray] = []
     nans = np.zeros(num_starts, int)
-    # Of this descent, and gone with it.
-    run = jax.jit(partial(_run, svi, whole), static_argnums=0, out_shardings=sharding)
-    if sharding is not None:  # as they will be after a chunk, so that all chunks are one program
-        states = jax.jit(lambda states: states, out_shardings=sharding)(states)
+    run = _program(svi, whole, sharding)
     shrunk, returns, done = 1.0, 0, 0
     while done < num_steps and not at_rest.all():
         number = min(CHUNK, num_steps - done)
         if whole is not None:
             rates = np.full(num_starts, shrunk * 0.5 * (1 + np.cos(np.pi * done / num_steps)))
         data = take()
-        chunk = run(number, states, jnp.asarray(np.where(at_rest, 0, rates), float), data)
-        if not np.asarray(chunk.inside).all():
+        chunk = run(states, jnp.asarray(np.where(at_rest, 0, rates), float), data, number)
+        at_end = np.asarray(chunk.at_end, float)
+        if whole is not None and not np.isfinite(at_end).all():
             returns, shrunk = returns + 1, shrunk / 4
             if returns > RETURNS:
-                worst = _of_start(chunk.states, np.asarray(chunk.inside).argmin())
+                worst = _of_start(chunk.states, np.isfinite(at_end).argmin())
                 raise FitError(
                     f"MAP: minibatch steps keep leaving the domain: {explain(worst)}; use a larger batch_size"
                 )
@@ -92,15 +91,15 @@ def descend(
                 f"MAP: at step {done} every step leads out of the domain, however short: {explain(beyond)}; start elsewhere "
                 "(another key), or use the contraction cap, which has no boundary (contraction=0.9)"
             )
-        history.append(np.asarray(chunk.losses, float))
+        history.append(np.asarray(chunk.losses, float)[:, :number])
         nans += np.asarray(chunk.nans)
         if whole is None and number == CHUNK:
             rates = np.where(_drowns(history), rates / 2, rates)
-            at_rest |= _agree(history) & ~np.asarray(chunk.outside).any(1)
+            at_rest |= _agree(history) & ~np.asarray(chunk.outside)
         bar.update(done, f"loss {history[-1].mean(1).min():.6g}")
     if whole is not None:
         at_rest = _drowns(history)
-    return Descent(states, np.concatenate(history, axis=1), at_rest, nans)
+    return Descent(states, np.concatenate(history, axis=1), at_end, at_rest, nans)
 
 
 def _of_start(states: SVIState, start: Any) -> SVIState:
@@ -133,21 +132,36 @@ class _Place(NamedTuple):
     loss: Array
 
 
-def _run(svi: SVI, whole: Any, number: int, states: SVIState, rates: Array, data: Any) -> _Chunk:
+@lru_cache(maxsize=32)
+def _program(svi: SVI, whole: Any, sharding: NamedSharding | None) -> Callable:
+    """A chunk of a descent, compiled once for all descents with the same `svi` and shapes."""
+    return jax.jit(partial(_run, svi, whole), out_shardings=sharding)
+
+
+def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number: Array) -> _Chunk:
+    """`number` steps from each state, at most CHUNK."""
+
     def one(state: SVIState, rate: Array) -> _Chunk:
+        def step(index: Array, carry: Any) -> Any:
+            place, (losses, outside, nans) = carry
+            place, loss, halved, is_nan = _step(svi, rate, data, place)
+            return place, (losses.at[index].set(loss), outside | halved, nans + is_nan)
+
         begun = _Place(state, _params(state), jnp.full((), jnp.nan))
-        place, (losses, outside, nans) = jax.lax.scan(partial(_step, svi, rate, data), begun, None, length=number)
-        last = _pull_back(svi, place, data)
+        counts = jnp.zeros(CHUNK), jnp.zeros((), bool), jnp.zeros((), int)
+        place, (losses, outside, nans) = jax.lax.fori_loop(0, number, step, (begun, counts))
+        last, loss = _pull_back(svi, place, data)
         same = jax.tree.map(lambda old, new: (old == new).all(), begun.safe, _params(last))
-        blocked = outside.any() & jnp.stack(jax.tree.leaves(same)).all()
-        ends_inside = jnp.ones((), bool) if whole is None else jnp.isfinite(whole(last, data))
-        return _Chunk(last, losses, outside, nans.sum(), blocked, ends_inside)
+        blocked = outside & jnp.stack(jax.tree.leaves(same)).all()
+        return _Chunk(last, losses, outside, nans, blocked, loss if whole is None else whole(last, data))
 
     return jax.vmap(one)(states, rates)
 
 
-def _step(svi: SVI, rate: Array, data: Any, place: _Place, _: None) -> tuple[_Place, tuple[Array, Array, Array]]:
+def _step(svi: SVI, rate: Array, data: Any, place: _Place) -> tuple[_Place, Array, Array, Array]:
     """One step, shortened by the rate; where the last one led out of the domain, half of that one instead.
+
+    Second, the last loss that was finite; then whether this one is not, and whether it is no number.
 
     Past the boundary the density rises again (theory, section 3), so that nothing is learnt from where it is 0.
     """
@@ -163,11 +177,11 @@ def _step(svi: SVI, rate: Array, data: Any, place: _Place, _: None) -> tuple[_Pl
     optimiser = choose(proposed.optim_state, place.state.optim_state)
     state = proposed._replace(optim_state=_with_params(optimiser, choose(onward, halfway)))
     kept = jnp.where(inside, loss, place.loss)
-    return _Place(state, choose(params, place.safe), kept), (kept, ~inside, jnp.isnan(loss))
+    return _Place(state, choose(params, place.safe), kept), kept, ~inside, jnp.isnan(loss)
 
 
-def _pull_back(svi: SVI, place: _Place, data: Any) -> SVIState:
-    """The state after the last step, halved until the loss there is finite; the last safe point if none is."""
+def _pull_back(svi: SVI, place: _Place, data: Any) -> tuple[SVIState, Array]:
+    """The state after the last step, halved until the loss there is finite, or the last safe point if none is; that loss."""
 
     def at(fraction: Array) -> SVIState:
         params = jax.tree.map(
@@ -184,9 +198,10 @@ def _pull_back(svi: SVI, place: _Place, data: Any) -> SVIState:
         fraction = jnp.where(carry[0] > 2.0**-HALVINGS, carry[0] / 2, 0)
         return fraction, svi.evaluate(at(fraction), data)
 
-    one = jnp.ones(())
-    fraction, _ = jax.lax.while_loop(outside, halve, (one, svi.evaluate(place.state, data)))
-    return at(fraction)
+    # From twice the step, so that the whole step is the first to be tried.
+    twice, unknown = 2 * jnp.ones(()), jnp.full((), jnp.nan)
+    fraction, loss = jax.lax.while_loop(outside, halve, (twice, unknown))
+    return at(fraction), loss
 
 
 def _params(state: SVIState) -> Any:

@@ -89,7 +89,9 @@ def token_log_probs(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> F
     """`log p_theta(x_t | x_<t)` of each token under each draw, in nats; 0 after the end."""
     tokens = _checked(fit, tokens)
     fit = affordable(fit)
-    return np.asarray(_token_log_probs(fit.model, fit.flat_draws(most_draws), tokens))
+    draws = fit.flat_draws(most_draws)
+    each = [{name: value[i] for name, value in draws.items()} for i in range(len(next(iter(draws.values()))))]
+    return np.stack([_token_log_probs(fit.model, params, np.int32(i), tokens) for i, params in enumerate(each)])
 
 
 def mixture_conditionals(log_probs: np.ndarray) -> np.ndarray:
@@ -136,34 +138,35 @@ def _rows(model: Any, params: Any, number: Array, tokens: Array) -> Array:
     return process.at(process.params, number).conditionals(tokens)
 
 
-@partial(jax.jit, static_argnums=0)
-def _predict(model: Any, draws: dict[str, Array], tokens: Array) -> tuple[Array, Array]:
-    def add(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
-        params, number = inputs
-        rows = _rows(model, params, number, tokens)
-        chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
-        prefix = jnp.cumsum(chosen, axis=-1) - chosen  # log P_theta(x_<t)
-        entropy = -jnp.where(rows > -jnp.inf, jnp.exp(rows) * rows, 0).sum(-1)
-        terms = prefix[..., None] + rows, prefix + jnp.log(entropy), prefix
-        return tuple(jnp.logaddexp(total, term) for total, term in zip(carry, terms, strict=True)), None
-
+def _predict(model: Any, draws: dict[str, np.ndarray], tokens: Array) -> tuple[np.ndarray, np.ndarray]:
+    """`log p(x_t | x_<t)` of the mixture and the entropy expected over its draws; one draw at a time, however many."""
     shape = tokens.shape
-    begin = jnp.full((*shape, model.vocab_size), -jnp.inf), jnp.full(shape, -jnp.inf), jnp.full(shape, -jnp.inf)
-    number = jnp.arange(len(next(iter(draws.values()))))
-    (joint, entropy, prefix), _ = jax.lax.scan(add, begin, (draws, number))
-    return joint - prefix[..., None], jnp.exp(entropy - prefix)
+    total: Any = np.full((*shape, model.vocab_size), -np.inf), np.full(shape, -np.inf), np.full(shape, -np.inf)
+    total = jax.tree.map(lambda part: part.astype(jax.dtypes.canonicalize_dtype(part.dtype)), total)
+    for number in range(len(next(iter(draws.values())))):
+        params = {name: value[number] for name, value in draws.items()}
+        total = _add_draw(model, params, np.int32(number), tokens, total)
+    joint, entropy, prefix = map(np.asarray, total)
+    return joint - prefix[..., None], np.exp(entropy - prefix)
 
 
 @partial(jax.jit, static_argnums=0)
-def _token_log_probs(model: Any, draws: dict[str, Array], tokens: Array) -> Array:
-    def one(inputs: tuple) -> Array:
-        params, number = inputs
-        if hasattr(model, "num_particles"):
-            process = model.process(params)
-            found = process.at(process.params, number).filter(tokens).log_increments
-        else:
-            rows = _rows(model, params, number, tokens)
-            found = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
-        return jnp.where(counted(tokens), found, 0)
+def _add_draw(model: Any, params: dict[str, Array], number: Array, tokens: Array, total: Any) -> Any:
+    """Running sums over draws, as logarithms, weighted by `P_theta(x_<t)`: of the next token's law, its entropy, and 1."""
+    rows = _rows(model, params, number, tokens)
+    chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
+    prefix = jnp.cumsum(chosen, axis=-1) - chosen  # log P_theta(x_<t)
+    entropy = -jnp.where(rows > -jnp.inf, jnp.exp(rows) * rows, 0).sum(-1)
+    terms = prefix[..., None] + rows, prefix + jnp.log(entropy), prefix
+    return jax.tree.map(jnp.logaddexp, total, terms)
 
-    return jax.lax.map(one, (draws, jnp.arange(len(next(iter(draws.values()))))))
+
+@partial(jax.jit, static_argnums=0)
+def _token_log_probs(model: Any, params: dict[str, Array], number: Array, tokens: Array) -> Array:
+    if hasattr(model, "num_particles"):
+        process = model.process(params)
+        found = process.at(process.params, number).filter(tokens).log_increments
+    else:
+        rows = _rows(model, params, number, tokens)
+        found = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
+    return jnp.where(counted(tokens), found, 0)

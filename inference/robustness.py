@@ -2,11 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Array
@@ -15,7 +13,7 @@ from matplotlib.axes import Axes
 from probattn.errors import InputError
 from probattn.inference.baselines import token_counts
 from probattn.inference.estimates import INTERNAL, Measured, ratio
-from probattn.inference.fit import Fit
+from probattn.inference.fit import Fit, over_draws
 from probattn.inference.predictive import each, mixture_conditionals, token_log_probs
 from probattn.inference.style import STYLE, looks, own_axes
 from probattn.inference.typos import KINDS, MOST_TYPOS, room_for_typos, with_typos
@@ -81,8 +79,10 @@ def noise_robustness(fit: Fit, tokens: Any, *, levels: tuple[float, ...] = LEVEL
     number = len(next(iter(draws.values())))
     times = -(-num_noises // number)
     draws = {name: np.concatenate([value] * times) for name, value in draws.items()}
-    found, scale = _under_noise(fit.model, draws, jnp.asarray(tokens), jnp.asarray(levels), jax.random.key(seed))
-    found = np.asarray(found, float).reshape(len(levels), times, number, len(tokens))
+    found, scale = over_draws(
+        _under_noise, fit.model, draws, tokens, np.asarray(levels, np.float32), key=jax.random.key(seed)
+    )
+    found = np.swapaxes(found, 0, 1).astype(float).reshape(len(levels), times, number, len(tokens))
     once = np.logaddexp.reduce(found, axis=2) - math.log(number)  # the mixture over the draws, each time
     sums, averaged = once.mean(1), np.logaddexp.reduce(once, axis=1) - math.log(times)
     counts = np.broadcast_to(token_counts(tokens), sums.shape)
@@ -156,16 +156,8 @@ def plot_robustness(fits: Any, tokens: Any = None, *, disturbance: str = NOISE, 
     return ax
 
 
-@partial(jax.jit, static_argnums=0)
-def _under_noise(model: Any, draws: dict, tokens: Array, levels: Array, key: Array) -> tuple[Array, Array]:
-    """Log probabilities (levels, draws, num_sequences) and the root mean square under each draw."""
-
-    def one(inputs: tuple) -> tuple[Array, Array]:
-        params, key = inputs
-        noise = jax.random.normal(key, (*tokens.shape, model.dim))
-        scores = jax.lax.map(lambda level: model.noisy_log_likelihood(params, tokens, level * noise), levels)
-        return scores, model.root_mean_square(params, tokens)
-
-    number = len(next(iter(draws.values())))
-    scores, scale = jax.lax.map(one, (draws, jax.random.split(key, number)))
-    return jnp.swapaxes(scores, 0, 1), scale
+def _under_noise(model: Any, params: Any, key: Array, tokens: Any, levels: Any) -> tuple[Array, Array]:
+    """Log probabilities (levels, num_sequences) at noises of these levels, and the root mean square of the embeddings."""
+    noise = jax.random.normal(key, (*tokens.shape, model.dim))
+    scores = jax.lax.map(lambda level: model.noisy_log_likelihood(params, tokens, level * noise), levels)
+    return scores, model.root_mean_square(params, tokens)

@@ -57,7 +57,7 @@ class Disagreement:
 
 def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MOST_DRAWS) -> np.ndarray:
     """Stability margins (draws, num_sequences, positions) of evenly spaced draws; NaN after the end."""
-    return over_draws(fit.model.margins, fit.flat_draws(most_draws), np.asarray(tokens))
+    return over_draws(type(fit.model).margins, fit.model, fit.flat_draws(most_draws), np.asarray(tokens))
 
 
 def support_probability(margins: np.ndarray) -> np.ndarray:

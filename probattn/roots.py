@@ -19,6 +19,7 @@ from probattn.transform import Equation, guarded_newton
 from probattn.uniqueness import require_strict
 
 CELLS = 8192  # of the grid in dimension 1
+ROWS = 16  # to a multiple of which pasts are padded
 
 
 class RootCount(NamedTuple):
@@ -91,7 +92,8 @@ def expected_roots(
         raise InputError("key: expected a random key in dimension 2 and up (the count is a Monte Carlo estimate)")
     if num_draws < 2 or num_starts < 1:
         raise InputError(f"num_draws, num_starts: expected at least 2 and 1, got {num_draws} and {num_starts}")
-    count, balance = _count(attention, past, scale, key, num_draws, num_starts)
+    padded = jnp.pad(past, ((0, -len(past) % ROWS), (0, 0)))
+    count, balance = _count(attention, padded, len(past), scale, key, num_draws, num_starts)
     count, balance = np.asarray(count, float), np.asarray(balance)
     error = count.std(ddof=1) / math.sqrt(num_draws)
     return RootCount(float(count.mean()), float(error), float((balance != 1).mean()))
@@ -123,26 +125,31 @@ def _total_variation(attention: Attention, past: jax.Array, scale: jax.Array) ->
     return (jnp.abs(turns - ends[:-1]) + jnp.abs(ends[1:] - turns)).sum()
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _count(attention, past, scale, key, num_draws, num_starts):
-    """Number of distinct roots found and the sum of their signs, for each draw of the noise."""
-    position = jnp.asarray(len(past))
-    buffer = jnp.concatenate([past, jnp.zeros_like(past[:1])])
+@partial(jax.jit, static_argnums=(5, 6))
+def _count(attention, padded, position, scale, key, num_draws, num_starts):
+    """Number of distinct roots found and the sum of their signs, for each draw of the noise.
+
+    `padded` holds the past in its first `position` rows, so that pasts of several lengths are one program.
+    """
     for_noise, for_starts = jax.random.split(key)
-    noise = scale * jax.random.normal(for_noise, (num_draws, attention.dim), past.dtype)
-    combinations = jax.random.dirichlet(for_starts, jnp.ones(len(past), past.dtype), (num_starts,))
-    starts = jnp.concatenate([past, combinations @ past])[:num_starts]
+    noise = scale * jax.random.normal(for_noise, (num_draws, attention.dim), padded.dtype)
+    rows, number = jnp.arange(len(padded)), jnp.arange(num_starts)
+    weights = jnp.where(rows < position, jax.random.exponential(for_starts, (num_starts, len(padded)), padded.dtype), 0)
+    combinations = weights @ padded / weights.sum(-1, keepdims=True)
+    own = padded[jnp.minimum(number, len(padded) - 1)]
+    starts = jnp.where(number[:, None] < position, own, combinations)
 
     def one_draw(noise):
-        equation = Equation.at(attention, buffer, position, noise)
+        equation = Equation.at(attention, padded, position, noise)
         roots = jax.vmap(lambda start: guarded_newton(equation, start + noise))(starts)
         found = jnp.isfinite(roots).all(-1)
         distance = jnp.abs(roots[:, None] - roots[None]).max(-1)
         # Newton's roots are exact to some machine epsilons over sigma_min; nearer ones are one root found twice.
         same = distance < jnp.sqrt(jnp.finfo(roots.dtype).eps) * equation.unit
         first = found & ~jnp.tril(same & found[None], -1).any(-1)
-        u = jnp.concatenate([jnp.broadcast_to(past, (num_starts, *past.shape)), roots[:, None]], axis=1)
-        sign = jnp.sign(jnp.linalg.det(jacobian_blocks(attention, jnp.where(found[:, None, None], u, 0))[:, -1]))
-        return first.sum(), jnp.where(first, sign, 0).sum()
+        slopes = jax.vmap(jax.jacfwd(equation.difference))(jnp.where(found[:, None], roots / equation.unit, 0))
+        return first.sum(), jnp.where(first, jnp.sign(jnp.linalg.det(slopes)), 0).sum()
 
-    return jax.lax.map(one_draw, noise, batch_size=64)
+    # In equal batches: a smaller last one would be compiled by itself.
+    batch = max(size for size in range(1, 65) if num_draws % size == 0)
+    return jax.lax.map(one_draw, noise, batch_size=batch)

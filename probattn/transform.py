@@ -138,6 +138,10 @@ class Equation(NamedTuple):
         """The right-hand side, in units."""
         return (mean_at(self.attention, self.u, self.position, scaled * self.unit) + self.noise) / self.unit
 
+    def difference(self, scaled: jax.Array) -> jax.Array:
+        """Left-hand side minus right-hand side, in units: 0 at a root, and its slope there is J_t."""
+        return scaled - self.iterate(scaled)
+
 
 def newton(equation: Equation, start: jax.Array) -> jax.Array:
     """The root under the cap: by Newton's method from `start`, or else by iteration, at rate kappa; NaN if both fail."""
@@ -157,14 +161,11 @@ def _fixed_point(equation: Equation, start: jax.Array) -> jax.Array:
 def _root(equation: Equation, start: jax.Array, find: Callable) -> jax.Array:
     """What `find` finds, differentiable to any order by the implicit function theorem."""
 
-    def difference(scaled: jax.Array) -> jax.Array:
-        return scaled - equation.iterate(scaled)
-
     def solve_tangent(linear: Callable, right: jax.Array) -> jax.Array:
         return jnp.linalg.solve(jax.jacfwd(linear)(jnp.zeros_like(right)), right)
 
     scaled_start = jax.lax.stop_gradient(start / equation.unit)
-    return equation.unit * jax.lax.custom_root(difference, scaled_start, find, solve_tangent)
+    return equation.unit * jax.lax.custom_root(equation.difference, scaled_start, find, solve_tangent)
 
 
 def _find_by_newton(difference: Callable, start: jax.Array) -> jax.Array:

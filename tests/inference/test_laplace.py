@@ -50,7 +50,7 @@ def test_curvature_is_that_of_automatic_differentiation(corpus):
     keys = jax.random.split(KEY, len(model.priors()))
     params = {name: 0.3 * prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
     z = unconstrain(model, corpus.train, params)
-    found = curvature(potential(model, corpus.train), z)
+    found = curvature(model, corpus.train, z, "unconstrained")
     flat, unravel = jax.flatten_util.ravel_pytree(z)
     hessian = np.asarray(jax.jit(jax.hessian(lambda x: potential(model, corpus.train)(unravel(x))))(flat), float)
     eps = np.finfo(flat.dtype).eps
