@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 
@@ -32,6 +33,8 @@ STATS = {
 class Kernel(NamedTuple):
     """Compiled functions; chains are the leading axis of what they take first and of all that they return.
 
+    Inside, z is one vector: what NumPyro's trees of trajectories keep of each array of z, they then keep once.
+
     Args:
         begin: `(z, keys), data -> state`.
         chunk: `state, data, number -> state, (z, stats)`, the latter (chains, CHUNK, ...), of which `number` are filled.
@@ -44,19 +47,29 @@ class Kernel(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def nuts_kernel(model: Any, placement: Placement, num_warmup: int, max_tree_depth: int) -> Kernel:
+def nuts_kernel(
+    model: Any, placement: Placement, shapes: tuple[tuple, ...], num_warmup: int, max_tree_depth: int
+) -> Kernel:
     """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that each compiles once.
 
-    The same for equal settings: another run of them in this process compiles nothing.
+    The same for equal settings: another run of them in this process compiles nothing. `shapes` are name, shape and type of
+    the arrays of z.
     """
     model = split_model(model, placement, WITHIN_A_CHAIN)
-    initialise, transition = hmc(potential_fn_gen=partial(potential, model), algo="NUTS")
+    unravel = ravel_pytree({name: np.zeros(shape, dtype) for name, shape, dtype in shapes})[1]
+
+    def energy(data: Array) -> Callable:
+        return lambda z: potential(model, data)(unravel(z))
+
+    initialise, transition = hmc(potential_fn_gen=energy, algo="NUTS")
 
     def begin(start: tuple[Values, Array], data: Array) -> Any:
         z, key = start
-        return initialise(z, num_warmup, max_tree_depth=max_tree_depth, model_args=(data,), rng_key=key)
+        return initialise(
+            ravel_pytree(z)[0], num_warmup, max_tree_depth=max_tree_depth, model_args=(data,), rng_key=key
+        )
 
-    def report(state: Any) -> tuple[Values, dict[str, Array]]:
+    def report(state: Any) -> tuple[Array, dict[str, Array]]:
         stats = {theirs: getattr(state, ours) for ours, theirs in STATS.items()}
         return state.z, stats | {"step_size": state.adapt_state.step_size}
 
@@ -68,8 +81,8 @@ def nuts_kernel(model: Any, placement: Placement, num_warmup: int, max_tree_dept
         empty = jax.tree.map(lambda leaf: jnp.zeros((CHUNK, *leaf.shape), leaf.dtype), report(state))
         return jax.lax.fori_loop(0, number, one, (state, empty))
 
-    def values(z: Values, data: Array) -> Values:
-        return jax.lax.map(partial(constrain, model, data), z)
+    def values(z: Array, data: Array) -> Values:
+        return jax.lax.map(lambda one: constrain(model, data, unravel(one)), z)
 
     once = partial(over_chains, placement=placement, compiler_options=ONCE)
     return Kernel(once(begin), over_chains(chunk, placement), once(values))

@@ -132,6 +132,15 @@ class _Place(NamedTuple):
     loss: Array
 
 
+class _Tally(NamedTuple):
+    """What a chunk counts: losses (CHUNK,), whether a step was halved, how many met a NaN, halvings after the last step."""
+
+    losses: Array
+    outside: Array
+    nans: Array
+    halvings: Array
+
+
 @lru_cache(maxsize=32)
 def _program(svi: SVI, whole: Any, sharding: NamedSharding | None) -> Callable:
     """A chunk of a descent, compiled once for all descents with the same `svi` and shapes."""
@@ -139,31 +148,44 @@ def _program(svi: SVI, whole: Any, sharding: NamedSharding | None) -> Callable:
 
 
 def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number: Array) -> _Chunk:
-    """`number` steps from each state, at most CHUNK."""
+    """`number` steps from each state, at most CHUNK, and back towards the last safe point if they end outside."""
 
     def one(state: SVIState, rate: Array) -> _Chunk:
-        def step(index: Array, carry: Any) -> Any:
-            place, (losses, outside, nans) = carry
-            place, loss, halved, is_nan = _step(svi, rate, data, place)
-            return place, (losses.at[index].set(loss), outside | halved, nans + is_nan)
+        def goes_on(carry: tuple[Array, _Place, _Tally, Array]) -> Array:
+            index, _, tally, inside = carry
+            return (index < number) | (~inside & (tally.halvings <= HALVINGS))
 
+        # The point that the last step leads to is looked at in one pass more, in which nothing moves but a halving: the
+        # same pass, so that the gradient, most of what is compiled, stands in the program once.
+        def step(carry: tuple[Array, _Place, _Tally, Array]) -> tuple[Array, _Place, _Tally, Array]:
+            index, place, tally, _ = carry
+            moving = index < number
+            moved, inside, is_nan = _step(svi, rate, data, place, moving)
+            losses = tally.losses.at[index].set(moved.loss, mode="drop")
+            counted = moving & ~inside
+            tally = _Tally(losses, tally.outside | counted, tally.nans + (moving & is_nan), tally.halvings + ~moving)
+            return index + 1, moved, tally, ~moving & inside
+
+        losses = jnp.full(CHUNK, jnp.nan)
+        tally = _Tally(losses, jnp.zeros((), bool), jnp.zeros((), int), jnp.zeros((), int))
         begun = _Place(state, _params(state), jnp.full((), jnp.nan))
-        counts = jnp.zeros(CHUNK), jnp.zeros((), bool), jnp.zeros((), int)
-        place, (losses, outside, nans) = jax.lax.fori_loop(0, number, step, (begun, counts))
-        last, loss = _pull_back(svi, place, data)
-        same = jax.tree.map(lambda old, new: (old == new).all(), begun.safe, _params(last))
-        blocked = outside & jnp.stack(jax.tree.leaves(same)).all()
-        return _Chunk(last, losses, outside, nans, blocked, loss if whole is None else whole(last, data))
+        _, place, tally, _ = jax.lax.while_loop(goes_on, step, (jnp.zeros((), int), begun, tally, jnp.zeros((), bool)))
+        # Where every halving is outside, the last safe point; its loss is then the last that was finite.
+        last = place.state._replace(optim_state=_with_params(place.state.optim_state, place.safe))
+        same = jax.tree.map(lambda old, new: (old == new).all(), begun.safe, place.safe)
+        blocked = tally.outside & jnp.stack(jax.tree.leaves(same)).all()
+        at_end = place.loss if whole is None else whole(last, data)
+        return _Chunk(last, tally.losses, tally.outside, tally.nans, blocked, at_end)
 
     return jax.vmap(one)(states, rates)
 
 
-def _step(svi: SVI, rate: Array, data: Any, place: _Place) -> tuple[_Place, Array, Array, Array]:
+def _step(svi: SVI, rate: Array, data: Any, place: _Place, moving: Array) -> tuple[_Place, Array, Array]:
     """One step, shortened by the rate; where the last one led out of the domain, half of that one instead.
 
-    Second, the last loss that was finite; then whether this one is not, and whether it is no number.
-
-    Past the boundary the density rises again (theory, section 3), so that nothing is learnt from where it is 0.
+    Past the boundary the density rises again (theory, section 3), so that nothing is learnt from where it is 0. Second,
+    whether the point it starts from is inside, third, whether the loss there is no number. If it is not `moving`, a point
+    inside stays as it is, and with it the optimiser.
     """
     proposed, loss = svi.update(place.state, data)
     inside = jnp.isfinite(loss)
@@ -171,37 +193,15 @@ def _step(svi: SVI, rate: Array, data: Any, place: _Place) -> tuple[_Place, Arra
     onward = jax.tree.map(lambda old, new: old + rate * (new - old), params, target)
     halfway = jax.tree.map(lambda safe, tried: safe + (tried - safe) / 2, place.safe, params)
 
-    def choose(one: Any, other: Any) -> Any:
-        return jax.tree.map(lambda left, right: jnp.where(inside, left, right), one, other)
+    def choose(condition: Array, one: Any, other: Any) -> Any:
+        return jax.tree.map(lambda left, right: jnp.where(condition, left, right), one, other)
 
-    optimiser = choose(proposed.optim_state, place.state.optim_state)
-    state = proposed._replace(optim_state=_with_params(optimiser, choose(onward, halfway)))
-    kept = jnp.where(inside, loss, place.loss)
-    return _Place(state, choose(params, place.safe), kept), kept, ~inside, jnp.isnan(loss)
-
-
-def _pull_back(svi: SVI, place: _Place, data: Any) -> tuple[SVIState, Array]:
-    """The state after the last step, halved until the loss there is finite, or the last safe point if none is; that loss."""
-
-    def at(fraction: Array) -> SVIState:
-        params = jax.tree.map(
-            lambda safe, tried: jnp.where(fraction > 0, safe + fraction * (tried - safe), safe),
-            place.safe,
-            _params(place.state),
-        )
-        return place.state._replace(optim_state=_with_params(place.state.optim_state, params))
-
-    def outside(carry: tuple[Array, Array]) -> Array:
-        return ~jnp.isfinite(carry[1]) & (carry[0] > 0)
-
-    def halve(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        fraction = jnp.where(carry[0] > 2.0**-HALVINGS, carry[0] / 2, 0)
-        return fraction, svi.evaluate(at(fraction), data)
-
-    # From twice the step, so that the whole step is the first to be tried.
-    twice, unknown = 2 * jnp.ones(()), jnp.full((), jnp.nan)
-    fraction, loss = jax.lax.while_loop(outside, halve, (twice, unknown))
-    return at(fraction), loss
+    optimiser = choose(inside & moving, proposed.optim_state, place.state.optim_state)
+    following = choose(inside, choose(moving, onward, params), halfway)
+    key = jnp.where(moving, proposed.rng_key, place.state.rng_key)
+    state = proposed._replace(optim_state=_with_params(optimiser, following), rng_key=key)
+    safe, kept = choose(inside, params, place.safe), jnp.where(inside, loss, place.loss)
+    return _Place(state, safe, kept), inside, jnp.isnan(loss)
 
 
 def _params(state: SVIState) -> Any:

@@ -136,7 +136,6 @@ def _sample(
 ) -> None:  # fmt: skip
     """Add chunks to the run until it has its draws."""
     num_warmup, total = settings["num_warmup"], settings["num_warmup"] + settings["num_samples"]
-    kernel = nuts_kernel(model, placement, num_warmup, settings["max_tree_depth"])
     for_start, *for_chains = jax.random.split(key, placement.num_chains + 1)
     stored = run.last_state()
     if stored is not None and stored.done >= total:
@@ -150,17 +149,19 @@ def _sample(
         z = jax.tree.map(lambda leaf: leaf[chosen], points)
     else:
         z = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in stored.z.items()}
+    shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
+    of_one = tuple((name, tuple(shape[1:]), dtype) for name, (shape, dtype) in shapes.items())
+    kernel = nuts_kernel(model, placement, of_one, num_warmup, settings["max_tree_depth"])
     data = on_all(data, placement)
     first = (z, jnp.stack(for_chains)), data
     # What a chunk starts from has been on the host, whether the run was killed or not: so both are the same program.
     like = jax.eval_shape(kernel.begin, *first)
     if stored is None:
         state, done = to_host(kernel.begin(*first)), 0
-        shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
         seconds = time.perf_counter() - began
         run.add(state, {}, {}, {"done": 0, "z": shapes, "seconds": seconds, "gradients": gradients})
     else:
-        state, done, shapes = stored.state, stored.done, stored.z
+        state, done = stored.state, stored.done
     with Progress("posterior", total, progress) as bar:
         while done < total:
             began = time.perf_counter()

@@ -17,7 +17,7 @@ from probattn.inference.fit import OnDemand
 from probattn.inference.identity import Density
 from probattn.inference.processes import on_first
 
-FORMAT = 3
+FORMAT = 4
 EXTENDABLE = ("num_samples",)  # what a resumed run may have more of
 
 

@@ -148,7 +148,12 @@ class LanguageModel:
         """The law of one sequence at given parameters: its prefixes, marginals, random set, samples."""
         functions = _functions(self)
         return SequenceProcess(
-            params=params, length=self.length, vocab_size=self.vocab_size, end_token=END, **functions
+            params=params,
+            length=self.length,
+            vocab_size=self.vocab_size,
+            end_token=END,
+            validate_args=False,
+            **functions,
         )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:

@@ -158,8 +158,9 @@ class TransformerLM:
     def process(self, params: Params) -> SequenceProcess:
         """The law of one sequence at given parameters."""
         return SequenceProcess(
-            _function(self), params, length=self.length, vocab_size=self.vocab_size, end_token=END, batched=True
-        )
+            _function(self), params, length=self.length, vocab_size=self.vocab_size, end_token=END, batched=True,
+            validate_args=False,
+        )  # fmt: skip
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """`sum_t log p(x_t | x_<t)` of each sequence, shape (...), in nats."""

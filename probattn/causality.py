@@ -39,10 +39,15 @@ def check_causal(
                 f"{(*batch, length)}, got {found}"
             )
     leaves, structure = jax.tree.flatten(shapes)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+    if is_traced(params):
         _try_random(next_token_logits, structure, tuple(leaves), length, vocab_size, batched, cached_step)
     else:
         _try(next_token_logits, params, length, vocab_size, batched, cached_step)
+
+
+def is_traced(params: Any) -> bool:
+    """Whether some of the parameters have no values yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
 
 
 @functools.lru_cache(maxsize=256)

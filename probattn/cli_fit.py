@@ -53,7 +53,9 @@ def demo(
     num_warmup, num_samples, depth = DEMO_DRAWS[quick]
     try:
         chains = {"num_warmup": num_warmup, "num_samples": num_samples, "num_chains": 2, "max_tree_depth": depth}
-        for method, settings in ((Method.map, {"num_steps": DEMO_STEPS[quick]}), (Method.posterior, chains)):
+        # As many descents as there are chains, whose starts are found by the same compiled program.
+        descents = {"num_steps": DEMO_STEPS[quick], "num_starts": chains["num_chains"]}
+        for method, settings in ((Method.map, descents), (Method.posterior, chains)):
             console.print(f"fitting by {method.value} ...")
             data = {"length": None, "train_size": None, "stream": False}
             fit_and_save(

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
-from probattn.causality import check_causal
+from probattn.causality import check_causal, is_traced
 from probattn.checks import whole_number
 from probattn.draws import CachedStep, draw
 from probattn.ending import survival, tightness
@@ -88,7 +88,9 @@ class SequenceProcess(dist.Distribution):
         length, vocab_size = whole_number("length", length), whole_number("vocab_size", vocab_size, 2)
         if end_token is not None and whole_number("end_token", end_token, 0) >= vocab_size:
             raise InputError(f"end_token: expected an id 0 to {vocab_size - 1} or None, got {end_token}")
-        check_causal(next_token_logits, params, length, vocab_size, batched, cached_step)
+        # Of traced parameters the check is a program of its own, which a caller that knows its function can do without.
+        if validate_args is not False or not is_traced(params):
+            check_causal(next_token_logits, params, length, vocab_size, batched, cached_step)
         self.next_token_logits: Any = next_token_logits
         self.params = params
         self.length, self.vocab_size, self.end_token = length, vocab_size, end_token
