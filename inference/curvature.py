@@ -12,6 +12,7 @@ from scipy.linalg import eigh
 from probattn.inference.compiled import ONCE
 from probattn.inference.joint import objective, tree_size
 from probattn.inference.processes import gathered
+from probattn.sequences import map_in_batches
 
 MOST_PARAMETERS = 1000  # of which a Hessian is made: its entries are their square
 BATCH = 32
@@ -74,5 +75,5 @@ def _gradient_and_hessian(model: Any, coordinates: str, data: Any, z: Any) -> tu
     flat, unravel = ravel_pytree(z)
     slope = jax.grad(lambda x: objective(model, data, coordinates)(unravel(x)))
     basis = jnp.eye(flat.size, dtype=flat.dtype)
-    gradients, columns = jax.lax.map(lambda along: jax.jvp(slope, (flat,), (along,)), basis, batch_size=BATCH)
+    gradients, columns = map_in_batches(lambda along: jax.jvp(slope, (flat,), (along,)), basis, BATCH)
     return gradients[0], columns

@@ -86,7 +86,7 @@ def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Value
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
 
 
-def _one_start(model: Any, prior: bool, key: Array, data: Array) -> Values:
+def _one_start(model: Any, prior: bool, key: Array, data: Any) -> Values:
     for attempt in range(ATTEMPTS):
         z, valid = gathered(_attempt(model, prior, jax.random.fold_in(key, attempt) if attempt else key, data))
         if valid:
@@ -100,7 +100,7 @@ def _one_start(model: Any, prior: bool, key: Array, data: Array) -> Values:
 # As a whole, since NumPyro's own search compiles each operation by itself; and one point at a time, so that any number of
 # starts is the same program.
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
-def _attempt(model: Any, prior: bool, key: Array, data: Array) -> tuple[Values, Array]:
+def _attempt(model: Any, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
     strategy = init_to_sample() if prior else init_to_uniform()
     sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
     values = {

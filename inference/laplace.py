@@ -21,6 +21,7 @@ from probattn.inference.placement import place_data
 from probattn.inference.processes import gathered
 from probattn.inference.shards import split_model
 from probattn.inference.verdict import Verdict
+from probattn.sequences import map_in_batches
 
 LEAST_INSIDE = 0.05  # of a Gaussian's draws, for those of finite density to stand for it
 
@@ -121,7 +122,7 @@ def gaussian_draws(
 
 @partial(jax.jit, static_argnums=0)
 def _energies(model: Any, data: Array, z: Values) -> Array:
-    return jax.lax.map(potential(model, data), z, batch_size=32)
+    return map_in_batches(potential(model, data), z, 32)
 
 
 def fit_ensemble(

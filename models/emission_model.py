@@ -18,6 +18,7 @@ from probattn.models.emission_laws import StoppedEmbeddings, StoppedTokens
 from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
+from probattn.sequences import map_in_batches
 from probattn.tokens import check_tokens, counted
 
 Params = dict[str, Any]
@@ -247,7 +248,7 @@ def _margins(model: EmissionModel, params: Params, tokens: Array) -> Array:
     def mean_margin(filtered: Any) -> Array:
         return filtered.weights @ stability_margin(model.attention(params), filtered.paths)
 
-    means = jax.lax.map(mean_margin, model.process(params).filter(tokens), batch_size=32)
+    means = map_in_batches(mean_margin, model.process(params).filter(tokens), 32)
     return jnp.where(counted(tokens), means, jnp.nan)
 
 

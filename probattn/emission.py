@@ -15,6 +15,7 @@ from probattn.estimate import Estimate
 from probattn.particle_filter import Emission, Filtered, run_filter
 from probattn.process import AttentionProcess
 from probattn.sequence_process import SequenceProcess
+from probattn.sequences import map_in_batches
 from probattn.tokens import END, as_tokens, counted
 
 AT_ONCE = 12_800  # particles of all sequences that are filtered side by side, which bounds memory
@@ -130,7 +131,7 @@ def _filter(process: EmissionProcess, tokens: Array, bootstrap: bool, predict: b
 
     keys = jax.random.split(process.key, len(tokens))
     side_by_side = max(1, AT_ONCE // process.num_particles)
-    return jax.lax.map(one, (tokens, keys), batch_size=min(side_by_side, len(tokens)))
+    return map_in_batches(one, (tokens, keys), side_by_side)
 
 
 def _stops(tokens: Array) -> Array:

@@ -15,6 +15,7 @@ from probattn.attention import Attention
 from probattn.checks import as_float_array, as_scale
 from probattn.errors import InputError
 from probattn.jacobian import jacobian_blocks, residuals
+from probattn.sequences import map_in_batches
 from probattn.transform import Equation, guarded_newton
 from probattn.uniqueness import require_strict
 
@@ -150,6 +151,4 @@ def _count(attention, padded, position, scale, key, num_draws, num_starts):
         slopes = jax.vmap(jax.jacfwd(equation.difference))(jnp.where(found[:, None], roots / equation.unit, 0))
         return first.sum(), jnp.where(first, jnp.sign(jnp.linalg.det(slopes)), 0).sum()
 
-    # In equal batches: a smaller last one would be compiled by itself.
-    batch = max(size for size in range(1, 65) if num_draws % size == 0)
-    return jax.lax.map(one_draw, noise, batch_size=batch)
+    return map_in_batches(one_draw, noise, 64)

@@ -78,6 +78,15 @@ def _in_pieces(run: Callable, sequences: jax.Array, most: int) -> Any:
     return jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1).reshape(-1, *part.shape[2:])[:number], results)
 
 
+def map_in_batches(function: Callable, rows: Any, batch_size: int) -> Any:
+    """`function` of each row, so many side by side; the last batch is filled up, so that one program serves all of them."""
+    number = len(jax.tree.leaves(rows)[0])
+    size = max(1, min(batch_size, number))
+    missing = -number % size
+    filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:missing]]) if missing else leaf, rows)
+    return jax.tree.map(lambda leaf: leaf[:number], jax.lax.map(function, filled, batch_size=size))
+
+
 def broadcast_maps(attention: Attention, shape: tuple[int, ...]) -> Attention:
     """The attention with all its arrays broadcast to one batch of maps of that shape."""
 
