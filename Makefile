@@ -1,16 +1,19 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow notebooks docs calibration sampling particles bench lint types clean
+.PHONY: help demo test test-fast test-all notebooks docs calibration sampling particles bench lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
-# float32 is JAX's default; the second pass runs the same suite in float64, where the tightest bars are.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+# Each job of tests/where.py runs in both precisions; a job that hangs as a whole is ended after LIMIT seconds.
+LIMIT = 2400
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --session-timeout $(LIMIT)
 
 help:
 	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (some 3 minutes)"
-	@echo "make test         the test suite, in float32 and in float64"
-	@echo "make test-slow    the tests that take minutes each"
+	@echo "make test         the default tests: theory and models in float32 and in float64, the rest in one (10 minutes)"
+	@echo "make test-fast    of these the theory and the models in float32, without fits (2 minutes)"
+	@echo "make test-NAME    another job of tests/where.py: slow, notebooks, site, examples, kill, processes, studies"
+	@echo "make test-all     all jobs, and what took longest"
 	@echo "make notebooks    execute the notebooks and keep their outputs"
 	@echo "make docs         the site, in build/site: open build/site/index.html"
 	@echo "make calibration  rank figures of both latent models with and without the log-determinant, in build/calibration"
@@ -23,11 +26,21 @@ demo: .venv/installed
 	$(BIN)/probattn demo
 
 test: .venv/installed-dev
-	JAX_ENABLE_X64=0 $(PYTEST) -m "not slow"
-	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow"
+	JAX_ENABLE_X64=0 $(PYTEST)
+	JAX_ENABLE_X64=1 $(PYTEST)
 
-test-slow: .venv/installed-dev
-	JAX_ENABLE_X64=1 $(PYTEST) -m slow
+test-fast: .venv/installed-dev
+	JAX_ENABLE_X64=0 $(PYTEST) --job fast
+
+test-all: LIMIT = 14400
+test-all: .venv/installed-dev
+	JAX_ENABLE_X64=0 $(PYTEST) --job all --durations 20
+	JAX_ENABLE_X64=1 $(PYTEST) --job all --durations 20
+
+# Other jobs are in float32 alone; exit code 5 would be no test at all.
+test-slow: LIMIT = 7200
+test-%: .venv/installed-dev
+	JAX_ENABLE_X64=0 $(PYTEST) --job $* --durations 10
 
 notebooks: .venv/installed-dev
 	$(BIN)/python -m tools.notebooks run

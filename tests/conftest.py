@@ -1,29 +1,41 @@
-"""Shared by all tests: shape checking, precision, and the tolerances that follow from it.
+"""Shared by all tests: jobs and precisions, shape checking, the kept compiled programs, and the browser.
 
-`make test` runs the suite twice, with JAX_ENABLE_X64 unset and set.
+`tests/where.py` says where each test runs; `pytest --job NAME` chooses, and JAX_ENABLE_X64 the precision.
 """
 
 import gc
 import importlib
+import importlib.util
 import os
 import shutil
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
+# Compiled programs are kept between runs; workers and processes share them. The folder can be thrown away at any time.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache_path("probattn", appauthor=False) / "tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Two workers and two runs compile the same functions; the cache lets the second one load them. Processes inherit it.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Most of the suite's time goes to compiling programs that run once or twice. Files that sample for long have theirs
-# optimised, and so has the second pass.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("JAX_ENABLE_X64") == "1" else "1")
+# Most of the suite's time goes to compiling programs that run once or twice: they are not optimised, but for some files.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
 from jaxtyping import install_import_hook
 from playwright.sync_api import sync_playwright
 
+KEPT = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+MOST_KEPT = 4e9  # bytes
+UNREADABLE = "Error reading persistent compilation cache entry"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+UNOPTIMISED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+PRECISION = "float64" if jax.config.jax_enable_x64 else "float32"
+HERE = Path(__file__).parent
+
+specification = importlib.util.spec_from_file_location("where", HERE / "where.py")
+where = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(where)
 
 with install_import_hook(["probattn"], "beartype.beartype"):
     for package in ("probattn", "probattn.models", "probattn.inference"):
@@ -31,36 +43,52 @@ with install_import_hook(["probattn"], "beartype.beartype"):
         for name in module.__all__:  # what is not loaded under the hook is not checked
             getattr(module, name)
 
-# Pages, figures and stores of fits are the same in float64, where fits, densities and processes are tested, and so are processes of
-# one job, which choose their own precision: the second pass leaves them out.
-IN_ONE_PASS = (
-    "test_browser",
-    "test_compare",
-    "test_detection",
-    "test_diagnose",
-    "test_generation_figure",
-    "test_learning_curve",
-    "test_posterior_look",
-    "test_posterior_store",
-    "test_processes",
-    "test_report",
-)
-collect_ignore = [f"inference/{name}.py" for name in IN_ONE_PASS] if jax.config.jax_enable_x64 else []
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--job", default="default", choices=["default", "fast", *where.JOBS, "all"], help="see tests/where.py"
+    )
 
 
-UNOPTIMISED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-OPTIMISED = ("test_calibration", "test_diagnose", "test_fits", "test_microcanonical", "test_report")
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", f"default:{UNREADABLE}")
 
 
-def pytest_collection_modifyitems(items):
-    """The longest file first: what one worker begins last, the other one waits for."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+def pytest_collection_modifyitems(config, items):
+    """Leave out what runs elsewhere, limit the rest, and begin with the longest files."""
+    wanted, chosen, others = config.getoption("job"), [], []
+    for item in items:
+        name = where.name_of(item.path.relative_to(HERE).as_posix(), item.name)
+        job = where.job_of(name)
+        if where.runs(name, wanted, PRECISION):
+            item.add_marker(pytest.mark.timeout(where.LIMITS[job]))
+            chosen.append(item)
+        else:
+            others.append(item)
+    config.hook.pytest_deselected(items=others)
+    order = {path: number for number, path in enumerate(where.LONGEST)}
+    items[:] = sorted(chosen, key=lambda item: order.get(item.path.relative_to(HERE).as_posix(), len(order)))
+
+
+def pytest_warning_recorded(warning_message):
+    """Compiled programs that cannot be read are no failure: all that was kept goes, and is made again."""
+    if str(warning_message.message).startswith(UNREADABLE):
+        shutil.rmtree(KEPT, ignore_errors=True)
+
+
+def pytest_sessionfinish(session):
+    """Of several processes of one run the first looks whether too much is kept."""
+    if hasattr(session.config, "workerinput") or not KEPT.exists():
+        return
+    if sum(path.stat().st_size for path in KEPT.iterdir() if path.is_file()) > MOST_KEPT:
+        shutil.rmtree(KEPT, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs(request):
     """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib crashes."""
-    jax.config.update("jax_disable_most_optimizations", UNOPTIMISED and request.path.stem not in OPTIMISED)
+    path = request.path.relative_to(HERE).as_posix()
+    jax.config.update("jax_disable_most_optimizations", UNOPTIMISED and path not in where.OPTIMISED)
     yield
     jax.clear_caches()
     gc.collect()
@@ -80,12 +108,5 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def float64():
-    """For bars that float32 cannot meet, such as 1e-10 against automatic differentiation."""
-    if not jax.config.jax_enable_x64:
-        pytest.skip("needs float64: runs in the second pass of `make test`, under JAX_ENABLE_X64=1")
-
-
-def pytest_report_header():
-    return f"jax {jax.__version__}, {'float64' if jax.config.jax_enable_x64 else 'float32'}, {jax.devices()}"
+def pytest_report_header(config):
+    return f"jax {jax.__version__}, {PRECISION}, {jax.devices()}, job {config.getoption('job')}"

@@ -4,14 +4,9 @@ import json
 import os
 import shutil
 
-import jax
 import pytest
 
 from probattn import cli
-
-pytestmark = pytest.mark.skipif(
-    jax.config.jax_enable_x64, reason="the command line is the same in float64; fits are tested in both"
-)
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 CHAINS = ["--num-warmup", "10", "--num-samples", "14", "--num-chains", "2", "--start", "random"]

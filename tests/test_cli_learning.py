@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,10 +10,6 @@ from probattn import cli, cli_learning, inference
 from probattn.cli_runs import load
 from probattn.errors import FitError
 from probattn.inference import load_corpus, load_curve
-
-pytestmark = pytest.mark.skipif(
-    jax.config.jax_enable_x64, reason="the command line is the same in float64; fits are tested in both"
-)
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 SMALL = ["--dim", "1", "--num-steps", "30", "--num-warmup", "40", "--num-samples", "60", "--max-tree-depth", "3"]

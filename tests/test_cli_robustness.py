@@ -3,7 +3,6 @@
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -11,10 +10,6 @@ from axe_playwright_python.sync_playwright import Axe
 from probattn import cli, cli_robustness
 from probattn.errors import FitError
 from probattn.robustness_arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
-
-pytestmark = pytest.mark.skipif(
-    jax.config.jax_enable_x64, reason="the command line is the same in float64; trainings are tested in both"
-)
 
 TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
 TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 100, "num_samples": 20, "num_members": 2}

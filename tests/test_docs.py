@@ -4,7 +4,6 @@ import doctest
 import re
 from pathlib import Path
 
-import jax
 import pytest
 
 import probattn
@@ -14,8 +13,6 @@ import probattn.models
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "how-to").glob("*.md")))
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
-
-pytestmark = pytest.mark.skipif(jax.config.jax_enable_x64, reason="pages and examples are written in float32")
 
 
 def examples():

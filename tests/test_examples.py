@@ -6,12 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    jax.config.jax_enable_x64, reason="the scripts are the same in the second pass: they run in float32"
-)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PAIRS = [("optax", "barrier"), ("optax", "own_heads"), ("flax_nnx", "barrier"), ("equinox", "barrier")]
 

@@ -2,15 +2,12 @@
 
 import re
 
-import jax
 import nbformat
 import pytest
 
 from tools import notebooks
 
 BOOKS = notebooks.notebooks([])
-
-pytestmark = pytest.mark.skipif(jax.config.jax_enable_x64, reason="notebooks are in float32")
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)

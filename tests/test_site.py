@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -22,8 +21,6 @@ PAGES = (
 
 # What the theme and Sphinx leave: captions of the sidebar without a level, a drawer without a name, code that scrolls and takes no focus.
 OF_THE_THEME = {"aria-required-attr", "landmark-unique", "scrollable-region-focusable"}
-
-pytestmark = pytest.mark.skipif(jax.config.jax_enable_x64, reason="the site is the same in float64")
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,7 @@ PROBABILITY = 0.999
 
 
 def calibrate(posterior_model=None, **settings):
-    # In the float64 pass half as many: the program is the same, only slower.
-    num_simulations = 100 if jax.config.jax_enable_x64 else 200
-    settings = dict(num_simulations=num_simulations, num_draws=49, thinning=3, num_warmup=150) | settings
+    settings = dict(num_simulations=200, num_draws=49, thinning=3, num_warmup=150) | settings
     settings = dict(probability=PROBABILITY) | settings
     return simulation_based_calibration(
         LatentAttention(**FIELDS), posterior_model=posterior_model, key=jax.random.key(1), **settings
@@ -74,7 +72,6 @@ def test_an_emission_model_without_the_log_determinant_is_seen():
     assert {"log_det", "smallest_margin"} <= set(outside)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("coordinates", ["embedding", "noise"])
 def test_the_emission_model_is_calibrated_over_a_thousand_simulations(coordinates):
     assert calibrate_emission(coordinates=coordinates, num_simulations=1000, probability=0.95).outside() == []
@@ -92,7 +89,6 @@ def test_bands_hold_uniform_ranks_together_and_see_a_shift():
     assert Calibration(shifted, 49, 0.0).outside() == ["b"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parametrisation", ["full", "factored", "symmetric"])
 def test_every_parametrisation_is_calibrated_over_a_thousand_simulations(parametrisation):
     model = LatentAttention(**FIELDS, parametrisation=parametrisation)

@@ -17,10 +17,6 @@ from probattn.inference.fit import mixture_error, mixture_log_prob
 from probattn.inference.identity import density_of
 from probattn.models import EmissionModel, LanguageModel
 
-pytestmark = pytest.mark.skipif(
-    jax.config.jax_enable_x64,
-    reason="densities and filter are tested in both precisions; what is done with fits is the same",
-)
 MODEL = EmissionModel(4, 5, 1, num_particles=20)
 KEY = jax.random.key(0)
 

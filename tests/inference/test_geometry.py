@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from probattn.inference.style import QUANTILES
 from probattn.inference.support import disagreement, example, support_probability
 from probattn.models import LanguageModel
 
-TOLERANCE = 1e-5 if not jax.config.jax_enable_x64 else 1e-10
+TOLERANCE = 1e-10
 
 
 def test_support_probability_counts_smallest_margins_only_where_there_are_any():

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -69,7 +68,6 @@ def assert_same(one, other):
             np.testing.assert_array_equal(value, getattr(second, part)[name], strict=True)
 
 
-@pytest.mark.skipif(jax.config.jax_enable_x64, reason="the store is the same in float64; processes are slow to start")
 def test_killed_in_warmup_in_sampling_and_in_the_middle_of_writes(tmp_path, cache):
     assert start(tmp_path / "whole", "never", cache).wait() == 0
     for kill in ("0 writing", "3 written", "7 writing"):
@@ -81,7 +79,6 @@ def test_killed_in_warmup_in_sampling_and_in_the_middle_of_writes(tmp_path, cach
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path, cache):
     moments = random.Random(0)
     assert start(tmp_path / "whole", "never", cache, 4000).wait() == 0

@@ -12,7 +12,7 @@ from probattn.inference.estimates import ratio
 from probattn.inference.predictive import as_fits, mixture_conditionals, predict_ngram, token_log_probs
 from probattn.models import LanguageModel
 
-TOLERANCE = 1e-5 if not jax.config.jax_enable_x64 else 1e-12
+TOLERANCE = 1e-12
 
 
 def test_predictions_are_those_of_the_mixture_process(fits, corpus):

@@ -83,7 +83,7 @@ def alone():
 
 
 @pytest.mark.parametrize(("number", "devices"), [(1, 8), (2, 4)], ids=["8 devices", "2 processes of 4"])
-def test_eight_devices_give_what_one_gives(float64, alone, tmp_path, tmp_path_factory, number, devices):
+def test_eight_devices_give_what_one_gives(alone, tmp_path, tmp_path_factory, number, devices):
     """13 sequences on 8 shards, and 4 chains on 2 shards each."""
     cache = tmp_path_factory.getbasetemp() / "cache"
     ended = start(["-c", RUN, tmp_path, cache], number, devices)
@@ -103,7 +103,6 @@ WORDS = "\n".join(f"{a}{b}{c}" for a in "xyz" for b in "xyz" for c in "xyz")
 FEW = "--dim 1 --num-warmup 4 --num-samples 6 --num-chains 2 --max-tree-depth 3 --start random --devices 4"
 
 
-@pytest.mark.skipif(jax.config.jax_enable_x64, reason="the command line is the same in float64")
 def test_the_command_line_fits_and_resumes_in_two_processes(tmp_path):
     (tmp_path / "words.txt").write_text(WORDS)
     run = tmp_path / "run"

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from probattn.inference.baselines import token_counts
 from probattn.inference.robustness import LEVELS, NOISE, noise_robustness, typo_robustness
 from probattn.inference.typos import KINDS, room_for_typos
 
-TOLERANCE = 1e-4 if not jax.config.jax_enable_x64 else 1e-10
+TOLERANCE = 1e-10
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def at(model, params, u):
     return log_density(model, (TOKENS,), {}, params | site)[0]
 
 
-def test_joint_density_follows_the_formula(float64):
+def test_joint_density_follows_the_formula():
     one, u = model(), random_embeddings()
     params = random_params(one)
     expected = sum(prior.log_prob(params[name]) for name, prior in one.priors().items())
@@ -57,7 +57,7 @@ def test_joint_density_follows_the_formula(float64):
     np.testing.assert_allclose(at(one, params, u), expected, rtol=0, atol=1e-10)
 
 
-def test_the_two_coordinates_differ_by_the_log_determinant(float64):
+def test_the_two_coordinates_differ_by_the_log_determinant():
     for seed in range(3):
         params, u = random_params(model(), seed), random_embeddings(seed)
         change = jnp.where(COUNTED, log_det(model().attention(params), u), 0).sum()
@@ -66,7 +66,7 @@ def test_the_two_coordinates_differ_by_the_log_determinant(float64):
 
 
 @pytest.mark.parametrize("coordinates", BOTH)
-def test_what_follows_the_end_bears_on_nothing(float64, coordinates):
+def test_what_follows_the_end_bears_on_nothing(coordinates):
     one = model(coordinates)
     site = "embeddings" if coordinates == "embedding" else "noise"
     params, values = random_params(one), random_embeddings(2)
@@ -117,7 +117,7 @@ def test_it_is_a_plain_numpyro_model(coordinates):
     assert losses[-1] < losses[0]
 
 
-def test_quantities_are_blind_to_rotations_of_the_embeddings(float64):
+def test_quantities_are_blind_to_rotations_of_the_embeddings():
     one, u = model(), random_embeddings()
     params = random_params(one)
     turn = jnp.asarray([[0.6, -0.8], [0.8, 0.6]])
@@ -135,7 +135,7 @@ def test_quantities_are_blind_to_rotations_of_the_embeddings(float64):
     np.testing.assert_allclose(one.log_likelihood(turned, TOKENS), one.log_likelihood(params, TOKENS), atol=0.5)
 
 
-def test_a_mode_in_embedding_coordinates_has_the_smaller_barrier(float64):
+def test_a_mode_in_embedding_coordinates_has_the_smaller_barrier():
     """u maximises f + log det, v maximises f: add up what each gains on the other, and log det is larger at u."""
     params = random_params(model())
     params["query"] = 3 * params["query"]

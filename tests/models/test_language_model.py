@@ -29,14 +29,14 @@ def every_sequence(vocab_size, length):
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_the_law_over_all_padded_sequences_sums_to_one(float64, heads):
+def test_the_law_over_all_padded_sequences_sums_to_one(heads):
     model = LanguageModel(3, 4, 2, heads)
     sequences = every_sequence(3, 4)
     total = np.exp(model.log_likelihood(random_params(model), sequences)).sum()
     np.testing.assert_allclose(total, 1, rtol=0, atol=1e-12)
 
 
-def test_log_likelihood_follows_the_formula_token_by_token(float64):
+def test_log_likelihood_follows_the_formula_token_by_token():
     model = LanguageModel(4, 4, 3, 2, rank=2)
     params = random_params(model)
     E, P, out, b = (params[name] for name in ("embedding", "position", "readout", "bias"))
@@ -56,7 +56,7 @@ def test_log_likelihood_follows_the_formula_token_by_token(float64):
 
 
 @pytest.mark.parametrize("contraction", [None, 0.9])
-def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(float64, contraction):
+def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(contraction):
     model = LanguageModel(4, 4, 3, barrier_weight=0.3, scale=0.7, contraction=contraction)
     params = random_params(model, size=0.4)
     path = 0.0

@@ -58,7 +58,7 @@ def test_the_forward_pass_is_that_of_the_loops():
         np.testing.assert_allclose(row, slow_logits(MODEL, params, tokens), rtol=tolerance, atol=tolerance)
 
 
-def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention(float64):
+def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention():
     params = params_of(MODEL)
     for attention, x in MODEL.attentions(params, MODEL.path(params, TOKENS[1])):
 
@@ -76,7 +76,7 @@ def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention(float64):
 
 @pytest.mark.parametrize("placement", ["auxiliary", "own"])
 @pytest.mark.parametrize("variant", ["full", "bounded"])
-def test_the_joint_is_likelihood_penalty_and_prior(float64, placement, variant):
+def test_the_joint_is_likelihood_penalty_and_prior(placement, variant):
     model = dataclasses.replace(MODEL, barrier_weight=0.3, placement=placement, variant=variant, barrier_sequences=1)
     params = params_of(model)
     u = model.path(params, TOKENS)

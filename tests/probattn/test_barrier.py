@@ -32,7 +32,7 @@ def by_formula(attention, u, weight, variant, scale, counted):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("mask", "contraction"), [("strict", None), ("strict", 0.8), ("inclusive", None)])
-def test_each_variant_is_its_formula(float64, variant, mask, contraction):
+def test_each_variant_is_its_formula(variant, mask, contraction):
     attention = cases.attention(2, value=True, mask=mask, contraction=contraction)
     u, counted = embeddings(3, 5), np.random.default_rng(0).random((3, 5)) < 0.7
     ours = jax.value_and_grad(lambda u: barrier_loss(attention, u, 0.3, variant, scale=0.7, counted=counted))(u)

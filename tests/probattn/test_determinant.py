@@ -9,7 +9,7 @@ from probattn.determinant import LARGEST_UNROLLED, sign_and_log_det
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4, 8, LARGEST_UNROLLED, LARGEST_UNROLLED + 1])
-def test_sign_and_log_det_agree_with_the_library(float64, dim):
+def test_sign_and_log_det_agree_with_the_library(dim):
     blocks = np.random.default_rng(dim).standard_normal((3, 20, dim, dim))
     sign, log_det = sign_and_log_det(jnp.asarray(blocks))
     expected_sign, expected = np.linalg.slogdet(blocks)
@@ -21,7 +21,7 @@ def test_sign_and_log_det_agree_with_the_library(float64, dim):
 
 
 @pytest.mark.parametrize("dim", [1, 3, LARGEST_UNROLLED + 1])
-def test_forward_and_second_derivatives_agree_with_the_library(float64, dim):
+def test_forward_and_second_derivatives_agree_with_the_library(dim):
     draw = np.random.default_rng(dim).standard_normal
     block, direction = jnp.asarray(draw((dim, dim))), jnp.asarray(draw((dim, dim)))
     ours, theirs = (lambda b: sign_and_log_det(b)[1]), (lambda b: jnp.linalg.slogdet(b)[1])
@@ -34,7 +34,7 @@ def test_forward_and_second_derivatives_agree_with_the_library(float64, dim):
         np.testing.assert_allclose(derivative(ours), derivative(theirs), rtol=1e-7, atol=1e-7)
 
 
-def test_pivots_are_exchanged_where_they_vanish_or_nearly_do(float64):
+def test_pivots_are_exchanged_where_they_vanish_or_nearly_do():
     """Without exchange the first block divides by zero, and the second loses all digits."""
     exchange = np.asarray([[0.0, 1.0], [1.0, 0.0]])
     tiny = np.asarray([[1e-17, 1.0, 2.0], [1.0, 1.0, 0.0], [3.0, 2.0, 1.0]])
@@ -57,7 +57,7 @@ def near_identity(size, *shape):
     return jnp.eye(size) + 0.1 * jnp.asarray(np.random.default_rng(size).standard_normal((*shape, size, size)))
 
 
-def test_one_block_that_needs_exchanges_costs_the_others_no_digits(float64):
+def test_one_block_that_needs_exchanges_costs_the_others_no_digits():
     """In the order given elimination would lose some eleven digits of the block in the middle."""
     calm = near_identity(3, 5)
     mixed = calm.at[2].set(jnp.asarray([[1e-11, 1.0, 2.0], [1.0, 1.0, 0.0], [3.0, 2.0, 1.0]]))

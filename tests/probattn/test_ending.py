@@ -11,7 +11,7 @@ from probattn.models import LanguageModel
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_survival_is_the_mass_that_has_not_ended(float64, name):
+def test_survival_is_the_mass_that_has_not_ended(name):
     case = cases()[name]
     process = case.process
     tokens = every_array(process)
@@ -23,7 +23,7 @@ def test_survival_is_the_mass_that_has_not_ended(float64, name):
         np.testing.assert_allclose(float(found), case.law.ravel()[alive].sum(), rtol=0, atol=1e-12)
 
 
-def test_paths_in_chunks_are_each_counted_once(float64, monkeypatch):
+def test_paths_in_chunks_are_each_counted_once(monkeypatch):
     process = SequenceProcess(recurrent_logits, recurrent_params(7, 4), length=5, vocab_size=4)
     alive = (every_array(process)[:, :5] != 0).all(1)
     expected = np.exp(process.log_prob(every_array(process)))[alive].sum()
@@ -45,7 +45,7 @@ def test_survival_by_monte_carlo_is_within_its_error_which_beats_counting(name):
     assert np.mean(np.square(np.array(errors) + 4)) > 1 + 4 * 0.5
 
 
-def test_a_starved_bigram_is_not_tight(float64):
+def test_a_starved_bigram_is_not_tight():
     """The counter-example: after token 1 comes token 1 for ever, so half of all sequences never end."""
     process = cases()["starved"].process
     np.testing.assert_allclose([float(process.survival(n)) for n in range(1, 6)], 0.5, rtol=0, atol=1e-12)
@@ -62,7 +62,7 @@ def slowly_starving_logits(params, tokens):
     return jnp.log(jnp.stack([end, 1 - end], axis=-1))
 
 
-def test_a_positive_probability_at_each_step_is_no_proof(float64):
+def test_a_positive_probability_at_each_step_is_no_proof():
     process = SequenceProcess(slowly_starving_logits, (), length=20, vocab_size=2)
     assert float(process.survival(20)) > 0.57  # the infinite product is 0.5775...
     found = process.tightness()
@@ -75,7 +75,7 @@ def test_a_positive_probability_at_each_step_is_no_proof(float64):
 
 
 @pytest.mark.parametrize("name", ["recurrent", "language model", "mixture"])
-def test_the_bound_holds_at_every_history(float64, name):
+def test_the_bound_holds_at_every_history(name):
     process = cases()[name].process
     found = process.tightness()
     rows = np.exp(process.next_token_log_probs(every_array(process)))

@@ -36,14 +36,14 @@ def embeddings(length, *batch, seed=1):
 
 
 @every_case_and_length
-def test_residuals_follow_the_formula(float64, name, length):
+def test_residuals_follow_the_formula(name, length):
     attention, u = cases.build(name), embeddings(length)
     np.testing.assert_allclose(residuals(attention, u), cases.slow_residuals(attention, u), rtol=0, atol=1e-10)
     np.testing.assert_allclose(attention_mean(attention, u), u - residuals(attention, u), rtol=0, atol=1e-14)
 
 
 @every_case_and_length
-def test_blocks_are_the_diagonal_of_a_block_triangular_jacobian(float64, name, length):
+def test_blocks_are_the_diagonal_of_a_block_triangular_jacobian(name, length):
     attention, u = cases.build(name), embeddings(length)
     dense = jax.jacobian(lambda u: cases.slow_residuals(attention, u))(u)  # [t, i, s, j]
     for t in range(length):
@@ -59,7 +59,7 @@ def test_blocks_are_the_diagonal_of_a_block_triangular_jacobian(float64, name, l
 
 
 @every_case
-def test_log_det_and_margin_agree_with_dense_computations(float64, name):
+def test_log_det_and_margin_agree_with_dense_computations(name):
     attention, u = cases.build(name), embeddings(5)
     dense = np.asarray(jax.jacobian(residuals, argnums=1)(attention, u))
     blocks = np.stack([dense[t, :, t] for t in range(5)])
@@ -79,7 +79,7 @@ def test_position_one_is_degenerate_when_it_attends_to_itself_alone():
 
 
 @every_case
-def test_gradient_of_log_det_agrees_with_differentiating_the_slow_map(float64, name):
+def test_gradient_of_log_det_agrees_with_differentiating_the_slow_map(name):
     attention, u = cases.build(name), embeddings(3)
 
     def slow(attention, u):
@@ -151,7 +151,7 @@ def test_path_log_density_is_minus_infinity_outside_the_local_domain_and_nan_on_
     assert jnp.isnan(jax.jit(path_log_density)(inside, u * jnp.nan)).any()
 
 
-def test_the_density_integrates_to_one_under_the_contraction_cap(float64):
+def test_the_density_integrates_to_one_under_the_contraction_cap():
     past = jnp.asarray([[-1.0], [1.5]])
     attention = cases.Attention([[[2.5]]], [[[1.5]]], contraction=0.9)
     grid = jnp.linspace(-12, 12, 4001)

@@ -27,7 +27,7 @@ def embeddings(seed=1, length=LENGTH):
 
 
 @pytest.mark.parametrize("name", ["strict-3heads-value", "inclusive-1heads-value", "contracted-1heads-value"])
-def test_each_kind_from_its_definition(float64, name):
+def test_each_kind_from_its_definition(name):
     attention, u = cases.build(name), embeddings()
     blocks = np.asarray(jacobian_blocks(attention, u))
     singular = np.linalg.svd(blocks, compute_uv=False)
@@ -43,7 +43,7 @@ def test_each_kind_from_its_definition(float64, name):
         assert (stability_margin(attention, u, "spectral") > 1 - attention.contraction).all()
 
 
-def test_sigma_min_is_the_distance_to_the_nearest_singular_matrix(float64):
+def test_sigma_min_is_the_distance_to_the_nearest_singular_matrix():
     attention, u = cases.build("strict-3heads-value"), embeddings()
     rng = np.random.default_rng(0)
     for block, margin in zip(np.asarray(jacobian_blocks(attention, u)), stability_margin(attention, u), strict=True):
@@ -59,7 +59,7 @@ def test_sigma_min_is_the_distance_to_the_nearest_singular_matrix(float64):
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("length", [2, 3, 8])
-def test_slack_is_that_of_the_dense_matrix_inequality(float64, sign, length):
+def test_slack_is_that_of_the_dense_matrix_inequality(sign, length):
     square = np.random.default_rng(3).standard_normal((cases.DIM, cases.DIM))
     interaction = sign * square @ square.T
     attention, u = Attention.from_interaction(interaction[None], symmetric=True), embeddings(length=length)

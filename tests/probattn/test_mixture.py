@@ -20,7 +20,7 @@ def single(index):
     )
 
 
-def test_its_laws_are_averages_of_the_draws_laws(float64):
+def test_its_laws_are_averages_of_the_draws_laws():
     """Every law that is linear in the process, each by a code path that knows nothing of mixtures."""
     mixture = ProcessMixture(base(), DRAWS)
     singles = [single(index) for index in range(4)]
@@ -35,7 +35,7 @@ def test_its_laws_are_averages_of_the_draws_laws(float64):
         np.testing.assert_allclose(law(mixture), averaged, rtol=0, atol=1e-12)
 
 
-def test_averaging_conditionals_over_draws_is_another_law(float64):
+def test_averaging_conditionals_over_draws_is_another_law():
     """The same mass, one, but not the same probabilities: only reweighted conditionals multiply to the mixture."""
     mixture = ProcessMixture(base(), DRAWS)
     tokens = every_array(mixture)

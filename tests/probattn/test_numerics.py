@@ -72,7 +72,7 @@ def test_sampling_takes_long_and_short_noise(length):
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 3, 4])
-def test_near_the_boundary_float32_keeps_the_digits_that_the_docstring_promises(float64, exponent):
+def test_near_the_boundary_float32_keeps_the_digits_that_the_docstring_promises(exponent):
     draws = np.random.default_rng(4).standard_normal((6, cases.DIM))
     u = jnp.asarray(draws).at[-1].set(draws[:-1].mean(0) + 0.1)  # among its past, so that its weights stay spread
     plain = Attention.from_interaction(np.eye(cases.DIM)[None])

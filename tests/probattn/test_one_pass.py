@@ -18,7 +18,7 @@ def both(attention, u, scale=1.0):
 
 
 @pytest.mark.parametrize(("heads", "value", "length"), [(1, True, 5), (1, False, 1), (2, True, 2), (2, False, 6)])
-def test_it_is_the_density_and_the_readout(float64, heads, value, length):
+def test_it_is_the_density_and_the_readout(heads, value, length):
     attention = cases.attention(heads, 2, value=value, mask="inclusive")
     u = jnp.asarray(np.random.default_rng(length).standard_normal((3, length, cases.DIM)))
 

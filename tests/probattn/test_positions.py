@@ -20,7 +20,7 @@ def summed(law, positions):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("positions", [(0,), (2,), (0, 2), (3, 1), (2, 0, 3)])
-def test_marginals_are_sums_of_the_law(float64, name, positions):
+def test_marginals_are_sums_of_the_law(name, positions):
     case = cases()[name]
     found = case.process.marginal(positions)
     assert found.exact
@@ -28,7 +28,7 @@ def test_marginals_are_sums_of_the_law(float64, name, positions):
 
 
 @pytest.mark.parametrize("name", ["recurrent", "mixture"])
-def test_marginals_of_marginals_agree_in_either_order(float64, name):
+def test_marginals_of_marginals_agree_in_either_order(name):
     process = cases()[name].process
     three, back = process.marginal([0, 1, 3]).value, process.marginal([3, 1, 0]).value
     np.testing.assert_allclose(three, np.transpose(back), rtol=0, atol=1e-12)
@@ -39,7 +39,7 @@ def test_marginals_of_marginals_agree_in_either_order(float64, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("positions", "given_tokens"), [((0,), {2: 1}), ((3, 1), {0: 1}), ((2,), {1: 1, 3: 1})])
-def test_conditionals_are_ratios_of_sums(float64, name, positions, given_tokens):
+def test_conditionals_are_ratios_of_sums(name, positions, given_tokens):
     case = cases()[name]
     index = tuple(given_tokens.get(axis, slice(None)) for axis in range(case.law.ndim))
     kept = [axis for axis in range(case.law.ndim) if axis not in given_tokens]

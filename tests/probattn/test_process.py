@@ -31,7 +31,7 @@ def batch_of_maps(count=3):
 
 
 @every_case
-def test_log_prob_is_the_change_of_variables_with_the_dense_jacobian(float64, name):
+def test_log_prob_is_the_change_of_variables_with_the_dense_jacobian(name):
     law, u = process(name), draws()
     dense = jax.jacobian(lambda u: cases.slow_residuals(law.attention, u))(u).reshape(u.size, u.size)
     normal = dist.Normal(0, 0.7).log_prob(cases.slow_residuals(law.attention, u)).sum()
@@ -56,7 +56,7 @@ def test_shapes(maps, scale, sample_shape):
     assert law.event_dim == 2
 
 
-def test_a_batch_is_its_processes_one_by_one(float64):
+def test_a_batch_is_its_processes_one_by_one():
     attention, scale = batch_of_maps(3), jnp.asarray([[0.5], [1.0]])
     law, u = AttentionProcess(attention, scale, LENGTH), draws(4, 2, 3)
     for j in range(3):
@@ -77,7 +77,7 @@ def test_samples_are_the_transformed_noise():
     np.testing.assert_array_equal(law.rsample(key, (3,)), law.sample(key, (3,)))
 
 
-def test_samples_follow_the_density_in_one_dimension(float64):
+def test_samples_follow_the_density_in_one_dimension():
     attention = Attention(np.full((1, 1, 1), 2.0), np.full((1, 1, 1), 2.0), contraction=0.95)
     law = AttentionProcess(attention, 0.6, 3)
     past = jnp.asarray([[-1.0], [1.2]])
@@ -93,7 +93,7 @@ def test_samples_follow_the_density_in_one_dimension(float64):
 
 
 @pytest.mark.parametrize("what", ["log_prob", "sample"])
-def test_gradients_are_those_of_finite_differences(float64, what):
+def test_gradients_are_those_of_finite_differences(what):
     law, u = process(), draws()
 
     def value(log_scale, gain, u):

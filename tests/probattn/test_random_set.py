@@ -36,7 +36,7 @@ def index(subset):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_set_law_is_the_law_of_the_visited_set(float64, name):
+def test_set_law_is_the_law_of_the_visited_set(name):
     case = cases()[name]
     found = np.asarray(case.process.set_law().value)
     expected = np.zeros_like(found)
@@ -48,7 +48,7 @@ def test_set_law_is_the_law_of_the_visited_set(float64, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_containment_is_totally_monotone_and_its_moebius_inverse_is_the_set_law(float64, name):
+def test_containment_is_totally_monotone_and_its_moebius_inverse_is_the_set_law(name):
     process = cases()[name].process
     law = np.asarray(process.set_law().value)
     contained = {subset: float(process.containment(subset)) for subset in subsets(alphabet(process))}
@@ -63,7 +63,7 @@ def test_containment_is_totally_monotone_and_its_moebius_inverse_is_the_set_law(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_capacity_and_inclusion_follow_from_the_set_law(float64, name):
+def test_capacity_and_inclusion_follow_from_the_set_law(name):
     case = cases()[name]
     process, law = case.process, looped(case)
     for subset in subsets(alphabet(process)):

@@ -23,7 +23,7 @@ TABLE = np.random.default_rng(5).standard_normal((3, 3))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_total_mass_is_one_and_every_sequence_has_its_probability(float64, name):
+def test_total_mass_is_one_and_every_sequence_has_its_probability(name):
     case = cases()[name]
     probability = np.exp(case.process.log_prob(every_array(case.process)))
     np.testing.assert_allclose(probability.reshape(case.law.shape), case.law, rtol=0, atol=1e-12)
@@ -31,7 +31,7 @@ def test_total_mass_is_one_and_every_sequence_has_its_probability(float64, name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prefix_laws_sum_to_one_at_every_length_and_are_consistent(float64, name):
+def test_prefix_laws_sum_to_one_at_every_length_and_are_consistent(name):
     process, law = cases()[name].process, cases()[name].law
     prefixes = np.unique(every_array(process)[:, :3], axis=0)
     probability = np.exp(process.log_prob(prefixes))
@@ -41,7 +41,7 @@ def test_prefix_laws_sum_to_one_at_every_length_and_are_consistent(float64, name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_next_token_laws_are_ratios_of_prefix_laws(float64, name):
+def test_next_token_laws_are_ratios_of_prefix_laws(name):
     """Of a mixture too: its conditionals reweight the draws."""
     process, law = cases()[name].process, cases()[name].law
     tokens = every_array(process)[:: max(1, law.size // 50)]
@@ -109,7 +109,7 @@ def test_a_symbol_after_the_end_is_outside_the_support():
     assert jax.jit(process.log_prob)(jnp.array([1, 7, 2])) == -jnp.inf
 
 
-def test_without_an_end_token_it_is_a_law_on_infinite_sequences_and_says_so(float64):
+def test_without_an_end_token_it_is_a_law_on_infinite_sequences_and_says_so():
     process = SequenceProcess(bigram_logits, TABLE, length=4, vocab_size=3, end_token=None)
     probability = np.exp(process.log_prob(every_array(process)))
     np.testing.assert_allclose(probability.sum(), 1, rtol=0, atol=1e-12)

@@ -35,7 +35,7 @@ def embeddings(*shape, seed=1):
 
 
 @pytest.mark.parametrize(("heads", "rank", "value", "by_lemma"), SHAPES)
-def test_value_and_derivatives_are_those_of_the_whole_blocks(float64, heads, rank, value, by_lemma):
+def test_value_and_derivatives_are_those_of_the_whole_blocks(heads, rank, value, by_lemma):
     contraction = 0.8 if heads == 2 else None
     attention, u = cases.attention(heads, rank, value=value, contraction=contraction), embeddings(2, 6)
     size = small_blocks(attention, u, attend(attention, u))[0].shape[-1]

@@ -35,19 +35,19 @@ def test_forward_and_inverse_undo_each_other(name):
 
 
 @every_case
-def test_inverse_and_forward_undo_each_other(float64, name):
+def test_inverse_and_forward_undo_each_other(name):
     transform, u = AttentionTransform(cases.PROPER[name]), noise()
     np.testing.assert_allclose(transform(transform.inv(u)), u, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [name for name in cases.PROPER if "contracted" in name])
-def test_forward_is_the_limit_of_the_plain_iteration(float64, name):
+def test_forward_is_the_limit_of_the_plain_iteration(name):
     attention, e = cases.PROPER[name], noise()
     np.testing.assert_allclose(AttentionTransform(attention)(e), cases.slow_sample(attention, e), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["contracted-value-origin-bias", "dissipative"])
-def test_log_det_is_that_of_the_dense_jacobian_in_both_directions(float64, name):
+def test_log_det_is_that_of_the_dense_jacobian_in_both_directions(name):
     transform, e = AttentionTransform(cases.PROPER[name]), noise()
     u = transform(e)
     for function, at, sign in ((transform, e, 1), (transform.inv, u, -1)):
@@ -63,7 +63,7 @@ def test_log_det_is_that_of_the_dense_jacobian_in_both_directions(float64, name)
 
 
 @pytest.mark.parametrize("name", ["contracted-value-origin-bias", "dissipative"])
-def test_derivatives_in_the_parameters_are_those_of_finite_differences(float64, name):
+def test_derivatives_in_the_parameters_are_those_of_finite_differences(name):
     attention, e = cases.PROPER[name], 0.1 * noise()
     leaves, structure = jax.tree.flatten(attention)
     draw = np.random.default_rng(5).standard_normal
@@ -85,7 +85,7 @@ def test_derivatives_in_the_parameters_are_those_of_finite_differences(float64, 
         np.testing.assert_allclose(second, (first(h) - first(-h)) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
-def test_jit_vmap_and_scan_give_the_same(float64):
+def test_jit_vmap_and_scan_give_the_same():
     transform, e = AttentionTransform(cases.PROPER["contracted-value-origin-bias"]), noise(3)
     expected = transform(e)
     np.testing.assert_allclose(jax.jit(lambda t, e: t(e))(transform, e), expected, rtol=0, atol=1e-12)
@@ -94,7 +94,7 @@ def test_jit_vmap_and_scan_give_the_same(float64):
     np.testing.assert_allclose(scanned, expected, rtol=0, atol=1e-12)
 
 
-def test_a_batch_of_maps_is_its_maps_one_by_one(float64):
+def test_a_batch_of_maps_is_its_maps_one_by_one():
     maps = [cases.attention(2, value=True, seed=seed, contraction=0.8) for seed in range(3)]
     batch, e = jax.tree.map(lambda *leaves: jnp.stack(leaves), *maps), noise(2, 3)
     assert batch.batch_shape == (3,)

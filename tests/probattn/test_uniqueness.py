@@ -38,7 +38,7 @@ def integrals(attention, past, scale, grid, cell):
 
 
 @pytest.mark.parametrize(("gain", "expected"), [(1.0, 1.0), (1.5, 1.4360), (3.0, 2.2301)])
-def test_the_theorys_one_dimensional_figures(float64, gain, expected):
+def test_the_theorys_one_dimensional_figures(gain, expected):
     attention = Attention.from_interaction([[[gain]]])
     count = expected_roots(attention, KEYS, 0.5)
     assert (count.standard_error, count.unbalanced) == (0, 0)
@@ -55,7 +55,7 @@ def test_the_theorys_one_dimensional_figures(float64, gain, expected):
 @pytest.mark.parametrize("contraction", [0.5, 0.99])
 @pytest.mark.parametrize("gain", [1.0, 1000.0])
 @pytest.mark.parametrize("dim", [1, 2])
-def test_under_the_cap_the_density_integrates_to_one_for_any_parameter_and_history(float64, dim, gain, contraction):
+def test_under_the_cap_the_density_integrates_to_one_for_any_parameter_and_history(dim, gain, contraction):
     for seed, spread in ((0, 0.3), (1, 3.0)):
         draw = np.random.default_rng(seed).standard_normal
         attention = Attention(gain * draw((2, 2, dim)), draw((2, 2, dim)), draw((2, dim, dim)), contraction=contraction)
@@ -70,7 +70,7 @@ def test_under_the_cap_the_density_integrates_to_one_for_any_parameter_and_histo
 
 
 @pytest.mark.parametrize("contraction", [0.5, 0.99])
-def test_the_cap_is_tight_and_leaves_one_root(float64, contraction):
+def test_the_cap_is_tight_and_leaves_one_root(contraction):
     attention = Attention(np.full((1, 1, 1), 1e4), np.ones((1, 1, 1)), contraction=contraction)
     # Between two keys, where both weigh 1/2, S is D^2 / 4: the slope of the mean comes within g/(g + kappa) of kappa.
     slope = 1 - jacobian_blocks(attention, after(KEYS, jnp.zeros((1, 1))))[0, -1, 0, 0]
@@ -78,7 +78,7 @@ def test_the_cap_is_tight_and_leaves_one_root(float64, contraction):
     np.testing.assert_allclose(expected_roots(attention, KEYS, 0.1).expected, 1, rtol=0, atol=1e-12)
 
 
-def test_counting_roots_in_the_plane_agrees_with_quadrature(float64):
+def test_counting_roots_in_the_plane_agrees_with_quadrature():
     attention = Attention.from_interaction(3 * jnp.eye(2)[None])
     past = jnp.asarray([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     grid, cell = plane(6, 601)
@@ -93,7 +93,7 @@ def test_counting_roots_in_the_plane_agrees_with_quadrature(float64):
     assert count == (1.0, 0.0, 0.0)
 
 
-def test_certificates_hold_only_where_there_is_one_root(float64):
+def test_certificates_hold_only_where_there_is_one_root():
     draw = np.random.default_rng(2).standard_normal
     proved = 0
     for _ in range(60):
@@ -105,7 +105,7 @@ def test_certificates_hold_only_where_there_is_one_root(float64):
     assert 10 < proved < 50
 
 
-def test_each_certificate_from_its_formula(float64):
+def test_each_certificate_from_its_formula():
     u = jnp.asarray(np.random.default_rng(0).standard_normal((5, cases.DIM)))
     past = [u[:t] for t in range(5)]
     squared = [max([float(((a - b) ** 2).sum()) for a in p for b in p], default=0.0) for p in past]

@@ -1,0 +1,164 @@
+"""Where each test runs: in which precision, and in which job. This table alone says so.
+
+The theory and the models are tested in float32 and in float64. Everything else runs in one precision: float32, or float64
+where its tolerances are tight. `make test` runs the default job in both precisions; `make test-NAME` runs another job.
+
+A name is a path below tests/, a folder, a file or a test (`folder/test_file.py::test_name`); the longest that fits counts.
+"""
+
+from collections.abc import Iterable
+
+BOTH = ("probattn", "models")
+
+# Bars that float32 cannot meet, such as 1e-10 against automatic differentiation.
+FLOAT64 = (
+    "inference/test_devices.py",
+    "inference/test_fits.py",
+    "inference/test_geometry.py",
+    "inference/test_predictive.py",
+    "inference/test_robustness.py",
+    "models/test_emission_model.py::test_joint_density_follows_the_formula",
+    "models/test_emission_model.py::test_the_two_coordinates_differ_by_the_log_determinant",
+    "models/test_emission_model.py::test_what_follows_the_end_bears_on_nothing",
+    "models/test_emission_model.py::test_quantities_are_blind_to_rotations_of_the_embeddings",
+    "models/test_emission_model.py::test_a_mode_in_embedding_coordinates_has_the_smaller_barrier",
+    "models/test_language_model.py::test_the_law_over_all_padded_sequences_sums_to_one",
+    "models/test_language_model.py::test_log_likelihood_follows_the_formula_token_by_token",
+    "models/test_language_model.py::test_joint_density_is_likelihood_plus_weighted_path_plus_prior",
+    "models/test_transformer.py::test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention",
+    "models/test_transformer.py::test_the_joint_is_likelihood_penalty_and_prior",
+    "probattn/test_barrier.py::test_each_variant_is_its_formula",
+    "probattn/test_determinant.py::test_sign_and_log_det_agree_with_the_library",
+    "probattn/test_determinant.py::test_forward_and_second_derivatives_agree_with_the_library",
+    "probattn/test_determinant.py::test_pivots_are_exchanged_where_they_vanish_or_nearly_do",
+    "probattn/test_determinant.py::test_one_block_that_needs_exchanges_costs_the_others_no_digits",
+    "probattn/test_ending.py::test_survival_is_the_mass_that_has_not_ended",
+    "probattn/test_ending.py::test_paths_in_chunks_are_each_counted_once",
+    "probattn/test_ending.py::test_a_starved_bigram_is_not_tight",
+    "probattn/test_ending.py::test_a_positive_probability_at_each_step_is_no_proof",
+    "probattn/test_ending.py::test_the_bound_holds_at_every_history",
+    "probattn/test_jacobian.py::test_residuals_follow_the_formula",
+    "probattn/test_jacobian.py::test_blocks_are_the_diagonal_of_a_block_triangular_jacobian",
+    "probattn/test_jacobian.py::test_log_det_and_margin_agree_with_dense_computations",
+    "probattn/test_jacobian.py::test_gradient_of_log_det_agrees_with_differentiating_the_slow_map",
+    "probattn/test_jacobian.py::test_the_density_integrates_to_one_under_the_contraction_cap",
+    "probattn/test_margins.py::test_each_kind_from_its_definition",
+    "probattn/test_margins.py::test_sigma_min_is_the_distance_to_the_nearest_singular_matrix",
+    "probattn/test_margins.py::test_slack_is_that_of_the_dense_matrix_inequality",
+    "probattn/test_mixture.py::test_its_laws_are_averages_of_the_draws_laws",
+    "probattn/test_mixture.py::test_averaging_conditionals_over_draws_is_another_law",
+    "probattn/test_numerics.py::test_near_the_boundary_float32_keeps_the_digits_that_the_docstring_promises",
+    "probattn/test_one_pass.py::test_it_is_the_density_and_the_readout",
+    "probattn/test_positions.py::test_marginals_are_sums_of_the_law",
+    "probattn/test_positions.py::test_marginals_of_marginals_agree_in_either_order",
+    "probattn/test_positions.py::test_conditionals_are_ratios_of_sums",
+    "probattn/test_process.py::test_log_prob_is_the_change_of_variables_with_the_dense_jacobian",
+    "probattn/test_process.py::test_a_batch_is_its_processes_one_by_one",
+    "probattn/test_process.py::test_samples_follow_the_density_in_one_dimension",
+    "probattn/test_process.py::test_gradients_are_those_of_finite_differences",
+    "probattn/test_random_set.py::test_set_law_is_the_law_of_the_visited_set",
+    "probattn/test_random_set.py::test_containment_is_totally_monotone_and_its_moebius_inverse_is_the_set_law",
+    "probattn/test_random_set.py::test_capacity_and_inclusion_follow_from_the_set_law",
+    "probattn/test_sequence_process.py::test_total_mass_is_one_and_every_sequence_has_its_probability",
+    "probattn/test_sequence_process.py::test_prefix_laws_sum_to_one_at_every_length_and_are_consistent",
+    "probattn/test_sequence_process.py::test_next_token_laws_are_ratios_of_prefix_laws",
+    "probattn/test_sequence_process.py::test_without_an_end_token_it_is_a_law_on_infinite_sequences_and_says_so",
+    "probattn/test_small_blocks.py::test_value_and_derivatives_are_those_of_the_whole_blocks",
+    "probattn/test_transform.py::test_inverse_and_forward_undo_each_other",
+    "probattn/test_transform.py::test_forward_is_the_limit_of_the_plain_iteration",
+    "probattn/test_transform.py::test_log_det_is_that_of_the_dense_jacobian_in_both_directions",
+    "probattn/test_transform.py::test_derivatives_in_the_parameters_are_those_of_finite_differences",
+    "probattn/test_transform.py::test_jit_vmap_and_scan_give_the_same",
+    "probattn/test_transform.py::test_a_batch_of_maps_is_its_maps_one_by_one",
+    "probattn/test_uniqueness.py::test_the_theorys_one_dimensional_figures",
+    "probattn/test_uniqueness.py::test_under_the_cap_the_density_integrates_to_one_for_any_parameter_and_history",
+    "probattn/test_uniqueness.py::test_the_cap_is_tight_and_leaves_one_root",
+    "probattn/test_uniqueness.py::test_counting_roots_in_the_plane_agrees_with_quadrature",
+    "probattn/test_uniqueness.py::test_certificates_hold_only_where_there_is_one_root",
+    "probattn/test_uniqueness.py::test_each_certificate_from_its_formula",
+)
+
+# Statistical runs of minutes.
+SLOW = (
+    "inference/test_calibration.py::test_an_emission_model_without_the_log_determinant_is_seen",
+    "inference/test_calibration.py::test_every_parametrisation_is_calibrated_over_a_thousand_simulations",
+    "inference/test_calibration.py::test_parameters_and_embeddings_of_an_emission_model_are_calibrated_together",
+    "inference/test_calibration.py::test_the_emission_model_is_calibrated_over_a_thousand_simulations",
+    "inference/test_calibration.py::test_the_posterior_is_calibrated",
+    "inference/test_diagnose.py::test_raw_weights_look_converged_and_predictions_are_not",
+    "inference/test_emission_fits.py::test_expectations_agree_in_both_coordinates",
+    "inference/test_microcanonical.py::test_it_agrees_with_nuts",
+    "inference/test_posterior_look.py::test_every_fit_has_every_curve",
+    "inference/test_reference.py::test_a_short_run_agrees_with_the_long_one",
+    "inference/test_reference.py::test_nuts_agrees_with_quadrature",
+)
+
+JOBS = {
+    "slow": SLOW,
+    "notebooks": ("test_notebooks.py",),
+    "site": ("test_site.py", "inference/test_browser.py"),
+    "examples": ("test_examples.py::test_it_runs_and_learns",),
+    "kill": ("inference/test_kill.py",),
+    "processes": ("inference/test_processes.py",),
+    "studies": ("test_cli_robustness.py", "test_cli_learning.py::test_a_study_leaves_runs_and_a_curve"),
+}
+
+# Seconds that one test may take, on a machine that is busy with other things too; past them it is killed and named.
+LIMITS = {
+    "default": 300,
+    "slow": 3600,
+    "notebooks": 900,
+    "site": 600,
+    "examples": 600,
+    "kill": 1800,
+    "processes": 900,
+    "studies": 1800,
+}
+
+# Of `make test-fast`, which has the theory and the models in float32, what it leaves out: fits.
+NOT_FAST = ("models/test_transformer.py::test_it_fits_by_the_same_machinery",)
+
+# Files whose programs are optimised: those that sample for long, and one that holds two orders of the same sums against each
+# other to the last digits.
+OPTIMISED = (
+    "inference/test_calibration.py",
+    "inference/test_diagnose.py",
+    "inference/test_fits.py",
+    "inference/test_microcanonical.py",
+    "inference/test_report.py",
+    "probattn/test_small_blocks.py",
+)
+
+# Of the default job, the files that take longest, begun first: what one worker begins last, the other one waits for.
+LONGEST = ()
+
+
+def name_of(path: str, test: str) -> str:
+    """The name of a test in this table: of its file's path below tests/, and of the function, without parameters."""
+    return f"{path}::{test.split('[')[0]}"
+
+
+def job_of(name: str) -> str:
+    """The job that a test runs in."""
+    fitting = {entry: job for job, entries in JOBS.items() for entry in _fitting(name, entries)}
+    return fitting[max(fitting, key=len)] if fitting else "default"
+
+
+def runs(name: str, job: str, precision: str) -> bool:
+    """Whether a test runs in a job ("fast" and "all" are none of the table's own), in this precision."""
+    if precision not in precisions_of(name):
+        return False
+    if job == "fast":
+        return job_of(name) == "default" and bool(_fitting(name, BOTH)) and not _fitting(name, NOT_FAST)
+    return job in ("all", job_of(name))
+
+
+def precisions_of(name: str) -> tuple[str, ...]:
+    """The precisions that a test runs in."""
+    if _fitting(name, FLOAT64):
+        return ("float64",)
+    return ("float32", "float64") if _fitting(name, BOTH) else ("float32",)
+
+
+def _fitting(name: str, entries: Iterable[str]) -> list[str]:
+    return [entry for entry in entries if name == entry or name.startswith((f"{entry}/", f"{entry}::"))]
