@@ -37,10 +37,10 @@ test-all: .venv/installed-dev
 	JAX_ENABLE_X64=0 $(PYTEST) --job all --durations 20
 	JAX_ENABLE_X64=1 $(PYTEST) --job all --durations 20
 
-# Other jobs are in float32 alone; exit code 5 would be no test at all.
+# The other jobs, all of it in float32; ONLY=WORD takes the tests of the job that have it in their names.
 test-slow: LIMIT = 7200
 test-%: .venv/installed-dev
-	JAX_ENABLE_X64=0 $(PYTEST) --job $* --durations 10
+	JAX_ENABLE_X64=0 $(PYTEST) --job $* --durations 10 $(if $(ONLY),-k "$(ONLY)")
 
 notebooks: .venv/installed-dev
 	$(BIN)/python -m tools.notebooks run

@@ -99,7 +99,7 @@ JOBS = {
     "site": ("test_site.py", "inference/test_browser.py"),
     "examples": ("test_examples.py::test_it_runs_and_learns",),
     "kill": ("inference/test_kill.py",),
-    "processes": ("inference/test_processes.py",),
+    "processes": ("inference/test_processes.py", "test_suite.py"),
     "studies": ("test_cli_robustness.py", "test_cli_learning.py::test_a_study_leaves_runs_and_a_curve"),
 }
 

@@ -1,5 +1,7 @@
 """LanguageModel: its law, its joint density against the formula by hand, and its use by plain NumPyro."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +16,28 @@ from probattn.inference.identity import density_of
 from probattn.models import LanguageModel
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
+TWO_HEADS = LanguageModel(4, 5, 3, heads=2)
 
 
 def random_params(model, seed=0, size=1.0):
     draw = np.random.default_rng(seed).standard_normal
     return {name: jnp.asarray(size * draw(prior.shape())) for name, prior in model.priors().items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def compute(model, methods, params, tokens):
+    """Several methods as one program: compiling takes the time here, and each operation by itself would be compiled."""
+    return tuple(getattr(model, method)(params, tokens) for method in methods)
+
+
+@partial(jax.jit, static_argnums=0)
+def joint(model, params):
+    return log_density(model, (TOKENS,), {}, params)[0]
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
 
 
 def every_sequence(vocab_size, length):
@@ -39,34 +58,36 @@ def test_the_law_over_all_padded_sequences_sums_to_one(heads):
 def test_log_likelihood_follows_the_formula_token_by_token():
     model = LanguageModel(4, 4, 3, 2, rank=2)
     params = random_params(model)
-    E, P, out, b = (params[name] for name in ("embedding", "position", "readout", "bias"))
-    for tokens in TOKENS:
+    by_hand = {name: np.asarray(value) for name, value in params.items()}
+    E, P, out, b = (by_hand[name] for name in ("embedding", "position", "readout", "bias"))
+    for tokens, ours in zip(TOKENS, model.log_likelihood(params, TOKENS), strict=True):
         expected, before = 0.0, [0]
         for x in tokens:
-            u = jnp.stack([E[symbol] + P[t] for t, symbol in enumerate(before)])
+            u = np.stack([E[symbol] + P[t] for t, symbol in enumerate(before)])
             hidden = u[-1]
-            for q, k, v in zip(params["query"], params["key"], params["value"], strict=True):
-                logits = jnp.stack([u_s @ k.T @ q @ u[-1] for u_s in u]) / np.sqrt(2)
-                hidden = hidden + v @ (jax.nn.softmax(logits) @ u)
-            expected += jax.nn.log_softmax(out @ hidden + b)[x]
+            for q, k, v in zip(by_hand["query"], by_hand["key"], by_hand["value"], strict=True):
+                logits = np.stack([u_s @ k.T @ q @ u[-1] for u_s in u]) / np.sqrt(2)
+                hidden = hidden + v @ (softmax(logits) @ u)
+            expected += np.log(softmax(out @ hidden + b)[x])
             before.append(x)
             if x == 0:
                 break
-        np.testing.assert_allclose(model.log_likelihood(params, tokens), expected, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("contraction", [None, 0.9])
 def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(contraction):
     model = LanguageModel(4, 4, 3, barrier_weight=0.3, scale=0.7, contraction=contraction)
     params = random_params(model, size=0.4)
-    path = 0.0
-    for tokens in TOKENS:
+    path, u = 0.0, model.path(params, TOKENS)
+    e, blocks = jax.jit(lambda attention, u: (residuals(attention, u), jacobian_blocks(attention, u)))(
+        model.path_attention(params), u
+    )
+    for tokens, of_row, blocks_of_row in zip(TOKENS, np.asarray(e), np.asarray(blocks), strict=True):
         end = np.flatnonzero(tokens == 0)
-        positions = end[0] + 1 if len(end) else len(tokens)
-        u = model.path(params, tokens)[:positions]
-        e = residuals(model.path_attention(params), u)
-        log_dets = [np.log(np.linalg.det(block)) for block in jacobian_blocks(model.path_attention(params), u)]
-        path += -0.5 * (e**2).sum() / 0.7**2 - e.size * np.log(0.7 * np.sqrt(2 * np.pi)) + sum(log_dets)
+        seen = of_row[: end[0] + 1 if len(end) else len(tokens)]
+        path += -0.5 * (seen**2).sum() / 0.7**2 - seen.size * np.log(0.7 * np.sqrt(2 * np.pi))
+        path += sum(np.log(np.linalg.det(block)) for block in blocks_of_row[: len(seen)])
     prior = 0.0
     stated = {
         "embedding": 1,
@@ -78,9 +99,9 @@ def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(contraction):
         "bias": 1,
     }
     for name, scale in stated.items():
-        prior += (-0.5 * (params[name] / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))).sum()
-    joint = log_density(model, (TOKENS,), {}, params)[0]
-    np.testing.assert_allclose(joint, model.log_likelihood(params, TOKENS).sum() + 0.3 * path + prior, rtol=1e-12)
+        prior += (-0.5 * (np.asarray(params[name]) / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))).sum()
+    expected = np.asarray(model.log_likelihood(params, TOKENS)).sum() + 0.3 * path + prior
+    np.testing.assert_allclose(joint(model, params), expected, rtol=1e-12)
 
 
 def test_what_follows_the_end_token_does_not_count():
@@ -90,10 +111,11 @@ def test_what_follows_the_end_token_does_not_count():
     shorter = params | {"position": params["position"][:4]}
     tokens = TOKENS[[0, 2, 3]]
     padded = np.pad(tokens, ((0, 0), (0, 2)))
-    for method in ("log_likelihood", "path_log_density"):
-        ours, theirs = getattr(model, method)(shorter, tokens), getattr(longer, method)(params, padded)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    assert np.isnan(model.margins(shorter, tokens[0])).tolist() == [False, False, False, True]
+    *ours, margins = compute(model, ("log_likelihood", "path_log_density", "margins"), shorter, tokens)
+    theirs = compute(longer, ("log_likelihood", "path_log_density"), params, padded)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert np.isnan(margins[0]).tolist() == [False, False, False, True]
 
 
 def test_logits_of_a_position_see_only_the_tokens_before_it():
@@ -111,17 +133,17 @@ def test_logits_of_a_position_see_only_the_tokens_before_it():
 def test_joint_is_minus_infinity_outside_the_local_domain_and_the_cap_has_no_outside():
     params = random_params(LanguageModel(4, 4, 3))
     params["query"] = params["key"] = 3 * jnp.eye(3)[None]
-    assert log_density(LanguageModel(4, 4, 3), (TOKENS,), {}, params)[0] == -jnp.inf
-    assert np.isfinite(log_density(LanguageModel(4, 4, 3, contraction=0.9), (TOKENS,), {}, params)[0])
-    assert np.isfinite(log_density(LanguageModel(4, 4, 3, barrier_weight=0.0), (TOKENS,), {}, params)[0])
+    assert joint(LanguageModel(4, 4, 3), params) == -jnp.inf
+    assert np.isfinite(joint(LanguageModel(4, 4, 3, contraction=0.9), params))
+    assert np.isfinite(joint(LanguageModel(4, 4, 3, barrier_weight=0.0), params))
 
 
 def test_generated_tokens_come_with_their_log_probability_margin_and_support_token():
-    model = LanguageModel(4, 5, 2)
-    params = random_params(model)
-    found = jax.tree.map(np.asarray, model.generate(params, 200, key=jax.random.key(0)))
-    np.testing.assert_allclose(np.nansum(found.log_prob, -1), model.log_likelihood(params, found.tokens), rtol=1e-4)
-    margins = np.asarray(model.margins(params, found.tokens))
+    params = random_params(TWO_HEADS)
+    found = jax.tree.map(np.asarray, TWO_HEADS.generate(params, 200, key=jax.random.key(0)))
+    likelihood, margins = compute(TWO_HEADS, ("log_likelihood", "margins"), params, found.tokens)
+    np.testing.assert_allclose(np.nansum(found.log_prob, -1), likelihood, rtol=1e-4)
+    margins = np.asarray(margins)
     np.testing.assert_allclose(found.margin, margins, rtol=1e-5)
     for margin, support, tokens in zip(margins, found.support, found.tokens, strict=True):
         positions = np.isfinite(margin).sum()
@@ -134,27 +156,32 @@ def test_generated_tokens_come_with_their_log_probability_margin_and_support_tok
 
 
 def test_its_process_is_the_law_that_generates_and_its_cached_step_the_whole_pass():
-    model = LanguageModel(4, 5, 3, heads=2)
-    params = random_params(model)
-    process = model.process(params)
+    params = random_params(TWO_HEADS)
+    process = TWO_HEADS.process(params)
     assert "a cached step per position" in repr(process)
     plain = SequenceProcess(process.next_token_logits, params, length=5, vocab_size=4, end_token=0, batched=True)
     key = jax.random.key(1)
-    drawn = process.sample(key, (100,))
-    # A uniform number that falls within rounding of a boundary may go the other way: not in 500 of them.
-    np.testing.assert_array_equal(drawn, plain.sample(key, (100,)))
-    np.testing.assert_array_equal(drawn, model.generate(params, 100, key=key).tokens)
-    np.testing.assert_allclose(process.log_prob(drawn), model.log_likelihood(params, drawn), rtol=1e-6)
+    drawn = process.sample(key, (200,))
+    # A uniform number that falls within rounding of a boundary may go the other way: not in 1000 of them.
+    np.testing.assert_array_equal(drawn, plain.sample(key, (200,)))
+    np.testing.assert_array_equal(drawn, TWO_HEADS.generate(params, 200, key=key).tokens)
+    np.testing.assert_allclose(process.log_prob(drawn), TWO_HEADS.log_likelihood(params, drawn), rtol=1e-6)
 
 
 def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
-    model = LanguageModel(5, 6, 4)
+    model = LanguageModel(5, 6, 2)
     tokens = Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=30)["tokens"][0]
     assert tokens.shape == (30, 6)
-    mcmc = MCMC(NUTS(model, max_tree_depth=4), num_warmup=20, num_samples=10, num_chains=1, progress_bar=False)
-    mcmc.run(jax.random.key(1), tokens)
-    draws = mcmc.get_samples()
+
+    @jax.jit  # the search for a start point would otherwise compile each operation by itself
+    def draws_of(key):
+        mcmc = MCMC(NUTS(model, max_tree_depth=4), num_warmup=20, num_samples=10, num_chains=1, progress_bar=False)
+        mcmc.run(key, tokens)
+        return mcmc.get_samples()
+
+    draws = draws_of(jax.random.key(1))
     assert set(draws) == set(model.priors())
+    assert all(jnp.isfinite(value).all() for value in draws.values())
     replicated = Predictive(model, draws)(jax.random.key(2), num_sequences=7)["tokens"]
     assert replicated.shape == (10, 7, 6)
     svi = SVI(model, AutoDelta(model), numpyro.optim.Adam(0.05), Trace_ELBO())
@@ -166,9 +193,9 @@ def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
 def test_numpyro_default_start_points_lie_in_the_local_domain(dim):
     model = LanguageModel(40, 10, dim)
     tokens = np.random.default_rng(0).integers(1, 40, (300, 10))
-    kernel = NUTS(model)
-    state = kernel.init(jax.random.key(0), 1, None, (tokens,), {})
-    assert np.isfinite(state.potential_energy)
+    # NumPyro takes the first of a hundred points where value and gradient are finite, and if none is the last.
+    energy = jax.jit(lambda key: NUTS(model).init(key, 1, None, (tokens,), {}).potential_energy)(jax.random.key(0))
+    assert np.isfinite(energy)
 
 
 @pytest.mark.parametrize(
@@ -218,10 +245,11 @@ def test_without_tokens_a_number_of_sequences_is_needed():
 def test_embeddings_looked_up_as_products_are_the_same_model():
     gathered, multiplied = LanguageModel(4, 4, 3), LanguageModel(4, 4, 3, one_hot=True)
     params = random_params(gathered, size=0.4)
-    ours, theirs = (
-        jax.value_and_grad(lambda params, model=model: model.log_likelihood(params, TOKENS).sum())(params)
-        for model in (multiplied, gathered)
-    )
+
+    def with_slope(model, params):
+        return jax.value_and_grad(lambda params: model.log_likelihood(params, TOKENS).sum())(params)
+
+    ours, theirs = jax.jit(lambda params: [with_slope(model, params) for model in (multiplied, gathered)])(params)
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=100 * jnp.finfo(other.dtype).eps * jnp.abs(other).max())
     assert density_of(multiplied, TOKENS) == density_of(gathered, TOKENS)

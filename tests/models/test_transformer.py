@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpyro.handlers import seed, trace
+from numpyro.handlers import seed
 from numpyro.infer.util import log_density
 
 from probattn import InputError, barrier_loss, jacobian_blocks
@@ -19,8 +20,13 @@ TOKENS = jnp.asarray([[1, 2, 3, 4, 0, 0], [4, 4, 1, 2, 3, 2]])
 
 
 def params_of(model, number=0):
-    sites = trace(seed(model, number)).get_trace(num_sequences=1)
-    return {name: sites[name]["value"] for name in model.priors()}
+    draw = np.random.default_rng(number).standard_normal
+    return {name: jnp.asarray(draw(prior.shape()) / 2) for name, prior in model.priors().items()}
+
+
+@partial(jax.jit, static_argnums=0)  # as one program: each operation by itself would be compiled by itself
+def logits_of(model, params, tokens):
+    return model.logits_at(params, model.path(params, tokens))
 
 
 def normalised(x):
@@ -52,7 +58,7 @@ def slow_logits(model, params, tokens):
 
 def test_the_forward_pass_is_that_of_the_loops():
     params = params_of(MODEL)
-    ours = MODEL.logits_at(params, MODEL.path(params, TOKENS))
+    ours = logits_of(MODEL, params, TOKENS)
     tolerance = 1e3 * float(jnp.finfo(ours.dtype).eps)
     for row, tokens in zip(ours, TOKENS.tolist(), strict=True):
         np.testing.assert_allclose(row, slow_logits(MODEL, params, tokens), rtol=tolerance, atol=tolerance)
@@ -60,9 +66,10 @@ def test_the_forward_pass_is_that_of_the_loops():
 
 def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention():
     params = params_of(MODEL)
-    for attention, x in MODEL.attentions(params, MODEL.path(params, TOKENS[1])):
 
-        def residual(token, t, attention=attention, x=x):
+    @jax.jit
+    def both(attention, x):
+        def residual(token, t):
             past = x.at[t].set(token)[: t + 1]
             heads = []
             for q, k, v in zip(attention.query, attention.key, attention.value, strict=True):
@@ -70,32 +77,40 @@ def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention():
                 heads.append(v @ (alpha @ past))
             return token - sum(heads)
 
-        expected = jnp.stack([jax.jacfwd(residual)(x[t], t) for t in range(len(x))])
-        np.testing.assert_allclose(jacobian_blocks(attention, x), expected, atol=1e-10)
+        return jacobian_blocks(attention, x), jnp.stack([jax.jacfwd(residual)(x[t], t) for t in range(len(x))])
+
+    for attention, x in MODEL.attentions(params, MODEL.path(params, TOKENS[1])):
+        np.testing.assert_allclose(*both(attention, x), atol=1e-10)
 
 
 @pytest.mark.parametrize("placement", ["auxiliary", "own"])
 @pytest.mark.parametrize("variant", ["full", "bounded"])
 def test_the_joint_is_likelihood_penalty_and_prior(placement, variant):
     model = dataclasses.replace(MODEL, barrier_weight=0.3, placement=placement, variant=variant, barrier_sequences=1)
-    params = params_of(model)
-    u = model.path(params, TOKENS)
-    placed = [(model.auxiliary_attention(params), u)] if placement == "auxiliary" else model.attentions(params, u)
-    first = np.array([[True] * 5 + [False]])
-    penalty = sum(barrier_loss(attention, x[:1], 0.3, variant, counted=first) for attention, x in placed)
-    prior = sum(d.log_prob(params[name]).sum() for name, d in model.priors().items())
-    expected = model.log_likelihood(params, TOKENS).sum() - penalty * (5 + 6) + prior
-    np.testing.assert_allclose(log_density(model, (TOKENS,), {}, params)[0], expected, rtol=1e-10)
+
+    @jax.jit
+    def both(params):
+        u = model.path(params, TOKENS)
+        placed = [(model.auxiliary_attention(params), u)] if placement == "auxiliary" else model.attentions(params, u)
+        first = np.array([[True] * 5 + [False]])
+        penalty = sum(barrier_loss(attention, x[:1], 0.3, variant, counted=first) for attention, x in placed)
+        prior = sum(d.log_prob(params[name]).sum() for name, d in model.priors().items())
+        expected = model.log_likelihood(params, TOKENS).sum() - penalty * (5 + 6) + prior
+        return log_density(model, (TOKENS,), {}, params)[0], expected
+
+    np.testing.assert_allclose(*both(params_of(model)), rtol=1e-10)
 
 
 def test_noise_and_dropout_are_of_training_only():
     model = dataclasses.replace(MODEL, noise=0.5, dropout=0.3)
     params = params_of(model)
 
-    def joint(number):
-        return float(log_density(seed(model, number), (TOKENS,), {}, params)[0])
+    @jax.jit
+    def joint(key):
+        return log_density(seed(model, key), (TOKENS,), {}, params)[0]
 
-    assert joint(0) == joint(0) != joint(1)
+    keys = jax.random.split(jax.random.key(0))
+    assert joint(keys[0]) == joint(keys[0]) != joint(keys[1])
     np.testing.assert_array_equal(model.log_likelihood(params, TOKENS), MODEL.log_likelihood(params, TOKENS))
 
 
@@ -107,7 +122,8 @@ def test_qk_norm_and_spectral_bound_the_logits():
     normed = dataclasses.replace(MODEL, qk_norm=True)
     tolerance = 1e4 * float(jnp.finfo(u.dtype).eps)
     # The scale enters through the constant under the root alone, 1e-6 beside mean squares of order 1.
-    np.testing.assert_allclose(normed.logits_at(larger, u), normed.logits_at(params, u), atol=1e-4 + tolerance)
+    one, other = (logits_of(normed, of, TOKENS) for of in (larger, params))
+    np.testing.assert_allclose(one, other, atol=1e-4 + tolerance)
     held = dataclasses.replace(MODEL, spectral=0.5)
     for attention, _ in held.attentions(larger, u):
         for matrices in (attention.query, attention.key):
@@ -115,8 +131,9 @@ def test_qk_norm_and_spectral_bound_the_logits():
 
 
 def test_it_fits_by_the_same_machinery():
+    """It is wide enough for more than 1000 numbers, of which no Hessian is compiled."""
     data = jnp.tile(jnp.asarray([[1, 2, 3, 4, 0, 0]]), (8, 1))
-    model = TransformerLM(5, 6, dim=2, layers=1, heads=1, barrier_weight=0.05)
+    model = TransformerLM(5, 6, dim=10, layers=1, heads=1, barrier_weight=0.05)
     fit = fit_map(model, data, key=jax.random.key(0), num_steps=150, batch_size=4, progress=False)
     assert model.log_likelihood(fit.params, data).mean() > -1  # of five tokens, one in two of which guessing would get
 
