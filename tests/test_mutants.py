@@ -23,4 +23,5 @@ def test_it_can_be_planted(fault):
     assert fault.old != fault.new
     assert fault.tests
     for path, _, test in (name.partition("::") for name in fault.tests):
-        assert not test or f"\ndef {test.partition('[')[0]}(" in (ROOT / path).read_text("utf-8")
+        source = (ROOT / path).read_text("utf-8")
+        assert not test or f"\ndef {test.partition('[')[0]}(" in source

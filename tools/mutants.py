@@ -1,12 +1,10 @@
 """Planted faults: does the suite see a wrong sign, a lost factor, an ignored argument?
 
-    python -m tools.mutants [--only PART] [--jobs N]    plant the faults, and run their tests
-    python -m tools.mutants --unmutated                 run the tests of the table with no fault
-    python -m tools.mutants --list                      show the table, tools/mutants.toml
+    python -m tools.mutants [--only PART] [--jobs N]    plant those of mutants.toml, run their tests
+    python -m tools.mutants --list, --unmutated         show them; run their tests with no fault
 
-Faults are planted one at a time in a copy of the tree, so that the checkout stays as it is. Before
-them the tests run without a fault: a test that always fails would catch everything. Exit status 1
-unless all faults are caught.
+Each is planted by itself in a copy of the tree. Before them the tests run without a fault, since a
+test that always fails would catch everything. Exit status 1 unless all faults are caught.
 """
 
 import argparse
@@ -22,45 +20,37 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from subprocess import PIPE, STDOUT
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "tools" / "mutants.toml"
-LINKS = ("models", "inference")  # where they lie once installed: inside of probattn
 ONE_FAULT, ALL_TESTS = 300, 3600  # seconds at most; a fault may make a loop endless
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=no")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """In `file` the text `old`, which occurs once, becomes `new`; `tests` are to see it.
-
-    Args: name, unique; why, what the fault is; tests, paths or ids; float64, what they run in.
-    """
+    """In `file` the text `old`, which occurs there once, becomes `new`."""
 
     name: str
-    why: str
+    why: str  # what the fault is
     file: str
     old: str
     new: str
-    tests: tuple[str, ...]
-    float64: bool = False
+    tests: list[str]  # paths or ids for pytest: what is to see it
+    float64: bool = False  # whether they run in float64
 
     def stale(self) -> str:
         """Why the fault cannot be planted in the tree as it is; empty if it can."""
         path = ROOT / self.file
         count = path.read_text("utf-8").count(self.old) if path.is_file() else 0
-        if count != 1:
-            return f"its old text occurs {count} times in {self.file}, and not once; mend its row"
-        gone = [test for test in self.tests if not (ROOT / test.partition("::")[0]).is_file()]
-        return f"no such test file: {', '.join(gone)}" if gone else ""
+        wrong = f"its old text occurs {count} times in {self.file}, and not once; mend its row"
+        return "" if count == 1 else wrong
 
 
 def table() -> list[Fault]:
     """The faults of `mutants.toml`."""
-    rows = tomllib.loads(TABLE.read_text("utf-8"))["fault"]
-    return [Fault(**{**row, "tests": tuple(row["tests"])}) for row in rows]
+    return [Fault(**row) for row in tomllib.loads(TABLE.read_text("utf-8"))["fault"]]
 
 
 def copy_tree(target: Path) -> Path:
@@ -70,22 +60,21 @@ def copy_tree(target: Path) -> Path:
         if name and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target / name)
-    for name in LINKS:
+    for name in ("models", "inference"):
         (target / "probattn" / name).symlink_to(Path("..") / name)
     return target
 
 
 def run_tests(tree: Path, tests: Any, float64: bool, limit: int) -> tuple[int | None, str, str]:
-    """Exit status of pytest, None past the limit; tests that failed, by id; the last line."""
+    """Exit status of pytest, None past the limit; failed tests, a line each; its last line."""
     # All rows share what is compiled, of Python and of JAX: most of it is the same with a fault.
     shared = {"PYTHONPYCACHEPREFIX": "bytecode", "JAX_COMPILATION_CACHE_DIR": "programs"}
     environment = os.environ | {name: str(tree.parent / shared[name]) for name in shared}
     environment |= {"PYTHONPATH": str(tree), "JAX_ENABLE_X64": str(int(float64))}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    first = ["-x"] if limit == ONE_FAULT else []
+    environment["PYTHONDONTWRITEBYTECODE"] = ""
     process = subprocess.Popen(
-        [*PYTEST, *first, *tests], cwd=tree, env=environment, text=True,
-        stdout=PIPE, stderr=STDOUT, start_new_session=True,
+        [*PYTEST, *tests], cwd=tree, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
         printed = process.communicate(timeout=limit)[0]
@@ -94,8 +83,8 @@ def run_tests(tree: Path, tests: Any, float64: bool, limit: int) -> tuple[int | 
         process.communicate()
         return None, "", f"stopped after {limit} s"
     lines = printed.strip().splitlines() or ["nothing printed"]
-    failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    return process.returncode, "\n".join(line.split(" ", 1)[1] for line in failed), lines[-1]
+    failed = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return process.returncode, "\n".join(failed), lines[-1]
 
 
 def fail_anyway(tree: Path, faults: list[Fault]) -> str:
@@ -112,19 +101,15 @@ def fail_anyway(tree: Path, faults: list[Fault]) -> str:
 
 def plant(fault: Fault, trees: "Queue[Path]", failing: str) -> str:
     """What came of one fault: its tests run in one of the trees with the fault planted there."""
-    if why := fault.stale():
-        return f"STALE: {why}"
-    if any(f"\n{test}" in failing for test in fault.tests):
-        return "ITS TESTS FAIL WITHOUT THE FAULT"
+    if (why := fault.stale()) or any(f"\n{test}" in failing for test in fault.tests):
+        return f"STALE: {why}" if why else "ITS TESTS FAIL WITHOUT THE FAULT"
     began, tree = time.monotonic(), trees.get()
     path = tree / fault.file
     whole = path.read_text("utf-8")
-    try:
-        path.write_text(whole.replace(fault.old, fault.new), "utf-8")
-        status, failed, last = run_tests(tree, fault.tests, fault.float64, ONE_FAULT)
-    finally:
-        path.write_text(whole, "utf-8")
-        trees.put(tree)
+    path.write_text(whole.replace(fault.old, fault.new), "utf-8")
+    status, failed, last = run_tests(tree, ["-x", *fault.tests], fault.float64, ONE_FAULT)
+    path.write_text(whole, "utf-8")
+    trees.put(tree)
     if status is None or status == 1 or status < 0:  # None where it hangs, below 0 where it crashes
         return f"caught in {time.monotonic() - began:.0f} s: {failed or last}"
     ran = status == 0 and " passed" in last
@@ -134,7 +119,7 @@ def plant(fault: Fault, trees: "Queue[Path]", failing: str) -> str:
 def main() -> int:
     """Plant the faults that the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants")
-    parser.add_argument("--only", default="", metavar="PART", help="faults with this in their name")
+    parser.add_argument("--only", default="", metavar="PART", help="faults with it in their name")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time, a copy for each")
     parser.add_argument("--list", action="store_true", help="show the table and run nothing")
     parser.add_argument("--unmutated", action="store_true", help="run the tests with no fault only")
@@ -148,15 +133,15 @@ def main() -> int:
         for number in range(asked.jobs):
             trees.put(copy_tree(Path(folder) / f"tree{number}"))
         failing = fail_anyway(trees.queue[0], [fault for fault in faults if not fault.stale()])
-        print(f"fail without a fault: {failing}" if failing else "all pass without a fault")
+        print(f"fail without a fault: {failing or 'none'}", flush=True)
         if asked.unmutated:
             return int(bool(failing))
         words = workers.map(lambda fault: plant(fault, trees, failing), faults)
         for fault, word in zip(faults, words, strict=True):
             print(f"{fault.name}: {word}", flush=True)
             left += [] if word.startswith("caught") else [fault.name]
-    print(f"{len(faults) - len(left)} of {len(faults)} caught, {time.monotonic() - began:.0f} s")
-    print(f"not caught: {', '.join(left) or 'none'}")
+    print(f"{len(faults) - len(left)} of {len(faults)} caught in {time.monotonic() - began:.0f} s")
+    print("not caught:", *left or ["none"])
     return int(bool(left))
 
 
