@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all notebooks docs calibration sampling particles bench lint types clean
+.PHONY: help demo test test-fast test-all notebooks docs calibration sampling particles bench mutants lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -20,6 +20,7 @@ help:
 	@echo "make sampling     what drawing sequences costs, in units of one log_prob"
 	@echo "make particles    variance of the particle filter, guided by tokens and not"
 	@echo "make bench        what the density, fits and samplers cost against what one would write by hand, and how it grows (10 minutes)"
+	@echo "make mutants      plant faults in a copy of the code, one at a time, and see that the tests catch each (half an hour or more)"
 	@echo "make lint         ruff and the type checker"
 
 demo: .venv/installed
@@ -64,6 +65,9 @@ bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks.fitting
 	$(BIN)/python -m benchmarks.samplers
 	$(BIN)/python -m benchmarks.growth
+
+mutants: .venv/installed-dev
+	$(BIN)/python -m tools.mutants
 
 lint: .venv/installed-dev types
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@
 
 import gc
 import importlib
-import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +24,8 @@ import pytest
 from jaxtyping import install_import_hook
 from playwright.sync_api import sync_playwright
 
+from tests import where
+
 KEPT = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 MOST_KEPT = 4e9  # bytes
 UNREADABLE = "Error reading persistent compilation cache entry"
@@ -32,10 +33,6 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 UNOPTIMISED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 PRECISION = "float64" if jax.config.jax_enable_x64 else "float32"
 HERE = Path(__file__).parent
-
-specification = importlib.util.spec_from_file_location("where", HERE / "where.py")
-where = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(where)
 
 with install_import_hook(["probattn"], "beartype.beartype"):
     for package in ("probattn", "probattn.models", "probattn.inference"):

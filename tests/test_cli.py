@@ -105,6 +105,15 @@ def test_generate_prints_sequences_of_known_symbols(folder, capsys):
     assert capsys.readouterr().out.splitlines() == lines
 
 
+def test_generate_draws_others_with_another_seed(folder, capsys):
+    """Of a mode, whose parameters are the same for any seed."""
+    printed = []
+    for seed in ("3", "4"):
+        assert call("generate", folder / "map", "-n", "6", "--seed", seed) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] != printed[1]
+
+
 def test_generate_prints_and_draws_margins(folder, tmp_path, capsys):
     plot = tmp_path / "words.png"
     assert call("generate", folder / "posterior", "-n", "9", "--seed", "3", "--margins", "--plot", plot) == 0

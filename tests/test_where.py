@@ -3,21 +3,16 @@
 import ast
 from pathlib import Path
 
-import pytest
+from tests import where
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def where(request):
-    return request.config.pluginmanager.get_plugin(str(HERE / "conftest.py")).where
 
 
 def tests_of(path):
     return [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
 
 
-def test_every_entry_names_something(where):
+def test_every_entry_names_something():
     jobs = [entry for entries in where.JOBS.values() for entry in entries]
     assert len(set(jobs)) == len(jobs)
     for entry in (*where.BOTH, *where.FLOAT64, *where.NOT_FAST, *where.OPTIMISED, *where.LONGEST, *jobs):
@@ -27,7 +22,7 @@ def test_every_entry_names_something(where):
     assert set(where.LIMITS) == {"default", *where.JOBS}
 
 
-def test_the_longest_name_that_fits_counts(where):
+def test_the_longest_name_that_fits_counts():
     assert where.job_of("inference/test_kill.py::test_anything") == "kill"
     assert where.job_of("test_examples.py::test_it_runs_and_learns") == "examples"
     assert where.job_of("test_examples.py::test_it_runs_and_learns_more") == "default"

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.calibration import EmissionWithoutLogDet, WithoutLogDet
 from probattn import InputError
 from probattn.inference import Calibration, plot_ranks, simulation_based_calibration
+from probattn.inference.calibration import _ranks
 from probattn.models import EmissionModel, LatentAttention
 
 FIELDS = dict(dim=2, length=8, values=False)
@@ -87,6 +88,16 @@ def test_bands_hold_uniform_ranks_together_and_see_a_shift():
     assert abs(held / trials - 0.9) < 4 * np.sqrt(0.09 / trials)
     shifted = {"a": rng.integers(0, 50, 100), "b": np.minimum(rng.integers(0, 50, 100) + 12, 49)}
     assert Calibration(shifted, 49, 0.0).outside() == ["b"]
+
+
+def test_a_truth_that_equals_draws_ranks_among_them_at_random():
+    draws = np.repeat([[0.0, 1.0, 1.0, 1.0, 2.0]], 4000, axis=0)
+    assert set(_ranks(np.full(4000, 1.5), draws)) == {4}
+    ranks = _ranks(np.ones(4000), draws)
+    counts = np.bincount(ranks, minlength=6)
+    assert counts[[0, 5]].tolist() == [0, 0]
+    # Each of four ranks with probability 1/4: within 4 standard errors.
+    assert abs(counts[1:5] / 4000 - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 4000)
 
 
 @pytest.mark.parametrize("parametrisation", ["full", "factored", "symmetric"])

@@ -86,6 +86,8 @@ def test_tiers_are_arviz_worst():
     np.testing.assert_allclose(found.tiers[0].ess_tail, az.ess(draws, method="tail", prob=0.05), rtol=1e-12)
     assert found.quantity == "training log probability"
     assert not found.verdict.converged
+    assert "(limit 1.05)" in found.verdict.findings[0]
+    assert found.verdict.findings[0].startswith("R-hat of ")
 
 
 def test_a_good_sample_has_converged():

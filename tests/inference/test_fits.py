@@ -10,8 +10,10 @@ from numpyro.infer.hmc import hmc
 
 from probattn import FitError, InputError
 from probattn.inference import sample_posterior
+from probattn.inference.fit import Fit
 from probattn.inference.joint import constrain, potential
 from probattn.inference.placement import place_chains
+from probattn.inference.posterior import _refuse_failure, _refuse_stuck
 from probattn.inference.start import start_points
 from probattn.models import LanguageModel
 
@@ -188,3 +190,24 @@ def test_starts_that_are_modes_cost_their_descents(monkeypatch):
     monkeypatch.setattr("probattn.inference.start.MODE_STEPS", 60)
     for start, expected in {"maps": 3 * 60, "prior": 0, "random": 0}.items():
         assert start_points(Conjugate(), jnp.asarray(DATA), KEY, start, 3, False)[1] == expected
+
+
+def test_what_is_not_finite_and_what_never_moved_is_refused():
+    good = np.random.default_rng(0).normal(size=(2, 5, 3))
+    _refuse_failure({"theta": good}, 20)
+    for wrong in (np.nan, np.inf):
+        bad = good.copy()
+        bad[1, 3, 0] = wrong
+        with pytest.raises(FitError, match="theta is not finite at chain 2, draw 24"):
+            _refuse_failure({"theta": bad}, 20)
+    _refuse_stuck(good[..., 0])
+    with pytest.raises(FitError, match="chain 2 never moved; give it more warmup"):
+        _refuse_stuck(np.array([[1.0, 2.0, 1.0], [3.0, 3.0, 3.0]]))
+
+
+def test_some_draws_are_evenly_spaced_over_all_chains():
+    theta = np.arange(80.0).reshape(2, 40)
+    fit = Fit(Conjugate(), "posterior", DATA, {"theta": theta})
+    assert fit.flat_draws(4)["theta"].tolist() == [0, 26, 53, 79]
+    np.testing.assert_array_equal(fit.flat_draws(80)["theta"], np.arange(80.0))
+    assert fit.thinned(4).draws["theta"].tolist() == [[0, 39], [40, 79]]  # as many of each chain

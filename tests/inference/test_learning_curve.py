@@ -179,6 +179,11 @@ def test_held_out_sequences_and_scores_that_make_no_curve_are_refused(growing, c
         learning_curve({"map": [dataclasses.replace(growing["map"][0], draws=broken)]}, corpus.heldout)
 
 
+def test_a_sequence_without_probability_makes_no_curve():
+    with pytest.raises(FitError, match="map gives held-out sequence 2 a log probability of -inf; fit again"):
+        MODULE._refuse_infinite("map", np.array([-3.0, -np.inf, -2.0]))
+
+
 def test_curves_of_single_sizes_make_the_whole_one(growing, corpus):
     whole = learning_curve(growing, corpus.heldout)
     single = [

@@ -19,6 +19,7 @@ from numpyro.infer.util import log_density
 
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_map
+from probattn.inference.curvature import curvature
 from probattn.inference.joint import in_unconstrained_coordinates
 from probattn.inference.map import PointELBO
 from probattn.inference.mode_verdict import judge
@@ -53,6 +54,20 @@ def test_both_modes_are_told():
     assert linear["constrained"]["theta"] == linear["unconstrained"]["theta"]
 
 
+def test_the_loss_at_the_end_is_that_of_the_coordinates_of_the_mode():
+    """-log p of Exponential(1) is x, and in its unconstrained coordinate log x it is x - log x."""
+    for coordinates, expected in {"constrained": lambda x: x, "unconstrained": lambda x: x - np.log(x)}.items():
+        found = fit(Exponential(), coordinates=coordinates)
+        np.testing.assert_allclose(found.stats["start_loss"], expected(found.params["x"]), rtol=1e-4)
+
+
+def test_descent_that_is_slow_is_not_at_rest():
+    """At most 0.002 a step of the 10 that there are to go, and 100 nats from the mode at the end."""
+    slow = fit(Conjugate(), DATA + 10, learning_rate=0.002, num_steps=500)
+    assert slow.stats["loss"].shape == (500,)
+    assert "still falling" in slow.verdict.findings[0]
+
+
 def test_each_step_of_each_start_is_a_gradient_and_of_a_minibatch_its_share():
     assert fit(Conjugate(), num_steps=120, num_starts=2).gradients == 240
     assert fit(Conjugate(), num_steps=120, num_starts=2, batch_size=2).gradients == 120
@@ -69,6 +84,22 @@ def test_a_verdict_names_what_is_wrong():
     assert not at_saddle.converged
     assert "saddle: the smallest eigenvalue of the Hessian is -4" in str(at_saddle)
     assert fit(Saddle(), np.zeros(1)).verdict.converged
+
+
+def test_a_newton_step_gains_what_it_gains():
+    """1/2 of 3 (x - 1)^2 is 3/8 at x = 1/2; a flat direction gains nothing."""
+    found = curvature(lambda z: 1.5 * (z["x"] - 1) ** 2 + 0 * z["y"], {"x": jnp.asarray(0.5), "y": jnp.asarray(2.0)})
+    np.testing.assert_allclose([found.decrement, found.gradient_norm], [3 / 8, 3 / 2], rtol=1e-6)
+
+
+def test_one_direction_down_makes_a_saddle_and_rounding_does_not():
+    def looked_at(down):
+        return curvature(lambda z: z["x"] ** 2 - down * z["y"] ** 2, {"x": jnp.zeros(()), "y": jnp.zeros(())})
+
+    assert looked_at(0.01).saddle
+    assert looked_at(0.01).curved.tolist() == [False, True]
+    assert not looked_at(1e-6).saddle
+    assert not looked_at(-1.0).saddle
 
 
 def test_a_wall_is_never_crossed_and_named():

@@ -131,5 +131,9 @@ def test_what_a_mode_says_of_itself_is_kept(tmp_path, fits, corpus):
     assert fit.coordinates == "constrained"
     assert fit.gradients == fits["map"].gradients > 0
     assert set(fit.modes) == {"constrained", "unconstrained"}
+    for coordinates, mode in fits["map"].modes.items():
+        assert set(fit.modes[coordinates]) == set(mode) > set()
+        for name, value in mode.items():
+            np.testing.assert_array_equal(fit.modes[coordinates][name], value)
     assert config["density"]["fields"]["barrier_weight"] == 0.05
     assert config["density"]["data_sha256"] == fit.density.data

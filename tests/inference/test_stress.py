@@ -101,6 +101,7 @@ def test_seeds_and_models_share_their_start():
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name])
         np.testing.assert_allclose(value.std(), MODEL.priors()[name].variance.max() ** 0.5, rtol=0.6)
+    assert not np.array_equal(one["query"], one["key"])  # of one shape and one prior
 
 
 def test_noise_in_training_buys_robustness():

@@ -242,6 +242,15 @@ def test_without_tokens_a_number_of_sequences_is_needed():
         LanguageModel(4, 4, 2)()
 
 
+def test_quantities_are_blind_to_the_order_of_heads():
+    model = LanguageModel(4, 4, 2, heads=2)
+    params = random_params(model, size=0.4)
+    swapped = params | {name: params[name][::-1] for name in ("query", "key", "value")}
+    before, after = (model.quantities(one, TOKENS) for one in (params, swapped))
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-4)  # sums of some ten terms of order 10
+
+
 def test_embeddings_looked_up_as_products_are_the_same_model():
     gathered, multiplied = LanguageModel(4, 4, 3), LanguageModel(4, 4, 3, one_hot=True)
     params = random_params(gathered, size=0.4)

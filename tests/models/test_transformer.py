@@ -14,6 +14,7 @@ from numpyro.infer.util import log_density
 from probattn import InputError, barrier_loss, jacobian_blocks
 from probattn.inference import fit_map
 from probattn.models import TransformerLM
+from probattn.models.layers import forward
 
 MODEL = TransformerLM(5, 6, dim=4, layers=2, heads=2)
 TOKENS = jnp.asarray([[1, 2, 3, 4, 0, 0], [4, 4, 1, 2, 3, 2]])
@@ -112,6 +113,15 @@ def test_noise_and_dropout_are_of_training_only():
     keys = jax.random.split(jax.random.key(0))
     assert joint(keys[0]) == joint(keys[0]) != joint(keys[1])
     np.testing.assert_array_equal(model.log_likelihood(params, TOKENS), MODEL.log_likelihood(params, TOKENS))
+
+
+def test_dropout_leaves_out_its_share():
+    model = dataclasses.replace(MODEL, dropout=0.3)
+    params = params_of(model)
+    u = model.path(params, np.tile(TOKENS, (50, 1)))
+    _, read = forward(model, params, u, jax.random.key(0))[1][0]
+    share = float((read == 0).mean())
+    assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / u.size)
 
 
 def test_qk_norm_and_spectral_bound_the_logits():

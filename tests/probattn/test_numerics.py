@@ -132,6 +132,8 @@ def test_outside_the_support_is_minus_infinity_with_a_finite_gradient():
 def test_numerical_failure_is_nan():
     law = AttentionProcess(BEYOND, 1.0, 3)
     assert jnp.isnan(jax.jit(lambda u: law.log_prob(u * jnp.nan))(OUTSIDE))
+    # At each position, and not only where there is no block to look at.
+    assert jnp.isnan(jax.jit(lambda u: path_log_density(BEYOND, u * jnp.nan))(OUTSIDE)).all()
     overflow = jax.jit(lambda u: law.log_prob(u))(OUTSIDE * jnp.finfo(OUTSIDE.dtype).max)
     assert not jnp.isfinite(overflow)
     # Twice the jump against the token, and no certificate: the iteration goes to and fro.

@@ -1,0 +1,20 @@
+"""The hash of data: of every row and of their shape, and not of their precision."""
+
+import numpy as np
+
+from probattn.inference import identity
+from probattn.inference.identity import data_hash
+
+
+def test_data_are_known_by_every_row_and_their_shape(monkeypatch):
+    data = np.arange(15.0).reshape(5, 3)
+    whole = data_hash(data)
+    assert data_hash(data.astype(np.float32)) == whole
+    assert data_hash(data.astype(int)) != whole
+    assert data_hash(data.reshape(3, 5)) != whole
+    monkeypatch.setattr(identity, "ROWS", 2)  # at a time
+    assert data_hash(data) == whole
+    for row in range(5):
+        other = data.copy()
+        other[row, 1] += 1
+        assert data_hash(other) != whole
