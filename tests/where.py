@@ -149,7 +149,8 @@ def runs(name: str, job: str, precision: str) -> bool:
     if precision not in precisions_of(name):
         return False
     if job == "fast":
-        return job_of(name) == "default" and bool(_fitting(name, BOTH)) and not _fitting(name, NOT_FAST)
+        chosen = job_of(name) == "default" and bool(_fitting(name, BOTH)) and not _fitting(name, NOT_FAST)
+        return chosen and precision == "float32"
     return job in ("all", job_of(name))
 
 
