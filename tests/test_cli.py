@@ -21,13 +21,11 @@ EMISSION = ["--model", "emission", "--dim", "1"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a corpus, a MAP and a posterior run on it, and a posterior run of an emission model."""
+    """A folder with a corpus, and a MAP and a posterior run on it."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "words.txt").write_text(WORDS)
     for method in ("map", "posterior"):
         assert call("fit", folder / "words.txt", "--method", method, "--out", folder / method, *SMALL[method]) == 0
-    few = [*EMISSION, *CHAINS, "--num-particles", "20"]
-    assert call("fit", folder / "words.txt", "--method", "posterior", "--out", folder / "latent", *few) == 0
     return folder
 
 
@@ -73,14 +71,16 @@ def test_compare_takes_other_texts_and_writes_figures(folder, tmp_path, capsys):
 
 
 def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
-    config = json.loads((folder / "latent" / "config.json").read_text())
+    latent, few = tmp_path / "latent", [*EMISSION, *CHAINS, "--num-particles", "20"]
+    assert call("fit", folder / "words.txt", "--method", "posterior", "--out", latent, *few) == 0
+    config = json.loads((latent / "config.json").read_text())
     assert config["model"]["name"] == "EmissionModel"
     assert config["model"]["num_particles"] == 20
     run = [*EMISSION, "--coordinates", "noise", "--method", "map", "--num-steps", "10"]
     assert call("fit", folder / "words.txt", *run, "--out", tmp_path / "noise") == 0
     assert json.loads((tmp_path / "noise" / "config.json").read_text())["model"]["coordinates"] == "noise"
     page = tmp_path / "report.html"
-    both = ["compare", folder / "map", folder / "latent", "--num-particles", "40", "--out", page]
+    both = ["compare", folder / "map", latent, "--num-particles", "40", "--out", page]
     assert call(*both) == 2
     assert "fits of different densities" in capsys.readouterr().err
     assert call(*both, "--mix-densities") == 0
@@ -88,9 +88,9 @@ def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
     assert "They are different densities: EmissionModel and LanguageModel" in printed.out
     assert "UserWarning" not in printed.err
     assert "num_particles=40" in page.read_text()
-    assert call("generate", folder / "latent", "-n", "2", "--margins", "--plot", tmp_path / "words.png") == 0
+    assert call("generate", latent, "-n", "2", "--margins", "--plot", tmp_path / "words.png") == 0
     assert "start" not in capsys.readouterr().out
-    assert call("margins", folder / "latent", "xyz") == 0
+    assert call("margins", latent, "xyz") == 0
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "with probability" in line]
     assert [row[1].strip() for row in rows] == ["1", "2", "3", "4"]  # x, y, z and the end
 

@@ -91,6 +91,8 @@ SLOW = (
     "inference/test_posterior_look.py::test_every_fit_has_every_curve",
     "inference/test_reference.py::test_a_short_run_agrees_with_the_long_one",
     "inference/test_reference.py::test_nuts_agrees_with_quadrature",
+    "test_cli.py::test_an_emission_model_takes_the_same_commands",
+    "test_cli.py::test_other_methods_fit_and_compare",
 )
 
 JOBS = {
@@ -99,8 +101,23 @@ JOBS = {
     "site": ("test_site.py", "inference/test_browser.py"),
     "examples": ("test_examples.py::test_it_runs_and_learns",),
     "kill": ("inference/test_kill.py",),
-    "processes": ("inference/test_processes.py", "test_suite.py"),
-    "studies": ("test_cli_robustness.py", "test_cli_learning.py::test_a_study_leaves_runs_and_a_curve"),
+    "processes": (
+        "inference/test_processes.py",
+        "inference/test_map.py::test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_process",
+        "test_suite.py",
+    ),
+    "studies": (
+        "test_cli_robustness.py",
+        "test_cli_learning.py::test_a_study_leaves_runs_and_a_curve",
+        "test_cli_learning.py::test_a_finished_study_is_told_again_without_a_fit",
+        "test_cli_learning.py::test_sizes_may_be_others",
+        "test_cli_learning.py::test_a_study_that_was_killed_goes_on_to_the_same_end",
+        "test_cli_learning.py::test_the_curve_of_the_sizes_so_far_is_there_when_a_fit_fails",
+        "test_cli_learning.py::test_a_posterior_that_failed_with_all_its_draws_does_not_end_the_study",
+        "test_cli_learning.py::test_the_folder_of_another_study_is_refused",
+        "test_cli_learning.py::test_the_study_of_another_corpus_is_refused",
+        "test_cli_learning.py::test_runs_that_are_not_of_the_study_are_refused",
+    ),
 }
 
 # Seconds that one test may take, on a machine that is busy with other things too; past them it is killed and named.
