@@ -44,7 +44,7 @@ def log_jacobian(model: Any, data: Any, z: Values) -> Array:
     return _log_jacobian(sites)
 
 
-def objective(model: Any, data: Array, coordinates: str) -> Any:
+def objective(model: Any, data: Any, coordinates: str) -> Any:
     """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
     energy = potential(model, data)
     if coordinates == "unconstrained":

@@ -98,7 +98,7 @@ SLOW = (
 JOBS = {
     "slow": SLOW,
     "notebooks": ("test_notebooks.py",),
-    "site": ("test_site.py", "inference/test_browser.py"),
+    "site": ("test_site.py", "test_docs.py::test_code_blocks_of_pages", "inference/test_browser.py"),
     "examples": ("test_examples.py::test_it_runs_and_learns",),
     "kill": ("inference/test_kill.py",),
     "processes": (

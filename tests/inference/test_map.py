@@ -59,6 +59,8 @@ def test_the_loss_at_the_end_is_that_of_the_coordinates_of_the_mode():
     for coordinates, expected in {"constrained": lambda x: x, "unconstrained": lambda x: x - np.log(x)}.items():
         found = fit(Exponential(), coordinates=coordinates)
         np.testing.assert_allclose(found.stats["start_loss"], expected(found.params["x"]), rtol=1e-4)
+        slope = abs(found.params["x"] - (coordinates == "unconstrained"))  # in log x
+        np.testing.assert_allclose(found.verdict.numbers["gradient_norm"], slope, rtol=1e-4, atol=1e-6)
 
 
 def test_descent_that_is_slow_is_not_at_rest():
@@ -86,15 +88,25 @@ def test_a_verdict_names_what_is_wrong():
     assert fit(Saddle(), np.zeros(1)).verdict.converged
 
 
+def curvature_of(energy, **at):
+    """Of `energy(x, y)`, as that of a model with flat priors."""
+
+    def model(data):
+        flat = dist.ImproperUniform(dist.constraints.real, (), ())
+        numpyro.factor("energy", -energy(numpyro.sample("x", flat), numpyro.sample("y", flat)))
+
+    return curvature(model, None, {name: jnp.asarray(value) for name, value in at.items()}, "unconstrained")
+
+
 def test_a_newton_step_gains_what_it_gains():
     """1/2 of 3 (x - 1)^2 is 3/8 at x = 1/2; a flat direction gains nothing."""
-    found = curvature(lambda z: 1.5 * (z["x"] - 1) ** 2 + 0 * z["y"], {"x": jnp.asarray(0.5), "y": jnp.asarray(2.0)})
+    found = curvature_of(lambda x, y: 1.5 * (x - 1) ** 2 + 0 * y, x=0.5, y=2.0)
     np.testing.assert_allclose([found.decrement, found.gradient_norm], [3 / 8, 3 / 2], rtol=1e-6)
 
 
 def test_one_direction_down_makes_a_saddle_and_rounding_does_not():
     def looked_at(down):
-        return curvature(lambda z: z["x"] ** 2 - down * z["y"] ** 2, {"x": jnp.zeros(()), "y": jnp.zeros(())})
+        return curvature_of(lambda x, y: x**2 - down * y**2, x=0.0, y=0.0)
 
     assert looked_at(0.01).saddle
     assert looked_at(0.01).curved.tolist() == [False, True]
