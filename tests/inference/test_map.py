@@ -86,15 +86,25 @@ def test_a_verdict_names_what_is_wrong():
     assert fit(Saddle(), np.zeros(1)).verdict.converged
 
 
+def curvature_of(energy, x, y):
+    """Of a model whose log density is minus `energy(x, y)`, at a point."""
+
+    def model(data):
+        at = [numpyro.sample(name, dist.ImproperUniform(dist.constraints.real, (), ())) for name in ("x", "y")]
+        numpyro.factor("energy", -energy(*at))
+
+    return curvature(model, jnp.zeros(1), {"x": jnp.asarray(x), "y": jnp.asarray(y)}, "constrained")
+
+
 def test_a_newton_step_gains_what_it_gains():
     """1/2 of 3 (x - 1)^2 is 3/8 at x = 1/2; a flat direction gains nothing."""
-    found = curvature(lambda z: 1.5 * (z["x"] - 1) ** 2 + 0 * z["y"], {"x": jnp.asarray(0.5), "y": jnp.asarray(2.0)})
+    found = curvature_of(lambda x, y: 1.5 * (x - 1) ** 2, 0.5, 2.0)
     np.testing.assert_allclose([found.decrement, found.gradient_norm], [3 / 8, 3 / 2], rtol=1e-6)
 
 
 def test_one_direction_down_makes_a_saddle_and_rounding_does_not():
     def looked_at(down):
-        return curvature(lambda z: z["x"] ** 2 - down * z["y"] ** 2, {"x": jnp.zeros(()), "y": jnp.zeros(())})
+        return curvature_of(lambda x, y: x**2 - down * y**2, 0.0, 0.0)
 
     assert looked_at(0.01).saddle
     assert looked_at(0.01).curved.tolist() == [False, True]
@@ -154,7 +164,7 @@ def test_minibatches_of_a_language_model_estimate_its_joint(corpus):
         return log_density(seed(model, key), (corpus.train,), {"batch_size": 10}, params)[0]
 
     found = np.asarray(jax.lax.map(of_batch, jax.random.split(KEY, 2000)), float)
-    expected = float(log_density(model, (corpus.train,), {}, params)[0])
+    expected = float(jax.jit(lambda params: log_density(model, (corpus.train,), {}, params)[0])(params))
     assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(len(found))
     assert found.std() > 1
 
@@ -224,8 +234,8 @@ def test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_proce
         "svi = SVI(model, AutoDelta(model), optax.adam(0.1), PointELBO()); state = svi.init(jax.random.key(0), data);"
         "print(hashlib.sha256(jax.jit(svi.evaluate).lower(state, data).as_text().encode()).hexdigest())"
     )
-    # Names in a set come in another order under another hash seed.
-    seeds = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2", "3")]
+    # Names in a set come in another order under another hash seed: seven of them in the same one once in 5040.
+    seeds = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
     texts = {
         subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout for env in seeds
     }
