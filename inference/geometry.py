@@ -23,6 +23,7 @@ MOST_DRAWS = 100
 ROOT_DRAWS = 5  # draws under which roots are counted, at histories nearest to the boundary
 ROOT_HISTORIES = 4
 ROOT_NOISES = 200
+ROOT_STARTS = 16  # the tokens of the past come first among them: the attractors are near these
 
 
 @dataclass(frozen=True)
@@ -168,4 +169,4 @@ def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
         for i in np.argsort(at)[:ROOT_HISTORIES]:
             if np.isfinite(at[i]) and position > 0:
                 key = jax.random.fold_in(jax.random.key(seed), len(tokens) * number + int(i))
-                yield expected_roots(model.path_attention(params), paths[i, :position], model.scale, key=key, num_draws=ROOT_NOISES, num_starts=32)  # fmt: skip
+                yield expected_roots(model.path_attention(params), paths[i, :position], model.scale, key=key, num_draws=ROOT_NOISES, num_starts=ROOT_STARTS)  # fmt: skip

@@ -1,4 +1,9 @@
-"""Models whose posterior is known, and one whose density has a wall."""
+"""Models whose posterior is known, and one whose density has a wall.
+
+They are dataclasses so that two of a kind are equal: what was compiled for one serves the other.
+"""
+
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +13,7 @@ import numpyro.distributions as dist
 DATA = np.array([[0.9], [1.4], [0.2], [1.1]])
 
 
+@dataclass(frozen=True)
 class Conjugate:
     """y ~ N(theta, 1), theta ~ N(0, 2): the posterior is normal with the mean and spread below."""
 
@@ -24,6 +30,21 @@ class Conjugate:
         return dist.Normal(params["theta"], 1).log_prob(tokens[..., 0])
 
 
+@dataclass(frozen=True)
+class Line:
+    """y_i ~ N(offset + slopes . (1, i), 1): sites of different shapes, whose programs are small."""
+
+    observed = "y"
+
+    def __call__(self, tokens):
+        offset = numpyro.sample("offset", dist.Normal(0, 2))
+        slopes = numpyro.sample("slopes", dist.Normal(0, 1).expand((2,)).to_event(1))
+        with numpyro.plate("rows", len(tokens)):
+            mean = offset + slopes[0] + jnp.arange(len(tokens)) * slopes[1]
+            numpyro.sample("y", dist.Normal(mean, 1), obs=tokens[:, 0])
+
+
+@dataclass(frozen=True)
 class Walled:
     """The same without minibatches, and of density 0 above 0.8, so that steps towards the mode run into a wall."""
 
@@ -36,6 +57,7 @@ class Walled:
         return jnp.arange(len(tokens))[:, None] == jnp.where(params["theta"] < 0.8, -1, 2)
 
 
+@dataclass(frozen=True)
 class Barred(Conjugate):
     """A logarithmic barrier at 0.8 in place of the wall: the mode is inside, where 1 / (0.8 - x) = 3.6 - 4.25 x."""
 
@@ -47,6 +69,7 @@ class Barred(Conjugate):
             numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[rows, 0])
 
 
+@dataclass(frozen=True)
 class Exponential:
     """x ~ Exponential(1): its constrained mode is 0, its unconstrained one 1."""
 
@@ -56,12 +79,22 @@ class Exponential:
         numpyro.sample("x", dist.Exponential(1.0))
 
 
+@dataclass(frozen=True)
 class Impossible:
     def __call__(self, tokens):
         numpyro.sample("theta", dist.Normal(0, 2))
         numpyro.factor("never", -jnp.inf)
 
 
+@dataclass(frozen=True)
+class Many:
+    """More numbers than have a Hessian."""
+
+    def __call__(self, data):
+        numpyro.sample("theta", dist.Normal(0, 2).expand((1001,)).to_event(1))
+
+
+@dataclass(frozen=True)
 class Saddle:
     """Density rising along x from a saddle at x = 0, where every symmetric descent stays."""
 
@@ -70,6 +103,7 @@ class Saddle:
         numpyro.factor("double well", 2 * x**2 - x**4)
 
 
+@dataclass(frozen=True)
 class BarredRows(Conjugate):
     """A barrier of each row's own, at 0.8, 1.8, 2.8 and 3.8: a batch without the first row does not know of 0.8."""
 
@@ -81,6 +115,7 @@ class BarredRows(Conjugate):
             numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[rows, 0])
 
 
+@dataclass(frozen=True)
 class Broken(Conjugate):
     """Not a number above 0.8: a failure, and no boundary."""
 

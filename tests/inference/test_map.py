@@ -166,7 +166,7 @@ def test_minibatches_of_a_language_model_estimate_its_joint(corpus):
         return log_density(seed(model, key), (corpus.train,), {"batch_size": 10}, params)[0]
 
     found = np.asarray(jax.lax.map(of_batch, jax.random.split(KEY, 2000)), float)
-    expected = float(log_density(model, (corpus.train,), {}, params)[0])
+    expected = float(jax.jit(lambda params: log_density(model, (corpus.train,), {}, params)[0])(params))
     assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(len(found))
     assert found.std() > 1
 
@@ -236,8 +236,8 @@ def test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_proce
         "svi = SVI(model, AutoDelta(model), optax.adam(0.1), PointELBO()); state = svi.init(jax.random.key(0), data);"
         "print(hashlib.sha256(jax.jit(svi.evaluate).lower(state, data).as_text().encode()).hexdigest())"
     )
-    # Names in a set come in another order under another hash seed.
-    seeds = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2", "3")]
+    # Names in a set come in another order under another hash seed: seven of them in the same one once in 5040.
+    seeds = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
     texts = {
         subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout for env in seeds
     }

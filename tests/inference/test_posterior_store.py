@@ -2,10 +2,12 @@
 
 import errno
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from known import DATA, Line
 
 from probattn import FitError, InputError
 from probattn.inference import (
@@ -38,10 +40,17 @@ def uninterrupted(corpus, short_chunks):
     return sample_posterior(MODEL, corpus.train, **SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus, short_chunks):
+    """A finished run, of which each test harms its own copy."""
+    path = tmp_path_factory.mktemp("finished") / "store"
+    sample_posterior(MODEL, corpus.train, **SETTINGS, store=path)
+    return path
+
+
 @pytest.fixture
-def store(tmp_path, corpus):
-    sample_posterior(MODEL, corpus.train, **SETTINGS, store=tmp_path / "store")
-    return tmp_path / "store"
+def store(tmp_path, finished):
+    return shutil.copytree(finished, tmp_path / "store")
 
 
 def sample(corpus, store, **changed):
@@ -242,11 +251,10 @@ def test_nothing_of_the_draws_stays_on_the_device(tmp_path, corpus):
     assert alive(250) == alive(20)
 
 
-def test_each_function_compiles_once(tmp_path, corpus, caplog):
-    """Chunks of 10, 5, 10, 10 and 5 iterations are one program, in warmup and after it."""
-    model = LanguageModel(4, 5, 2, scale=1.25)  # that no other test has compiled
+def test_each_function_compiles_once(tmp_path, caplog):
+    """Chunks of 10, 5, 10, 10 and 5 iterations are one program, in warmup and after it, of a model that no other test has."""
     with jax.log_compiles(), caplog.at_level("WARNING"):
-        sample_posterior(model, corpus.train, **SETTINGS, store=tmp_path / "store")
+        sample_posterior(Line(), DATA, **SETTINGS, store=tmp_path / "store")
     compiled = [record.getMessage() for record in caplog.records if "Finished XLA compilation" in record.getMessage()]
     of_chunks = [line for line in compiled if "sharded" in line or "on_one_device" in line]
     assert len(of_chunks) == 3, of_chunks  # begin, chunk, values
