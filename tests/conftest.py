@@ -6,6 +6,7 @@
 import gc
 import importlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tests import where
 
 KEPT = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 MOST_KEPT = 4e9  # bytes
-UNREADABLE = "Error reading persistent compilation cache entry"
+UNREADABLE = "Error (reading|writing) persistent compilation cache entry"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 UNOPTIMISED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 PRECISION = "float64" if jax.config.jax_enable_x64 else "float32"
@@ -69,8 +70,8 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_warning_recorded(warning_message):
     """Compiled programs that cannot be read are no failure: all that was kept goes, and is made again."""
-    if str(warning_message.message).startswith(UNREADABLE):
-        shutil.rmtree(KEPT, ignore_errors=True)
+    if re.match(UNREADABLE, str(warning_message.message)):
+        throw_away()
 
 
 def pytest_sessionfinish(session):
@@ -78,7 +79,13 @@ def pytest_sessionfinish(session):
     if hasattr(session.config, "workerinput") or not KEPT.exists():
         return
     if sum(path.stat().st_size for path in KEPT.iterdir() if path.is_file()) > MOST_KEPT:
-        shutil.rmtree(KEPT, ignore_errors=True)
+        throw_away()
+
+
+def throw_away():
+    """The kept programs; the folder stays, since others may be writing to it."""
+    for path in KEPT.iterdir():
+        path.unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
