@@ -1,5 +1,7 @@
 """One registry of attention maps, over which every closed form is tested, and slow twins written from the formulas."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def slow_mean(attention: Attention, u, t: int):
     values = identity if attention.value is None else list(attention.value)
     shrink = 1.0
     if attention.contraction is not None:
-        squared_diameter = max(((a - b) ** 2).sum() for a in past for b in past)
+        squared_diameter = jnp.stack([((a - b) ** 2).sum() for a in past for b in past]).max()
         gain = sum(jnp.sqrt((v**2).sum()) * jnp.sqrt((a**2).sum()) for v, a in zip(values, interactions, strict=True))
         shrink = 1 / (1 + gain * squared_diameter / (4 * attention.contraction))
     total = 0.0
@@ -62,8 +64,15 @@ def slow_mean(attention: Attention, u, t: int):
     return total
 
 
+@jax.jit  # as one program: each of its operations by itself would be compiled by itself
 def slow_residuals(attention: Attention, u):
     return jnp.stack([u[t] - slow_mean(attention, u, t) for t in range(len(u))])
+
+
+@jax.jit
+def slow_jacobian(attention: Attention, u):
+    """The derivative of the slow residuals, [t, i, s, j]."""
+    return jax.jacobian(slow_residuals, argnums=1)(attention, u)
 
 
 def dissipative(strength=3.0, dim=DIM, seed=0) -> Attention:
@@ -85,9 +94,14 @@ def slow_sample(attention: Attention, noise, iterations=2000):
     for t, e in enumerate(noise):
         token = e
         for _ in range(iterations):
-            again = slow_mean(attention, [*u, token], t) + e
+            again = _iterate(attention, [*u, token], e, t)
             if np.abs(again - token).max() <= 1e-13:
                 break
             token = again
         u.append(token)
-    return jnp.stack(u)
+    return np.stack(u)
+
+
+@partial(jax.jit, static_argnums=3)
+def _iterate(attention: Attention, u, e, t: int):
+    return slow_mean(attention, u, t) + e

@@ -35,12 +35,16 @@ def by_formula(attention, u, weight, variant, scale, counted):
 def test_each_variant_is_its_formula(variant, mask, contraction):
     attention = cases.attention(2, value=True, mask=mask, contraction=contraction)
     u, counted = embeddings(3, 5), np.random.default_rng(0).random((3, 5)) < 0.7
-    ours = jax.value_and_grad(lambda u: barrier_loss(attention, u, 0.3, variant, scale=0.7, counted=counted))(u)
-    expected = jax.value_and_grad(lambda u: by_formula(attention, u, 0.3, variant, 0.7, counted))(u)
-    for one, other in zip(ours, expected, strict=True):
+
+    @jax.jit  # as one program: each of its operations by itself would be compiled by itself
+    def both(u):
+        ours = jax.value_and_grad(lambda u: barrier_loss(attention, u, 0.3, variant, scale=0.7, counted=counted))(u)
+        expected = jax.value_and_grad(lambda u: by_formula(attention, u, 0.3, variant, 0.7, counted))(u)
+        everywhere = by_formula(attention, u, 1.0, variant, 1.0, np.ones((3, 5)))
+        return (*ours, barrier_loss(attention, u, 1.0, variant)), (*expected, everywhere)
+
+    for one, other in zip(*both(u), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
-    everywhere = barrier_loss(attention, u, 1.0, variant)
-    np.testing.assert_allclose(everywhere, by_formula(attention, u, 1.0, variant, 1.0, np.ones((3, 5))), rtol=1e-10)
 
 
 def test_what_bounds_a_runaway_determinant():
@@ -67,8 +71,10 @@ def test_a_position_that_does_not_count_may_be_singular():
     # Two points at distance 2 in one direction, seen alike: spread 1, hence det J = 0 at the third position.
     u = jnp.asarray([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     assert float(barrier_loss(attention, u, 1.0, "margin_only")) == np.inf
-    loss, slope = jax.value_and_grad(
-        lambda u: barrier_loss(attention, u, 1.0, "margin_only", counted=jnp.asarray([True, True, False]))
+    loss, slope = jax.jit(
+        jax.value_and_grad(
+            lambda u: barrier_loss(attention, u, 1.0, "margin_only", counted=jnp.asarray([True, True, False]))
+        )
     )(u)
     assert float(loss) == 0
     np.testing.assert_array_equal(slope, 0)

@@ -9,6 +9,7 @@ from emission_cases import LENGTH, VOCAB, by_quadrature, emission, every_sequenc
 from probattn import Attention, Emission, EmissionProcess, InputError, ProcessMixture
 
 TOKENS = every_sequence()
+ROWS = 14 * len(TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +64,18 @@ def test_guided_particles_are_worth_many_of_the_prior():
 def test_the_prior_among_the_guided_particles_bounds_their_weights():
     """Two strong heads: the mean jumps between keys, and a Student t alone misses where the density is."""
     one = EmissionProcess(emission(dim=3, seed=1, heads=2), length=LENGTH, num_particles=200)
-    filtered = one.filter(np.array([[1, 2, 1]] * 200))
+    filtered = one.filter(np.array([[1, 2, 1]] * ROWS))
     reported = np.sqrt((np.asarray(filtered.standard_error) ** 2).mean())
     assert np.sqrt(relative_variance(filtered)) < 1.3 * reported
 
 
 def test_probabilities_of_all_sequences_add_up_to_one():
-    for dim, heads in ((1, 1), (3, 2)):
-        filtered = process(2000, dim=dim, heads=heads).filter(TOKENS)
-        probability = np.exp(filtered.log_prob)
-        error = np.sqrt(((probability * filtered.standard_error) ** 2).sum())
+    """Of each sequence 4000 particles at once, or fourteen times 200: programs that other tests here have too."""
+    times = ROWS // len(TOKENS)
+    several = process(200, dim=3, heads=2).filter(np.tile(TOKENS, (times, 1)))
+    for filtered, number in ((process(4000).filter(TOKENS), 1), (several, times)):
+        probability = np.exp(np.asarray(filtered.log_prob, float)) / number
+        error = np.sqrt(((probability * np.asarray(filtered.standard_error)) ** 2).sum())
         assert error < 0.02
         assert abs(probability.sum() - 1) < 4 * error
 
@@ -94,17 +97,19 @@ def test_smoothed_embeddings_are_those_of_quadrature(exact):
 
 def test_what_follows_the_end_does_not_count():
     one = process(100)
-    np.testing.assert_allclose(one.log_prob([[1, 0, 0]]), one.log_prob([[1, 0]]), rtol=1e-5)
-    assert one.log_prob([1, 0, 2]) == one.filter([1, 0, 2]).log_prob == -np.inf
-    filtered = one.filter([1, 0, 0])
-    assert np.isnan(filtered.effective_sample_size[2])
-    assert filtered.log_increments[2] == 0
-    assert (filtered.paths[:, 2] == 0).all()
+    tokens = [[1, 0, 0], [1, 0, 2]]
+    scored, filtered = one.log_prob(tokens), one.filter(tokens)
+    np.testing.assert_allclose(scored[0], one.log_prob([1, 0]), rtol=1e-5)
+    assert scored[1] == filtered.log_prob[1] == -np.inf
+    assert np.isnan(filtered.effective_sample_size[0, 2])
+    assert filtered.log_increments[0, 2] == 0
+    assert (filtered.paths[0, :, 2] == 0).all()
 
 
 def test_the_next_token_law(exact):
-    estimate = process(4000).next_token([2, 1, 0])
-    rows, error = np.asarray(estimate.value), np.asarray(estimate.standard_error)
+    tokens = [[2, 1, 0], [0, 0, 0]]
+    estimate = process(4000).next_token(tokens)
+    (rows, ended), error = np.asarray(estimate.value), np.asarray(estimate.standard_error)[0]
     np.testing.assert_allclose(rows.sum(-1), 1, rtol=1e-5)
     by_prefix = lambda *prefix: exact[0][(TOKENS[:, : len(prefix)] == prefix).all(1)].sum()  # noqa: E731
     for t, prefix in enumerate(([], [2], [2, 1])):
@@ -112,9 +117,8 @@ def test_the_next_token_law(exact):
             expected = by_prefix(*prefix, v) / by_prefix(*prefix)
             assert abs(rows[t, v] - expected) < 4 * error[t, v]
     assert (error < 0.05).all()
-    np.testing.assert_allclose(np.exp(process(4000).next_token_log_probs([2, 1, 0])), rows, rtol=1e-4)
-    ended = process(100).next_token([0, 0, 0])
-    np.testing.assert_array_equal(ended.value[1:], [[1, 0, 0], [1, 0, 0]])
+    np.testing.assert_allclose(np.exp(process(4000).next_token_log_probs(tokens))[0], rows, rtol=1e-4)
+    np.testing.assert_array_equal(ended[1:], [[1, 0, 0], [1, 0, 0]])
 
 
 def test_draws_and_the_laws_that_rest_on_them(exact):
@@ -170,7 +174,7 @@ def test_it_works_under_jit_and_vmap_in_both_precisions():
     assert both.shape == (2, len(TOKENS))
     assert both.dtype == jnp.result_type(float)
     np.testing.assert_allclose(both[0], score(parts.readout, jnp.asarray(TOKENS)), rtol=1e-3)
-    assert jnp.isnan(score(readouts[0] * jnp.nan, jnp.asarray(TOKENS[:1])))
+    assert jnp.isnan(score(readouts[0] * jnp.nan, jnp.asarray(TOKENS))).all()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Closed forms against automatic differentiation of loops that follow the formulas."""
 
+from functools import partial
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,20 @@ from probattn import (
 every_case = pytest.mark.parametrize("name", cases.CASES | cases.CONTRACTED)
 # Lengths 1 and 2 are edge cases of the masks, not of heads and values.
 FULLEST = ("strict-3heads-value-origin-bias", "inclusive-3heads-value-origin-bias", "inclusive-1heads-plain")
+# One of each mask, with one head and several, with values and without: what compiles several programs, or large ones.
+some_cases = pytest.mark.parametrize(
+    "name",
+    [
+        "strict-1heads-plain",
+        "strict-1heads-value",
+        "strict-3heads-value-origin-bias",
+        "inclusive-1heads-plain",
+        "inclusive-1heads-value",
+        "inclusive-3heads-value-origin-bias",
+        "contracted-1heads-value",
+        "contracted-3heads-plain",
+    ],
+)
 every_case_and_length = pytest.mark.parametrize(
     ("name", "length"),
     [(name, 4) for name in cases.CASES | cases.CONTRACTED] + [(name, n) for name in FULLEST for n in (1, 2)],
@@ -45,9 +61,9 @@ def test_residuals_follow_the_formula(name, length):
 @every_case_and_length
 def test_blocks_are_the_diagonal_of_a_block_triangular_jacobian(name, length):
     attention, u = cases.build(name), embeddings(length)
-    dense = jax.jacobian(lambda u: cases.slow_residuals(attention, u))(u)  # [t, i, s, j]
+    dense, blocks = np.asarray(cases.slow_jacobian(attention, u)), np.asarray(jacobian_blocks(attention, u))
     for t in range(length):
-        np.testing.assert_allclose(jacobian_blocks(attention, u)[t], dense[t, :, t], rtol=0, atol=1e-10)
+        np.testing.assert_allclose(blocks[t], dense[t, :, t], rtol=0, atol=1e-10)
         assert not dense[t, :, t + 1 :].any()
         for s in range(t):
             assert dense[t, :, s].any()
@@ -55,13 +71,14 @@ def test_blocks_are_the_diagonal_of_a_block_triangular_jacobian(name, length):
     if first == length:
         return
     rest = dense[first:, :, first:].reshape((length - first) * cases.DIM, -1)
-    np.testing.assert_allclose(log_det(attention, u)[first:].sum(), np.linalg.slogdet(rest)[1], rtol=0, atol=1e-10)
+    total = np.asarray(log_det(attention, u))[first:].sum()
+    np.testing.assert_allclose(total, np.linalg.slogdet(rest)[1], rtol=0, atol=1e-10)
 
 
 @every_case
 def test_log_det_and_margin_agree_with_dense_computations(name):
     attention, u = cases.build(name), embeddings(5)
-    dense = np.asarray(jax.jacobian(residuals, argnums=1)(attention, u))
+    dense = np.asarray(jax.jit(jax.jacobian(residuals, argnums=1))(attention, u))
     blocks = np.stack([dense[t, :, t] for t in range(5)])
     first = singular_positions(attention)
     expected = np.log(np.abs(np.linalg.det(blocks[first:])))
@@ -78,32 +95,37 @@ def test_position_one_is_degenerate_when_it_attends_to_itself_alone():
     assert jnp.isfinite(barrier[1:]).all()
 
 
-@every_case
+@some_cases
 def test_gradient_of_log_det_agrees_with_differentiating_the_slow_map(name):
     attention, u = cases.build(name), embeddings(3)
 
     def slow(attention, u):
-        dense = jax.jacobian(lambda u: cases.slow_residuals(attention, u))(u)[first:, :, first:]
+        dense = cases.slow_jacobian(attention, u)[first:, :, first:]
         return jnp.linalg.slogdet(dense.reshape((3 - first) * cases.DIM, -1))[1]
 
     def fast(attention, u):
         return log_det(attention, u)[first:].sum()
 
     first = singular_positions(attention)
-    fast = jax.grad(fast, argnums=(0, 1))(attention, u)
-    slow = jax.grad(slow, argnums=(0, 1))(attention, u)
+    fast, slow = (jax.jit(jax.grad(function, argnums=(0, 1)))(attention, u) for function in (fast, slow))
     for ours, theirs in zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-@every_case
+@partial(jax.jit, static_argnums=0)
+def in_three_ways(function, attention, u):
+    one_by_one = jax.lax.map(lambda rows: jax.lax.map(lambda row: function(attention, row), rows), u)
+    vmapped = jax.vmap(jax.vmap(function, (None, 0)), (None, 0))(attention, u)
+    return function(attention, u), one_by_one, vmapped
+
+
+@some_cases
 def test_a_batch_is_its_sequences_one_by_one(name):
     attention, u = cases.build(name), embeddings(4, 2, 3)
     tolerance = 100 * jnp.finfo(u.dtype).eps  # sums of at most 4 x 3 terms of order 1, in another order
     for function in (residuals, jacobian_blocks):
-        one_by_one = jnp.stack([jnp.stack([function(attention, u[i, j]) for j in range(3)]) for i in range(2)])
-        np.testing.assert_allclose(function(attention, u), one_by_one, rtol=0, atol=tolerance * 10)
-        vmapped = jax.vmap(jax.vmap(function, (None, 0)), (None, 0))(attention, u)
+        together, one_by_one, vmapped = in_three_ways(function, attention, u)
+        np.testing.assert_allclose(together, one_by_one, rtol=0, atol=tolerance * 10)
         np.testing.assert_allclose(vmapped, one_by_one, rtol=0, atol=tolerance * 10)
 
 
@@ -120,23 +142,26 @@ def test_float32_and_float64_agree_to_the_conditioning_of_the_blocks():
     assert (np.abs(np.asarray(log_det(single, u.astype(jnp.float32))) - exact) <= bound).all()
 
 
+@jax.jit
+def values_and_slopes(attention, u):
+    of_blocks = jax.value_and_grad(lambda a, u: jacobian_blocks(a, u).sum(), argnums=(0, 1))(attention, u)
+    return of_blocks, residuals(attention, u), jax.grad(lambda u: residuals(attention, u).sum())(u)
+
+
 @pytest.mark.parametrize("mask", ["strict", "inclusive"])
 @pytest.mark.parametrize("size", [0.0, 1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_extreme_embeddings_give_finite_values_and_gradients(mask, size, length):
     attention = cases.attention(2, mask=mask)
     draws = size * embeddings(length)
-    for u in (draws, jnp.broadcast_to(draws[:1], draws.shape)):
-        blocks, gradient = jax.value_and_grad(lambda a, u: jacobian_blocks(a, u).sum())(attention, u)
-        for leaf in (blocks, jax.grad(lambda u: residuals(attention, u).sum())(u), *jax.tree.leaves(gradient)):
-            assert jnp.isfinite(leaf).all()
-        assert jnp.isfinite(residuals(attention, u)).all()
+    for u in (draws, np.broadcast_to(draws[:1], draws.shape)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values_and_slopes(attention, u)))
 
 
 def test_contraction_has_a_finite_gradient_at_the_zero_map():
     zero = cases.attention(contraction=0.5)
     zero = jax.tree.map(jnp.zeros_like, zero)
-    gradient = jax.grad(lambda a: path_log_density(a, embeddings(4)).sum())(zero)
+    gradient = jax.jit(jax.grad(lambda a: path_log_density(a, embeddings(4)).sum()))(zero)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 

@@ -76,7 +76,7 @@ def test_slack_is_that_of_the_dense_matrix_inequality(sign, length):
     np.testing.assert_allclose(slack, expected, rtol=0, atol=1e-6)  # a square root of a zero eigenvalue: 1e-8
     np.testing.assert_allclose(log_det(attention, u), np.log(np.abs(det)), rtol=0, atol=1e-6)
     assert (slack[-1] != 1) == (length == 8 or (length == 3 and sign == 1))  # a singular S has an eigenvalue 0
-    gradient = jax.grad(lambda u: matrix_inequality_slack(attention, u).sum())(u)
+    gradient = jax.jit(jax.grad(lambda u: matrix_inequality_slack(attention, u).sum()))(u)
     assert jnp.isfinite(gradient).all()
     if length == 8:
         h, direction = 1e-6, embeddings(9, 8)

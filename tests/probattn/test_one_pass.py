@@ -40,8 +40,8 @@ def test_saturated_attention_on_itself_or_on_others(gain):
     attention = cases.attention(1, value=True, mask="inclusive")
     attention = dataclasses.replace(attention, query=gain * attention.key, key=attention.key)
     u = jnp.asarray(np.random.default_rng(3).standard_normal((4, cases.DIM)))
-    mean, slope = jax.value_and_grad(lambda u: density_and_readout(attention, u)[1].sum())(u)
-    expected, expected_slope = jax.value_and_grad(lambda u: attention_mean(attention, u).sum())(u)
+    mean, slope = jax.jit(jax.value_and_grad(lambda u: density_and_readout(attention, u)[1].sum()))(u)
+    expected, expected_slope = jax.jit(jax.value_and_grad(lambda u: attention_mean(attention, u).sum()))(u)
     rounding = 1e5 * float(jnp.finfo(u.dtype).eps)  # logits are of the order of a thousand times a few dozen
     np.testing.assert_allclose(mean, expected, rtol=rounding)
     np.testing.assert_allclose(slope, expected_slope, rtol=rounding, atol=rounding)

@@ -51,7 +51,7 @@ def test_log_det_is_that_of_the_dense_jacobian_in_both_directions(name):
     transform, e = AttentionTransform(cases.PROPER[name]), noise()
     u = transform(e)
     for function, at, sign in ((transform, e, 1), (transform.inv, u, -1)):
-        dense = jax.jacobian(function)(at)
+        dense = np.asarray(jax.jacobian(function)(at))
         for t in range(LENGTH):
             assert not dense[t, :, t + 1 :].any()  # causal
         expected = np.linalg.slogdet(dense.reshape(at.size, at.size))
@@ -71,6 +71,7 @@ def test_derivatives_in_the_parameters_are_those_of_finite_differences(name):
     # Of traced parameters nothing is known, so without the cap a branch must be named.
     branch = None if attention.contraction else "fixed_point"
 
+    @jax.jit
     def along(step):
         moved = jax.tree.map(lambda leaf, direction: leaf + step * direction, attention, directions)
         return jnp.sin(AttentionTransform(moved, branch)(e)).sum()
@@ -79,9 +80,9 @@ def test_derivatives_in_the_parameters_are_those_of_finite_differences(name):
     first = jax.jit(jax.grad(along))
     # The error of a central difference is h^2 times the third derivative, and that of rounding 1e-16 / h.
     np.testing.assert_allclose(first(0.0), (along(h) - along(-h)) / (2 * h), rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(jax.jvp(along, (0.0,), (1.0,))[1], first(0.0), rtol=1e-10)
+    np.testing.assert_allclose(jax.jit(lambda x: jax.jvp(along, (x,), (1.0,))[1])(0.0), first(0.0), rtol=1e-10)
     if attention.contraction:
-        second = jax.hessian(along)(0.0)
+        second = jax.jit(jax.hessian(along))(0.0)
         np.testing.assert_allclose(second, (first(h) - first(-h)) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
