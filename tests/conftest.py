@@ -1,6 +1,6 @@
 """Shared by all tests: jobs and precisions, shape checking, the kept compiled programs, and the browser.
 
-`tests/where.py` says where each test runs; `pytest --job NAME` chooses, and JAX_ENABLE_X64 the precision.
+`tests/where.py` says where each test runs; `pytest --job=NAME` chooses, and JAX_ENABLE_X64 the precision.
 """
 
 import gc

@@ -16,6 +16,7 @@ FLOAT64 = (
     "inference/test_fits.py",
     "inference/test_geometry.py",
     "inference/test_predictive.py",
+    "inference/test_processes.py::test_eight_devices_give_what_one_gives",
     "inference/test_robustness.py",
     "models/test_emission_model.py::test_joint_density_follows_the_formula",
     "models/test_emission_model.py::test_the_two_coordinates_differ_by_the_log_determinant",
