@@ -80,7 +80,7 @@ def noise_robustness(fit: Fit, tokens: Any, *, levels: tuple[float, ...] = LEVEL
     times = -(-num_noises // number)
     draws = {name: np.concatenate([value] * times) for name, value in draws.items()}
     found, scale = over_draws(
-        _under_noise, fit.model, draws, tokens, np.asarray(levels, np.float32), key=jax.random.key(seed)
+        _under_noise, fit.model, draws, tokens, np.asarray(levels, float), key=jax.random.key(seed)
     )
     found = np.swapaxes(found, 0, 1).astype(float).reshape(len(levels), times, number, len(tokens))
     once = np.logaddexp.reduce(found, axis=2) - math.log(number)  # the mixture over the draws, each time
