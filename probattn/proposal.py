@@ -93,13 +93,16 @@ def _token_factor(emission: Any, token: Array, precision: Array, shift: Array) -
     outer = (readout[:, :, None] * readout[:, None]).reshape(-1, dim * dim)
     # Two points on each axis: expectations under a Gaussian, exact up to third powers.
     points = math.sqrt(dim) * jnp.concatenate([jnp.eye(dim), -jnp.eye(dim)], axis=1, dtype=shift.dtype)
-    mean, whole = jnp.linalg.solve(precision, shift), precision
-    for _ in range(STEPS):
+
+    def step(_, current: tuple[Array, Array]) -> tuple[Array, Array]:
+        mean, whole = current
         around = solve_triangular(jnp.linalg.cholesky(whole), points, trans=1, lower=True)
         p = jnp.exp(emission.log_prob(mean[:, None] + around))
         expected = readout.T @ p
         curvature = (outer.T @ p.mean(1)).reshape(dim, dim) - expected @ expected.T / (2 * dim)
         slope = readout[token] - expected.mean(1) + shift - precision @ mean
         whole = (whole + precision + curvature) / 2
-        mean = mean + jnp.linalg.solve(whole, slope) / 2
+        return mean + jnp.linalg.solve(whole, slope) / 2, whole
+
+    mean, whole = jax.lax.fori_loop(0, STEPS, step, (jnp.linalg.solve(precision, shift), precision))
     return whole - precision, whole @ mean - shift
