@@ -15,7 +15,15 @@ def functions_in(path):
 def test_every_entry_names_something():
     jobs = [entry for entries in where.JOBS.values() for entry in entries]
     assert len(set(jobs)) == len(jobs)
-    for entry in (*where.BOTH, *where.FLOAT64, *where.NOT_FAST, *where.OPTIMISED, *where.LONGEST, *jobs):
+    for entry in (
+        *where.BOTH,
+        *where.FLOAT32,
+        *where.FLOAT64,
+        *where.NOT_FAST,
+        *where.OPTIMISED,
+        *where.LONGEST,
+        *jobs,
+    ):
         path, _, test = entry.partition("::")
         assert (HERE / path).exists(), entry
         assert not test or test in functions_in(HERE / path), entry
@@ -27,6 +35,7 @@ def test_the_longest_name_that_fits_counts():
     assert where.job_of("test_examples.py::test_it_runs_and_learns") == "examples"
     assert where.job_of("test_examples.py::test_it_runs_and_learns_more") == "default"
     assert where.precisions_of("models/test_priors.py::test_anything") == ("float32", "float64")
+    assert where.precisions_of("probattn/test_emission.py::test_anything") == ("float32",)
     assert where.precisions_of("test_cli.py::test_anything") == ("float32",)
     assert where.precisions_of("inference/test_fits.py::test_anything") == ("float64",)
     assert where.runs("models/test_priors.py::test_anything", "fast", "float32")

@@ -1,14 +1,16 @@
 """Where each test runs: in which precision, and in which job. This table alone says so.
 
 The theory and the models are tested in float32 and in float64. Everything else runs in one precision: float32, or float64
-where its tolerances are tight. `make test` runs the default job in both precisions; `make test-NAME` runs another job.
+where its tolerances are tight; so do the tests of theory and models that hold random draws to their own standard error,
+or that run NumPyro's loops, where no digit decides. `make test` runs the default job in both precisions; `make test-NAME`
+runs another job.
 
 A name is a path below tests/, a folder, a file or a test (`folder/test_file.py::test_name`); the longest that fits counts.
 """
 
 from collections.abc import Iterable
 
-BOTH = ("probattn", "models")
+BOTH = ("probattn", "models", "probattn/test_emission.py::test_it_works_under_jit_and_vmap_in_both_precisions")
 
 # Bars that float32 cannot meet, such as 1e-10 against automatic differentiation.
 FLOAT64 = (
@@ -77,6 +79,21 @@ FLOAT64 = (
     "probattn/test_uniqueness.py::test_counting_roots_in_the_plane_agrees_with_quadrature",
     "probattn/test_uniqueness.py::test_certificates_hold_only_where_there_is_one_root",
     "probattn/test_uniqueness.py::test_each_certificate_from_its_formula",
+)
+
+# Tests of the theory and the models in which no digit decides.
+FLOAT32 = (
+    "models/test_emission_model.py::test_generation_agrees_with_the_process",
+    "models/test_emission_model.py::test_it_is_a_plain_numpyro_model",
+    "models/test_emission_model.py::test_margins_are_means_given_the_tokens",
+    "models/test_emission_model.py::test_prior_predictive_sampling",
+    "models/test_language_model.py::test_plain_numpyro_samples_and_optimises_it_without_a_wrapper",
+    "models/test_latent_attention.py::test_a_symmetric_map_stays_in_its_convex_domain",
+    "models/test_latent_attention.py::test_prior_predictive_sampling",
+    "models/test_latent_attention.py::test_the_map_recovers_known_parameters",
+    "models/test_latent_attention.py::test_the_posterior_recovers_known_parameters",
+    "models/test_transformer.py::test_it_fits_by_the_same_machinery",
+    "probattn/test_emission.py",
 )
 
 # Statistical runs of minutes.
@@ -174,9 +191,9 @@ def runs(name: str, job: str, precision: str) -> bool:
 
 def precisions_of(name: str) -> tuple[str, ...]:
     """The precisions that a test runs in."""
-    if _fitting(name, FLOAT64):
-        return ("float64",)
-    return ("float32", "float64") if _fitting(name, BOTH) else ("float32",)
+    entries = ((BOTH, ("float32", "float64")), (FLOAT64, ("float64",)), (FLOAT32, ("float32",)))
+    fitting = {entry: precisions for names, precisions in entries for entry in _fitting(name, names)}
+    return fitting[max(fitting, key=len)] if fitting else ("float32",)
 
 
 def _fitting(name: str, entries: Iterable[str]) -> list[str]:
