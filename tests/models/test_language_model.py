@@ -170,7 +170,8 @@ def test_its_process_is_the_law_that_generates_and_its_cached_step_the_whole_pas
 
 def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
     model = LanguageModel(5, 6, 2)
-    tokens = Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=30)["tokens"][0]
+    draw = jax.jit(lambda key: Predictive(model, num_samples=1)(key, num_sequences=30)["tokens"][0])
+    tokens = draw(jax.random.key(0))
     assert tokens.shape == (30, 6)
 
     @jax.jit  # the search for a start point would otherwise compile each operation by itself
@@ -182,11 +183,12 @@ def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
     draws = draws_of(jax.random.key(1))
     assert set(draws) == set(model.priors())
     assert all(jnp.isfinite(value).all() for value in draws.values())
-    replicated = Predictive(model, draws)(jax.random.key(2), num_sequences=7)["tokens"]
+    replicate = jax.jit(lambda key: Predictive(model, draws)(key, num_sequences=7)["tokens"])
+    replicated = replicate(jax.random.key(2))
     assert replicated.shape == (10, 7, 6)
     svi = SVI(model, AutoDelta(model), numpyro.optim.Adam(0.05), Trace_ELBO())
-    result = svi.run(jax.random.key(3), 50, tokens, progress_bar=False)
-    assert result.losses[-1] < result.losses[0]
+    losses = jax.jit(lambda key: svi.run(key, 50, tokens, progress_bar=False).losses)(jax.random.key(3))
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("dim", [4, 32])
