@@ -120,6 +120,9 @@ JOBS = {
     "examples": ("test_examples.py::test_it_runs_and_learns",),
     "kill": ("inference/test_kill.py",),
     "processes": (
+        "inference/test_devices.py::test_a_map_is_the_same_on_two_devices",
+        "inference/test_devices.py::test_a_short_posterior_is_the_same_on_two_devices",
+        "inference/test_devices.py::test_latent_variables_are_split_with_their_sequences",
         "inference/test_processes.py",
         "inference/test_map.py::test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_process",
         "test_suite.py",
@@ -161,7 +164,7 @@ OPTIMISED = (
     "inference/test_fits.py",
     "inference/test_microcanonical.py",
     "inference/test_report.py",
-    "probattn/test_small_blocks.py",
+    "probattn/test_pieces.py",
 )
 
 # Of the default job, the files that take longest, begun first: what one worker begins last, the other one waits for.

@@ -1,9 +1,6 @@
 """One registry of attention maps, over which every closed form is tested, and slow twins written from the formulas."""
 
-from functools import partial
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from probattn import Attention
@@ -42,37 +39,45 @@ def build(name: str) -> Attention:
     return attention(heads, value="value" in extra, origin="origin" in extra, bias="bias" in extra, **static)
 
 
-def slow_mean(attention: Attention, u, t: int):
-    """mu_t by explicit loops over heads and past positions, from the formulas of theory, sections 1 and 4."""
+def slow_mean(attention: Attention, u, t: int, xp=np):
+    """mu_t by explicit loops over heads and past positions, from the formulas of theory, sections 1 and 4.
+
+    With NumPy nothing is compiled, and u may be complex; with xp = jax.numpy JAX can differentiate it.
+    """
+    attention = jax.tree.map(xp.asarray, attention)
     last = t + 1 if attention.mask == "inclusive" else t
     if last == 0:
-        return jnp.zeros(attention.dim) if attention.origin is None else attention.origin
+        return xp.zeros(attention.dim) if attention.origin is None else attention.origin
     past = [u[s] for s in range(last)]
     interactions = [k.T @ q / np.sqrt(attention.rank) for k, q in zip(attention.key, attention.query, strict=True)]
-    identity = [jnp.eye(attention.dim) / attention.heads] * attention.heads
+    identity = [xp.eye(attention.dim) / attention.heads] * attention.heads
     values = identity if attention.value is None else list(attention.value)
     shrink = 1.0
     if attention.contraction is not None:
-        squared_diameter = jnp.stack([((a - b) ** 2).sum() for a in past for b in past]).max()
-        gain = sum(jnp.sqrt((v**2).sum()) * jnp.sqrt((a**2).sum()) for v, a in zip(values, interactions, strict=True))
+        squared_diameter = xp.stack([((a - b) ** 2).sum() for a in past for b in past]).max()
+        gain = sum(xp.sqrt((v**2).sum()) * xp.sqrt((a**2).sum()) for v, a in zip(values, interactions, strict=True))
         shrink = 1 / (1 + gain * squared_diameter / (4 * attention.contraction))
     total = 0.0
     for h, (interaction, value) in enumerate(zip(interactions, values, strict=True)):
-        bias = jnp.zeros(last) if attention.position_bias is None else attention.position_bias[h, t - np.arange(last)]
-        logits = jnp.stack([u_s @ (shrink * interaction) @ u[t] for u_s in past]) + bias
-        total = total + value @ (jax.nn.softmax(logits) @ jnp.stack(past))
+        bias = xp.zeros(last) if attention.position_bias is None else attention.position_bias[h, t - np.arange(last)]
+        logits = xp.stack([u_s @ (shrink * interaction) @ u[t] for u_s in past]) + bias
+        weights = xp.exp(logits - logits.real.max())
+        total = total + value @ (weights / weights.sum() @ xp.stack(past))
     return total
 
 
-@jax.jit  # as one program: each of its operations by itself would be compiled by itself
-def slow_residuals(attention: Attention, u):
-    return jnp.stack([u[t] - slow_mean(attention, u, t) for t in range(len(u))])
+def slow_residuals(attention: Attention, u, xp=np):
+    u = xp.asarray(u)
+    return xp.stack([u[t] - slow_mean(attention, u, t, xp) for t in range(len(u))])
 
 
-@jax.jit
 def slow_jacobian(attention: Attention, u):
-    """The derivative of the slow residuals, [t, i, s, j]."""
-    return jax.jacobian(slow_residuals, argnums=1)(attention, u)
+    """The derivative of the slow residuals, [t, i, s, j], by complex steps: Im f(u + ih) / h, exact to rounding."""
+    u, step = np.asarray(u, float), 1e-30
+    columns = [
+        slow_residuals(attention, u + 1j * step * direction.reshape(u.shape)).imag / step for direction in np.eye(u.size)
+    ]
+    return np.stack(columns, axis=-1).reshape(*u.shape, *u.shape)
 
 
 def dissipative(strength=3.0, dim=DIM, seed=0) -> Attention:
@@ -94,14 +99,9 @@ def slow_sample(attention: Attention, noise, iterations=2000):
     for t, e in enumerate(noise):
         token = e
         for _ in range(iterations):
-            again = _iterate(attention, [*u, token], e, t)
+            again = slow_mean(attention, [*u, token], t) + e
             if np.abs(again - token).max() <= 1e-13:
                 break
             token = again
         u.append(token)
     return np.stack(u)
-
-
-@partial(jax.jit, static_argnums=3)
-def _iterate(attention: Attention, u, e, t: int):
-    return slow_mean(attention, u, t) + e

@@ -22,15 +22,13 @@ from probattn import (
 every_case = pytest.mark.parametrize("name", cases.CASES | cases.CONTRACTED)
 # Lengths 1 and 2 are edge cases of the masks, not of heads and values.
 FULLEST = ("strict-3heads-value-origin-bias", "inclusive-3heads-value-origin-bias", "inclusive-1heads-plain")
-# One of each mask, with one head and several, with values and without: what compiles several programs, or large ones.
+# One of each mask, with one head (blocks of the rank) and several (blocks of the dimension), with values and without:
+# for what compiles several programs, or large ones.
 some_cases = pytest.mark.parametrize(
     "name",
     [
-        "strict-1heads-plain",
-        "strict-1heads-value",
         "strict-3heads-value-origin-bias",
         "inclusive-1heads-plain",
-        "inclusive-1heads-value",
         "inclusive-3heads-value-origin-bias",
         "contracted-1heads-value",
         "contracted-3heads-plain",
@@ -61,7 +59,7 @@ def test_residuals_follow_the_formula(name, length):
 @every_case_and_length
 def test_blocks_are_the_diagonal_of_a_block_triangular_jacobian(name, length):
     attention, u = cases.build(name), embeddings(length)
-    dense, blocks = np.asarray(cases.slow_jacobian(attention, u)), np.asarray(jacobian_blocks(attention, u))
+    dense, blocks = cases.slow_jacobian(attention, u), np.asarray(jacobian_blocks(attention, u))
     for t in range(length):
         np.testing.assert_allclose(blocks[t], dense[t, :, t], rtol=0, atol=1e-10)
         assert not dense[t, :, t + 1 :].any()
@@ -77,9 +75,9 @@ def test_blocks_are_the_diagonal_of_a_block_triangular_jacobian(name, length):
 
 @every_case
 def test_log_det_and_margin_agree_with_dense_computations(name):
-    attention, u = cases.build(name), embeddings(5)
-    dense = np.asarray(jax.jit(jax.jacobian(residuals, argnums=1))(attention, u))
-    blocks = np.stack([dense[t, :, t] for t in range(5)])
+    attention, u = cases.build(name), embeddings(4)
+    dense = cases.slow_jacobian(attention, u)
+    blocks = np.stack([dense[t, :, t] for t in range(4)])
     first = singular_positions(attention)
     expected = np.log(np.abs(np.linalg.det(blocks[first:])))
     np.testing.assert_allclose(log_det(attention, u)[first:], expected, rtol=0, atol=1e-10)
@@ -95,12 +93,15 @@ def test_position_one_is_degenerate_when_it_attends_to_itself_alone():
     assert jnp.isfinite(barrier[1:]).all()
 
 
-@some_cases
+@pytest.mark.parametrize(
+    "name", ["inclusive-1heads-plain", "inclusive-3heads-value-origin-bias", "contracted-1heads-value"]
+)
 def test_gradient_of_log_det_agrees_with_differentiating_the_slow_map(name):
     attention, u = cases.build(name), embeddings(3)
 
     def slow(attention, u):
-        dense = cases.slow_jacobian(attention, u)[first:, :, first:]
+        slow_jacobian = jax.jacobian(partial(cases.slow_residuals, xp=jnp), argnums=1)
+        dense = slow_jacobian(attention, u)[first:, :, first:]
         return jnp.linalg.slogdet(dense.reshape((3 - first) * cases.DIM, -1))[1]
 
     def fast(attention, u):

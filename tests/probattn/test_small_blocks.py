@@ -6,15 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probattn import (
-    Attention,
-    jacobian_blocks,
-    log_det,
-    matrix_inequality_slack,
-    path_log_density,
-    residuals,
-    sequences,
-)
+from probattn import Attention, jacobian_blocks, log_det, matrix_inequality_slack, path_log_density
 from probattn.domain import inequality_holds
 from probattn.mean import attend
 from probattn.small_blocks import small_blocks
@@ -53,49 +45,6 @@ def test_value_and_derivatives_are_those_of_the_whole_blocks(heads, rank, value,
 
     for one, other in zip(*(jax.tree.leaves(to_second_order(function)) for function in (fast, whole)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize("mask", ["strict", "inclusive"])
-def test_pieces_are_the_whole(monkeypatch, mask):
-    attention, u = cases.attention(2, value=True, mask=mask), embeddings(7, 5)
-    several = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), attention)
-
-    def total(attention, u):
-        density = path_log_density(attention, u)
-        return jnp.where(jnp.isneginf(density), 0, density).sum() + jnp.abs(residuals(attention, u)).sum()
-
-    def everything():
-        jax.clear_caches()
-        slopes = jax.jit(jax.value_and_grad(total, (0, 1)))  # as one program, and not one for each operation
-        found = [slopes(one, v) for one, v in ((attention, u), (several, u[:, None]))]
-        found.append((jacobian_blocks(attention, u), log_det(several, u[:, None])))
-        return jax.tree.leaves(found)
-
-    whole = everything()
-    called = []
-    original = sequences._in_pieces
-    monkeypatch.setattr(sequences, "LARGEST_WORKING_SET", 1500)
-    monkeypatch.setattr(sequences, "_in_pieces", lambda run, u, most: called.append(most) or original(run, u, most))
-    pieces = everything()
-    assert min(called) < 7
-    # Sums of some hundred terms, each of a few units in the last place, in another order.
-    for one, other in zip(pieces, whole, strict=True):
-        scale = float(jnp.abs(other[jnp.isfinite(other)]).max())
-        np.testing.assert_allclose(one, other, rtol=0, atol=300 * jnp.finfo(u.dtype).eps * scale)
-
-
-def test_memory_of_pieces_does_not_grow_with_the_number_of_sequences(monkeypatch):
-    monkeypatch.setattr(sequences, "LARGEST_WORKING_SET", 20_000)
-    jax.clear_caches()
-    attention = cases.attention()
-
-    def temporaries(number):
-        gradient = jax.grad(lambda u: path_log_density(attention, u).sum())
-        compiled = jax.jit(gradient).lower(jnp.zeros((number, 16, cases.DIM))).compile()
-        return compiled.memory_analysis().temp_size_in_bytes / (4 * number * 16 * cases.DIM)
-
-    # In units of the embeddings, what is left is a few copies of them; all at once it is 100 times them.
-    assert temporaries(2000) < 20
 
 
 @pytest.mark.parametrize("length", [3, 6])
