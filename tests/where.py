@@ -94,9 +94,17 @@ FLOAT32 = (
     "models/test_latent_attention.py::test_the_posterior_recovers_known_parameters",
     "models/test_transformer.py::test_it_fits_by_the_same_machinery",
     "probattn/test_emission.py",
+    "probattn/test_pieces.py",
+    "probattn/test_positions.py::test_monte_carlo_is_within_its_standard_error_of_the_sum",
+    "probattn/test_process.py::test_it_is_a_site_of_any_numpyro_model",
+    "probattn/test_process.py::test_jit_pytree_expand_and_vmap",
+    "probattn/test_process.py::test_shapes",
+    "probattn/test_random_set.py::test_forbidding_estimates_small_probabilities_that_counting_misses",
+    "probattn/test_random_set.py::test_monte_carlo_is_within_its_standard_error_of_the_sum",
+    "probattn/test_sequence_process.py::test_samples_follow_the_law_and_a_swapped_logit_is_noticed",
 )
 
-# Statistical runs of minutes.
+# Statistical runs, of minutes when programs have to be compiled.
 SLOW = (
     "inference/test_calibration.py::test_an_emission_model_without_the_log_determinant_is_seen",
     "inference/test_calibration.py::test_every_parametrisation_is_calibrated_over_a_thousand_simulations",
@@ -105,10 +113,21 @@ SLOW = (
     "inference/test_calibration.py::test_the_posterior_is_calibrated",
     "inference/test_diagnose.py::test_raw_weights_look_converged_and_predictions_are_not",
     "inference/test_emission_fits.py::test_expectations_agree_in_both_coordinates",
+    "inference/test_emission_fits.py::test_particle_log_prob_over_draws_and_sequences",
+    "inference/test_emission_fits.py::test_scores_are_those_of_the_particle_filter",
     "inference/test_microcanonical.py::test_it_agrees_with_nuts",
     "inference/test_posterior_look.py::test_every_fit_has_every_curve",
     "inference/test_reference.py::test_a_short_run_agrees_with_the_long_one",
+    "inference/test_reference.py::test_laplace_is_told_from_the_posterior",
     "inference/test_reference.py::test_nuts_agrees_with_quadrature",
+    "inference/test_stress.py::test_training_learns_what_can_be_known",
+    "inference/test_stress.py::test_noise_in_training_buys_robustness",
+    "models/test_latent_attention.py::test_the_map_recovers_known_parameters",
+    "models/test_latent_attention.py::test_the_posterior_recovers_known_parameters",
+    "probattn/test_emission.py::test_a_mixture_of_emission_processes",
+    "probattn/test_emission.py::test_draws_of_a_mixture_have_random_numbers_of_their_own",
+    "probattn/test_emission.py::test_guided_particles_are_worth_many_of_the_prior",
+    "probattn/test_emission.py::test_the_prior_among_the_guided_particles_bounds_their_weights",
     "test_cli.py::test_an_emission_model_takes_the_same_commands",
     "test_cli.py::test_other_methods_fit_and_compare",
 )

@@ -75,7 +75,8 @@ def slow_jacobian(attention: Attention, u):
     """The derivative of the slow residuals, [t, i, s, j], by complex steps: Im f(u + ih) / h, exact to rounding."""
     u, step = np.asarray(u, float), 1e-30
     columns = [
-        slow_residuals(attention, u + 1j * step * direction.reshape(u.shape)).imag / step for direction in np.eye(u.size)
+        slow_residuals(attention, u + 1j * step * direction.reshape(u.shape)).imag / step
+        for direction in np.eye(u.size)
     ]
     return np.stack(columns, axis=-1).reshape(*u.shape, *u.shape)
 
