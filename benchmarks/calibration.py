@@ -20,8 +20,8 @@ from rich.console import Console
 from probattn import residuals
 from probattn.inference import plot_ranks, simulation_based_calibration
 from probattn.models import EmissionModel, LatentAttention
-from probattn.models.emission_laws import StoppedEmbeddings, StoppedTokens
-from probattn.tokens import counted
+from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
+from probattn.sequence.tokens import counted
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks import by_hand
 from benchmarks.measure import save, side_by_side
 from probattn import Attention, AttentionProcess, residuals
-from probattn.determinant import sign_and_log_det
+from probattn.attention.determinant import sign_and_log_det
 
 SIZES = ((4, 4), (8, 8), (16, 4), (16, 16), (32, 4))  # dim, rank
 NUM_SEQUENCES, LENGTH = 256, 16

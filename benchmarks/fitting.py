@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.measure import save, side_by_side
 from probattn.inference import fit_map, load_corpus
-from probattn.inference.joint import potential
+from probattn.inference.fitting.unconstrained import potential
 from probattn.models import LanguageModel, TransformerLM
 
 VOCAB, LENGTH, DIM, BATCH = 96, 64, 64, 32

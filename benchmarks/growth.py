@@ -20,7 +20,7 @@ from benchmarks import by_hand
 from benchmarks.measure import save, side_by_side
 from probattn import Attention, AttentionProcess, residuals
 from probattn.inference import sample_posterior
-from probattn.inference.placement import wake_host_devices
+from probattn.inference.devices.device_placement import wake_host_devices
 from probattn.models import LanguageModel
 
 LENGTHS = (16, 64, 256, 1024)

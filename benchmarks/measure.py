@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from probattn.inference.environment import versions
+from probattn.inference.devices.environment import versions
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = 30

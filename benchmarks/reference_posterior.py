@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from probattn.inference import diagnose, sample_posterior
-from probattn.inference.environment import versions
-from probattn.inference.fit import over_draws
-from probattn.inference.placement import wake_host_devices
+from probattn.inference.devices.device_placement import wake_host_devices
+from probattn.inference.devices.environment import versions
+from probattn.inference.fitting.fit import over_draws
 from probattn.models import LanguageModel
 
 MODEL = LanguageModel(3, 4, 1, contraction=0.9)

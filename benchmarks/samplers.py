@@ -22,10 +22,10 @@ from rich.table import Table
 from benchmarks import by_hand
 from benchmarks.measure import save, side_by_side
 from probattn.inference import load_corpus, sample_posterior
-from probattn.inference.chains import over_chains
-from probattn.inference.fit import over_draws
-from probattn.inference.joint import constrain, draw_start, potential
-from probattn.inference.placement import place_chains, wake_host_devices
+from probattn.inference.devices.chain_sharding import over_chains
+from probattn.inference.devices.device_placement import place_chains, wake_host_devices
+from probattn.inference.fitting.fit import over_draws
+from probattn.inference.fitting.unconstrained import constrain, draw_start, potential
 from probattn.models import LanguageModel
 
 DEPTH = 6  # of the demo's trees

@@ -13,13 +13,13 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from probattn import Attention, AttentionProcess, Emission, EmissionProcess, InputError, stability_margin
+from probattn.attention.batching import map_in_batches
 from probattn.checks import whole_number
-from probattn.models.emission_laws import StoppedEmbeddings, StoppedTokens
+from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
 from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
-from probattn.sequences import map_in_batches
-from probattn.tokens import check_tokens, counted
+from probattn.sequence.tokens import check_tokens, counted
 
 Params = dict[str, Any]
 COORDINATES = ("embedding", "noise")

@@ -20,13 +20,13 @@ from probattn import (
     path_log_density,
     stability_margin,
 )
-from probattn.cached_mean import empty_cache, mean_step
+from probattn.attention.cached_mean import empty_cache, mean_step
+from probattn.attention.density_and_readout import density_and_readout
 from probattn.checks import whole_number
 from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
-from probattn.one_pass import density_and_readout
-from probattn.tokens import END, before, check_tokens, counted
+from probattn.sequence.tokens import END, before, check_tokens, counted
 
 Params = dict[str, Any]
 

@@ -12,11 +12,11 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from probattn import Attention, InputError, SequenceProcess
-from probattn.barrier import VARIANTS, barrier_loss
+from probattn.attention.barrier import VARIANTS, barrier_loss
 from probattn.checks import whole_number
 from probattn.models.layers import forward
 from probattn.models.priors import normal
-from probattn.tokens import END, before, check_tokens, counted
+from probattn.sequence.tokens import END, before, check_tokens, counted
 
 Params = dict[str, Any]
 PLACEMENTS = ("auxiliary", "own")

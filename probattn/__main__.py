@@ -1,5 +1,5 @@
 """`python -m probattn` is the command line."""
 
-from probattn.cli import main
+from probattn.cli.app import main
 
 main()

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from probattn import cli
+from probattn.cli import app as cli
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 CHAINS = ["--num-warmup", "10", "--num-samples", "14", "--num-chains", "2", "--start", "random"]

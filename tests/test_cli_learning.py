@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from probattn import cli, cli_learning, inference
-from probattn.cli_runs import load
+from probattn import inference
+from probattn.cli import app as cli
+from probattn.cli import learning_study as cli_learning
+from probattn.cli.runs import load
 from probattn.errors import FitError
 from probattn.inference import load_corpus, load_curve
 

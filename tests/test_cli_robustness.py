@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from probattn import cli, cli_robustness
+from probattn.cli import app as cli
+from probattn.cli import robustness_study as cli_robustness
 from probattn.errors import FitError
-from probattn.robustness_arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
+from probattn.inference.study.arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
 
 TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
 TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 100, "num_samples": 20, "num_members": 2}
@@ -119,7 +120,7 @@ def test_an_arm_that_cannot_be_trained_is_said_and_the_others_go_on(study, corpu
     def fail(*_, **__):
         raise FitError("every step leads out of the domain")
 
-    monkeypatch.setattr("probattn.inference.train.train", fail)
+    monkeypatch.setattr("probattn.inference.fitting.training.train", fail)
     run(corpus, study)
     assert (
         "barrier-full-auxiliary-0.05.</strong> could not be trained: every step" in (study / "report.html").read_text()
@@ -136,7 +137,7 @@ def test_a_posterior_that_cannot_be_had_is_said(study, corpus, monkeypatch):
     def fail(*_, **__):
         raise FitError("a chain never moved")
 
-    monkeypatch.setattr("probattn.inference.posterior_look.posterior_look", fail)
+    monkeypatch.setattr("probattn.inference.study.posterior_robustness.posterior_look", fail)
     run(corpus, study)
     assert "It could not be fitted: a chain never moved" in (study / "report.html").read_text()
     file.write_text(kept)

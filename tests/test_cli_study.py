@@ -5,7 +5,7 @@ import json
 import pytest
 
 from probattn import InputError
-from probattn.cli_study import open_study
+from probattn.cli.study_folder import open_study
 
 GIVEN = {"seed": 0, "sizes": [10, 20]}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from probattn import Attention, AttentionProcess
-from probattn.determinant import LARGEST_UNROLLED
+from probattn.attention.determinant import LARGEST_UNROLLED
 from probattn.inference import fit_map, sample_posterior
-from probattn.inference.placement import place_chains
+from probattn.inference.devices.device_placement import place_chains
 from probattn.models import LanguageModel
 
 TOKENS = np.tile([[1, 2, 3, 0, 0], [2, 1, 0, 0, 0], [3, 3, 2, 1, 0]], (20, 1))

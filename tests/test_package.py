@@ -32,7 +32,7 @@ def test_wheel_holds_one_top_level_package(wheel):
     for folder, prefix in (("probattn", ""), ("models", "models/"), ("inference", "inference/")):
         for path in (ROOT / folder).glob("*.py"):
             assert f"probattn/{prefix}{path.name}" in names
-    assert "probattn/inference/templates/report.html" in names
+    assert "probattn/inference/report/templates/report.html" in names
     assert {"probattn/py.typed", "probattn/__init__.pyi", "probattn/inference/__init__.pyi"} <= set(names)
     assert not [name for name in names if "test" in name]
 
@@ -53,10 +53,10 @@ def test_arrows_point_one_way():
     "imports",
     [
         "import arviz, probattn; probattn.AttentionProcess",
-        "import arviz, probattn.process",
+        "import arviz, probattn.attention.process",
         "import probattn, arviz; probattn.AttentionProcess",
         "import probattn, arviz, probattn.models",
-        "import probattn, arviz, probattn.inference.map",
+        "import probattn, arviz, probattn.inference.fitting.map",
     ],
 )
 def test_arviz_may_be_imported_first(imports):
@@ -76,8 +76,8 @@ HEAVY = {"jax", "numpy", "scipy", "numpyro", "optax", "optimistix", "arviz", "pa
     ("code", "light"),
     [
         ("import probattn", HEAVY),
-        ("from probattn.cli import app; app(['--help'], standalone_mode=False)", HEAVY),
-        ("from probattn.cli import app; app(['fit', '--help'], standalone_mode=False)", HEAVY),
+        ("from probattn.cli.app import app; app(['--help'], standalone_mode=False)", HEAVY),
+        ("from probattn.cli.app import app; app(['fit', '--help'], standalone_mode=False)", HEAVY),
         ("from probattn import Attention, stability_margin", HEAVY - {"jax", "numpy", "scipy", "numpyro"}),
         ("from probattn.inference import fit_map", {"arviz", "pandas", "xarray", "matplotlib", "zarr"}),
         ("from probattn.inference import sample_posterior", {"arviz", "pandas", "xarray", "matplotlib"}),
@@ -91,7 +91,9 @@ def test_what_is_not_asked_for_is_not_loaded(code, light):
 
 def test_names_load_when_they_are_asked_for():
     """`compare` is a function, and the module that it is in."""
-    code = "import probattn.inference.compare; from probattn.inference import compare; print(callable(compare))"
+    code = (
+        "import probattn.inference.report.comparing; from probattn.inference import compare; print(callable(compare))"
+    )
     assert run(code) == "True\n"
     code = (
         "from probattn import *; print(Attention.__name__, inference.fit_map.__name__, models.LanguageModel.__name__)"

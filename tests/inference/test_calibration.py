@@ -7,7 +7,7 @@ import pytest
 from benchmarks.calibration import EmissionWithoutLogDet, WithoutLogDet
 from probattn import InputError
 from probattn.inference import Calibration, plot_ranks, simulation_based_calibration
-from probattn.inference.calibration import _ranks
+from probattn.inference.evaluation.simulation_calibration import _ranks
 from probattn.models import EmissionModel, LatentAttention
 
 FIELDS = dict(dim=2, length=8, values=False)

@@ -7,10 +7,10 @@ import pytest
 
 from probattn import InputError
 from probattn.inference import compare, learning_curve
-from probattn.inference.answers import Answer, reference_of
-from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.estimates import Measured
-from probattn.inference.findings import findings, warnings_of
+from probattn.inference.data.ngram import fit_ngram, token_counts
+from probattn.inference.evaluation.measured import Measured
+from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.summary_table import Answer, reference_of
 
 
 @pytest.fixture(scope="module")

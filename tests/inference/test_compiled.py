@@ -55,7 +55,7 @@ def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the user's cache folder has another name")
 def test_the_command_line_keeps_them(tmp_path):
-    code = "from probattn.cli import main; main(['env'])"
+    code = "from probattn.cli.app import main; main(['env'])"
     assert f"compiled programs: {tmp_path}/probattn/jax" in run(tmp_path, code=code)
     assert "compiled programs: not kept" in run(tmp_path, code=code, JAX_ENABLE_COMPILATION_CACHE="false")
     assert not any(Path(tmp_path, "probattn", "jax").iterdir())

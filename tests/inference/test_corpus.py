@@ -7,7 +7,7 @@ import pytest
 
 from probattn import InputError
 from probattn.inference import load_corpus
-from probattn.inference.corpus import load_elsewhere
+from probattn.inference.data.corpus import load_elsewhere
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from predictors import TRUTH, fit_of, sequences, sharpened
 from scipy.stats import norm
 
 from probattn.inference import detection, plot_detection, predict, reversed_order, shuffled
-from probattn.inference.detection import CURVE, _area
+from probattn.inference.evaluation.out_of_distribution import CURVE, _area
 
 
 def test_area_is_the_share_of_pairs_in_order():

@@ -15,9 +15,9 @@ from probattn.inference import (
     sample_microcanonical,
     sample_posterior,
 )
-from probattn.inference.joint import draw_start, potential
-from probattn.inference.placement import Placement, place_chains, place_data
-from probattn.inference.shards import ON_ALL_DEVICES, WITHIN_A_CHAIN, on_all, split_model
+from probattn.inference.devices.device_placement import Placement, place_chains, place_data
+from probattn.inference.devices.sharding import ON_ALL_DEVICES, WITHIN_A_CHAIN, on_all, split_model
+from probattn.inference.fitting.unconstrained import draw_start, potential
 from probattn.models import EmissionModel, LanguageModel
 
 KEY = jax.random.key(0)
@@ -104,7 +104,7 @@ def test_a_short_posterior_is_the_same_on_two_devices(tokens, num_chains, model,
 
 
 def test_chains_start_at_the_same_modes(monkeypatch):
-    monkeypatch.setattr("probattn.inference.start.MODE_STEPS", 40)
+    monkeypatch.setattr("probattn.inference.fitting.start_points.MODE_STEPS", 40)
     settings = CHAINS | {"start": "maps", "num_warmup": 1, "num_samples": 1}
     one, two = (sample_posterior(Line(), LONG_DATA, num_chains=1, devices=devices, **settings) for devices in (1, 2))
     assert_close(one.stats["potential_energy"], two.stats["potential_energy"], 1e5)

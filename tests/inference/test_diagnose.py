@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 
 from probattn import InputError
 from probattn.inference import diagnose, leave_one_out, sample_posterior
-from probattn.inference.fit import Fit
+from probattn.inference.fitting.fit import Fit
 from probattn.models import LanguageModel
 
 # A symbol is repeated ten times in thirteen, else changed: on the circle of two-dimensional embeddings the four symbols
@@ -28,7 +28,7 @@ HELD = np.array([(1, 2), (2, 1), (3, 4), (4, 3)] * 2 + [(1, 3), (3, 1), (2, 4), 
 
 def prior_starts(model, data, seed, chains):
     """Draws from the prior of finite density, the same in both precisions, in unconstrained coordinates."""
-    from probattn.inference.joint import unconstrain
+    from probattn.inference.fitting.unconstrained import unconstrain
 
     rng, starts = np.random.default_rng(seed), []
     while len(starts) < chains:
@@ -46,7 +46,8 @@ def rings():
     """Four of eight chains from the prior, those whose raw weights agree although their predictions do not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "probattn.inference.posterior.start_points", lambda model, data, *_: (prior_starts(model, data, 2, 8), 0.0)
+            "probattn.inference.fitting.posterior.start_points",
+            lambda model, data, *_: (prior_starts(model, data, 2, 8), 0.0),
         )
         fit = sample_posterior(
             RINGS, TRAIN, key=jax.random.key(0), num_chains=8, num_warmup=250, num_samples=500, max_tree_depth=7,

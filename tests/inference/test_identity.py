@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from probattn.inference import identity
-from probattn.inference.identity import data_hash
+from probattn.inference.fitting import density as identity
+from probattn.inference.fitting.density import data_hash
 
 
 def test_data_are_known_by_every_row_and_their_shape(monkeypatch):

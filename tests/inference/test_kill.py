@@ -23,7 +23,10 @@ import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[3])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import numpy as np
-from probattn.inference import chunks, nuts, posterior, sample_posterior
+from probattn.inference import sample_posterior
+from probattn.inference.data import array_file as chunks
+from probattn.inference.fitting import nuts
+from probattn.inference.fitting import posterior
 from probattn.models import LanguageModel
 
 nuts.CHUNK = posterior.CHUNK = 20

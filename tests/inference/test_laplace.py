@@ -7,8 +7,8 @@ from known import DATA, Barred, Conjugate, Exponential, Impossible, Many
 
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_laplace
-from probattn.inference.curvature import curvature
-from probattn.inference.joint import potential, unconstrain
+from probattn.inference.fitting.curvature import curvature
+from probattn.inference.fitting.unconstrained import potential, unconstrain
 from probattn.models import LanguageModel
 
 KEY = jax.random.key(0)

@@ -11,12 +11,12 @@ import pytest
 from probattn import InputError
 from probattn.errors import FitError
 from probattn.inference import LearningCurve, diagnose, learning_curve, load_curve, plot_learning_curve, save_curve
-from probattn.inference.baselines import fit_ngram, token_counts
-from probattn.inference.chunks import read_arrays, write_arrays
-from probattn.inference.curve import join
-from probattn.inference.style import DARK, INK
+from probattn.inference.data.array_file import read_arrays, write_arrays
+from probattn.inference.data.ngram import fit_ngram, token_counts
+from probattn.inference.evaluation.curve import join
+from probattn.inference.report.style import DARK, INK
 
-MODULE = import_module("probattn.inference.learning_curve")  # the package's name is that of the function
+MODULE = import_module("probattn.inference.evaluation.learning_study")  # the package's name is that of the function
 NUM_HELDOUT, COUNT, ERROR = 10, 2, 0.012
 # Of +s, -s, +s, ... the standard deviation is s sqrt(n / (n - 1)), and the error of its mean s / sqrt(n - 1): here s / 3.
 NOISE = 3 * ERROR * COUNT * np.tile([1, -1], NUM_HELDOUT // 2)

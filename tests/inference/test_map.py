@@ -19,11 +19,11 @@ from numpyro.infer.util import log_density
 
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_map
-from probattn.inference.curvature import curvature
-from probattn.inference.joint import in_unconstrained_coordinates
-from probattn.inference.map import PointELBO
-from probattn.inference.mode_verdict import judge
-from probattn.inference.windows import Windows, scaled_log_density
+from probattn.inference.data.on_disk import Windows, scaled_log_density
+from probattn.inference.fitting.curvature import curvature
+from probattn.inference.fitting.map import PointELBO
+from probattn.inference.fitting.map_verdict import judge
+from probattn.inference.fitting.unconstrained import in_unconstrained_coordinates
 from probattn.models import EmissionModel, LanguageModel
 
 KEY = jax.random.key(0)
@@ -231,7 +231,7 @@ def test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_proce
     np.testing.assert_allclose(*losses, rtol=1e-5)  # a sum of some hundred terms
     program = (
         "import hashlib, jax, jax.numpy as jnp, optax; from numpyro.infer import SVI; from numpyro.infer.autoguide import AutoDelta;"
-        "from probattn.inference.map import PointELBO; from probattn.models import LanguageModel;"
+        "from probattn.inference.fitting.map import PointELBO; from probattn.models import LanguageModel;"
         "model, data = LanguageModel(4, 5, 2), jnp.ones((2, 5), int);"
         "svi = SVI(model, AutoDelta(model), optax.adam(0.1), PointELBO()); state = svi.init(jax.random.key(0), data);"
         "print(hashlib.sha256(jax.jit(svi.evaluate).lower(state, data).as_text().encode()).hexdigest())"

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from probattn.inference.posterior_look import BARRIER, ENSEMBLE, PLAIN, POSTERIOR, judge_averaging, posterior_look
-from probattn.inference.robustness import DISTURBANCES
+from probattn.inference.evaluation.perturbations import DISTURBANCES
+from probattn.inference.study.posterior_robustness import (
+    BARRIER,
+    ENSEMBLE,
+    PLAIN,
+    POSTERIOR,
+    judge_averaging,
+    posterior_look,
+)
 from probattn.models import LanguageModel
 
 

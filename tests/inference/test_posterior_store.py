@@ -19,7 +19,7 @@ from probattn.inference import (
     resume_posterior,
     sample_posterior,
 )
-from probattn.inference.posterior_store import PosteriorStore
+from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.models import LanguageModel
 
 MODEL = LanguageModel(4, 5, 2)
@@ -31,7 +31,7 @@ SETTINGS = dict(key=KEY, num_chains=2, num_warmup=15, num_samples=25, max_tree_d
 def short_chunks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nuts, "CHUNK", 10)
-        patch.setattr("probattn.inference.posterior.CHUNK", 10)
+        patch.setattr("probattn.inference.fitting.posterior.CHUNK", 10)
         yield
 
 
@@ -212,7 +212,7 @@ def test_a_full_disk_is_told_and_loses_no_chunk(tmp_path, corpus, uninterrupted,
     monkeypatch.undo()
     # `undo` takes back what the module's fixture set too.
     monkeypatch.setattr(nuts, "CHUNK", 10)
-    monkeypatch.setattr("probattn.inference.posterior.CHUNK", 10)
+    monkeypatch.setattr("probattn.inference.fitting.posterior.CHUNK", 10)
     assert_same(uninterrupted, sample(corpus, tmp_path / "store"))
 
 

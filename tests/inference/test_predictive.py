@@ -7,9 +7,9 @@ from predictors import TRUTH, fit_of, sequences, sharpened
 
 from probattn import InputError
 from probattn.inference import fit_laplace, plot_uncertainty, predict, uncertainty
-from probattn.inference.baselines import fit_ngram
-from probattn.inference.estimates import ratio
-from probattn.inference.predictive import as_fits, mixture_conditionals, predict_ngram, token_log_probs
+from probattn.inference.data.ngram import fit_ngram
+from probattn.inference.evaluation.measured import ratio
+from probattn.inference.evaluation.predictive import as_fits, mixture_conditionals, predict_ngram, token_log_probs
 from probattn.models import LanguageModel
 
 TOLERANCE = 1e-12

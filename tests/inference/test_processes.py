@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from probattn import InputError
-from probattn.inference import fit_map, processes, sample_posterior
-from probattn.inference.processes import on_first
+from probattn.inference import fit_map, sample_posterior
+from probattn.inference.devices import multihost as processes
+from probattn.inference.devices.multihost import on_first
 from probattn.models import LanguageModel
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ import numpy as np
 jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_enable_x64", True)
-from probattn.inference.processes import is_first, join
+from probattn.inference.devices.multihost import is_first, join
 join()
 from test_processes import CHAINS, MAP, MODEL, TOKENS
 from probattn import InputError

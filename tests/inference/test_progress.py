@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from probattn.inference.progress import Progress
+from probattn.inference.devices.progress import Progress
 
 
 def told(capsys, error=None, **settings):
@@ -25,7 +25,7 @@ def test_it_is_silent_where_it_is_not_wanted(capsys):
 
 def test_lines_are_seconds_apart(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("probattn.inference.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("probattn.inference.devices.progress.time.monotonic", lambda: now[0])
     with Progress("MAP", 40) as bar:
         for step in range(1, 5):
             now[0] = 6.0 * step

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from benchmarks.reference_posterior import MODEL, TOKENS, summary
 from probattn.inference import fit_laplace, sample_posterior
-from probattn.inference.joint import potential, unconstrain
+from probattn.inference.fitting.unconstrained import potential, unconstrain
 from probattn.models import LatentAttention
 
 REFERENCE = json.loads((Path(__file__).parent / "reference_posterior.json").read_text())

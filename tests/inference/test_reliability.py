@@ -8,8 +8,8 @@ from predictors import TRUTH, fit_of, sequences, sharpened
 
 from probattn import InputError
 from probattn.inference import plot_calibration, predict, reliability
-from probattn.inference.estimates import Measured, ratio
-from probattn.inference.reliability import _edges
+from probattn.inference.evaluation.measured import Measured, ratio
+from probattn.inference.evaluation.token_calibration import _edges
 
 SHARP = sharpened(TRUTH, 3)
 TIMES = 60

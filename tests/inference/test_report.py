@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from probattn.inference import compare, learning_curve
-from probattn.inference.captions import CAPTIONS, SECTIONS, alternative
-from probattn.inference.findings import findings, warnings_of
-from probattn.inference.style import COLOURS, looks
+from probattn.inference.report.captions import CAPTIONS, SECTIONS, alternative
+from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.style import COLOURS, looks
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def page(comparison, tmp_path_factory):
 def test_json_holds_every_number_and_is_what_the_schema_says(comparison, tmp_path):
     comparison.save_json(tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
-    schema = json.loads(files("probattn.inference").joinpath("templates/report.schema.json").read_text("utf-8"))
+    schema = json.loads(files("probattn.inference.report").joinpath("templates/report.schema.json").read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(found, schema, cls=jsonschema.Draft202012Validator)
     assert set(found) == set(schema["properties"])

@@ -9,9 +9,9 @@ from predictors import TRUTH, fit_of, sequences
 
 from probattn import InputError
 from probattn.inference import plot_robustness, robustness, with_typos
-from probattn.inference.baselines import token_counts
-from probattn.inference.robustness import LEVELS, NOISE, noise_robustness, typo_robustness
-from probattn.inference.typos import KINDS, room_for_typos
+from probattn.inference.data.ngram import token_counts
+from probattn.inference.data.typos import KINDS, room_for_typos
+from probattn.inference.evaluation.perturbations import LEVELS, NOISE, noise_robustness, typo_robustness
 
 TOLERANCE = 1e-10
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from probattn import InputError
-from probattn.inference import load_run, save_run, storage
+from probattn.inference import load_run, save_run
+from probattn.inference.fitting import run_directory as storage
 from probattn.models import LanguageModel
 
 MODELS = {"LanguageModel": LanguageModel}

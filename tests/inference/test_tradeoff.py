@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from probattn.inference.tradeoff import Interval, at_equal_cost, change, fragility, interval, judge_claim, losses
+from probattn.inference.study.tradeoff import Interval, at_equal_cost, change, fragility, interval, judge_claim, losses
 
 
 def arm(name, clean, noisy):

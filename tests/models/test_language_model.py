@@ -12,7 +12,7 @@ from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.util import log_density
 
 from probattn import InputError, SequenceProcess, jacobian_blocks, residuals
-from probattn.inference.identity import density_of
+from probattn.inference.fitting.density import density_of
 from probattn.models import LanguageModel
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probattn import Attention, InputError, barrier_loss, jacobian_blocks, residuals
-from probattn.barrier import VARIANTS
+from probattn.attention.barrier import VARIANTS
 
 
 def embeddings(*shape, seed=1, scale=1.0):

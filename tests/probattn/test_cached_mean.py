@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probattn import Attention, InputError, attention_mean
-from probattn.cached_mean import empty_cache, mean_step
+from probattn.attention.cached_mean import empty_cache, mean_step
 
 draw = np.random.default_rng(0).standard_normal
 QUERY, KEY, VALUE = draw((2, 3, 4)), draw((2, 3, 4)), draw((2, 4, 4))

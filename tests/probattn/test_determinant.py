@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probattn.determinant import LARGEST_UNROLLED, sign_and_log_det
+from probattn.attention.determinant import LARGEST_UNROLLED, sign_and_log_det
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4, 8, LARGEST_UNROLLED, LARGEST_UNROLLED + 1])

@@ -27,7 +27,9 @@ def test_paths_in_chunks_are_each_counted_once(monkeypatch):
     process = SequenceProcess(recurrent_logits, recurrent_params(7, 4), length=5, vocab_size=4)
     alive = (every_array(process)[:, :5] != 0).all(1)
     expected = np.exp(process.log_prob(every_array(process)))[alive].sum()
-    monkeypatch.setattr("probattn.paths.CHUNK_LOGITS", 10 * 5 * 4)  # 81 paths in chunks of 10: the last has one
+    monkeypatch.setattr(
+        "probattn.sequence.enumeration.CHUNK_LOGITS", 10 * 5 * 4
+    )  # 81 paths in chunks of 10: the last has one
     np.testing.assert_allclose(float(process.survival(5)), expected, rtol=0, atol=1e-12)
 
 

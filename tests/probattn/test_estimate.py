@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from probattn.estimate import exactly, frequencies, mean_weight
+from probattn.sequence.estimate import exactly, frequencies, mean_weight
 
 CELL = np.array([0, 0, 1, 2, 2, 2, 0, 1, -1, 0])
 LOG_WEIGHT = np.log([1.0, 2.0, 0.5, 1.0, 3.0, 0.1, 0.4, 1.0, 2.0, 1.0])

@@ -17,7 +17,7 @@ from probattn import (
     path_log_density,
     stability_margin,
 )
-from probattn.determinant import LARGEST_UNROLLED, sign_and_log_det
+from probattn.attention.determinant import LARGEST_UNROLLED, sign_and_log_det
 
 SYMMETRIC = Attention.from_interaction(np.diag([0.5, -1.0, 0.1])[None], symmetric=True)
 MAPS = {

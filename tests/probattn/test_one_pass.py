@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probattn import attention_mean, path_log_density
-from probattn.one_pass import density_and_readout
+from probattn.attention.density_and_readout import density_and_readout
 
 
 def both(attention, u, scale=1.0):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probattn import jacobian_blocks, log_det, path_log_density, residuals, sequences
+from probattn import jacobian_blocks, log_det, path_log_density, residuals
+from probattn.attention import batching as sequences
 
 
 def embeddings(*shape, seed=1):

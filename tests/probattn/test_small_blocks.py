@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from probattn import Attention, jacobian_blocks, log_det, matrix_inequality_slack, path_log_density
-from probattn.domain import inequality_holds
-from probattn.mean import attend
-from probattn.small_blocks import small_blocks
+from probattn.attention.domain import inequality_holds
+from probattn.attention.mean import attend
+from probattn.attention.small_blocks import small_blocks
 
 # heads, rank, values, whether by the lemma: at dimension 3
 SHAPES = [

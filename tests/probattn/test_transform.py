@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 
 from probattn import Attention, AttentionProcess, AttentionTransform, InputError, residuals
-from probattn.uniqueness import require_strict
+from probattn.attention.uniqueness import require_strict
 
 every_case = pytest.mark.parametrize("name", cases.PROPER)
 LENGTH = 4

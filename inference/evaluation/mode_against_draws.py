@@ -1,0 +1,81 @@
+"""The mode beside the draws: a mode is where the density is highest, and not where the posterior's mass is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from numpyro.infer.util import log_density
+
+from probattn.inference.data.ngram import token_counts
+from probattn.inference.evaluation.predictive import affordable, each
+from probattn.inference.fitting.fit import Fit, mixture_log_prob, over_draws
+from probattn.inference.report.style import STYLE, looks, own_axes
+
+MOST_DRAWS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class DrawScores:
+    """Joint density and predictions of single draws of a fit.
+
+    Args:
+        method: of the fit.
+        log_joint: log density of parameters, latent variables and training data under each draw, in nats.
+        per_token: held-out log probability per token under each draw, in nats.
+        mixture: that of all these draws together, a mixture.
+    """
+
+    method: str
+    log_joint: np.ndarray
+    per_token: np.ndarray
+    mixture: float
+
+    def __repr__(self) -> str:
+        return f"DrawScores({self.method}, {len(self.log_joint)} draws, together {self.mixture:.4f} nats per token)"
+
+
+def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
+    """Scores of evenly spaced draws on held-out sequences (num_sequences, length)."""
+    fit = affordable(fit).thinned(MOST_DRAWS)
+    values = {**fit.flat_draws(), **fit.flat_latents()}
+    joint = over_draws(_log_joint, fit.model, values, fit.data)
+    log_prob = fit.draw_log_prob(tokens)
+    total = token_counts(np.asarray(tokens)).sum()
+    return DrawScores(
+        fit.method, joint, log_prob.sum(-1).ravel() / total, float(mixture_log_prob(log_prob).sum() / total)
+    )
+
+
+def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
+    """Held-out log probability of each draw against its joint density; lines are mixtures of all draws.
+
+    Args: fits, one, several by name, or a mapping to `DrawScores`; tokens, held-out sequences (num_sequences, length).
+    """
+    found = each(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
+    ax = own_axes(ax, 6.4, 3.8)
+    shown = looks({name: one.method for name, one in found.items()})
+    with mpl.rc_context(STYLE):
+        for name, one in found.items():
+            single = len(one.log_joint) == 1
+            look = {"color": shown[name]["color"], "marker": shown[name]["marker"], "linestyle": "none"}
+            ax.plot(
+                one.log_joint,
+                one.per_token,
+                **look,
+                markersize=9 if single else 3,
+                alpha=1 if single else 0.5,
+                label=name,
+            )
+            if not single:
+                ax.axhline(one.mixture, color=shown[name]["color"], linewidth=1.4, linestyle="--", label=f"{name}, all draws together")  # fmt: skip
+        ax.set_xlabel("log joint density of parameters and training data, nats (right is more probable)")
+        ax.set_ylabel("held-out log probability,\nnats per token (up is better)")
+        ax.legend(fontsize=9)
+    return ax
+
+
+def _log_joint(model: Any, values: Any, data: Any) -> Any:
+    """`log p(parameters, latents, data)`."""
+    return log_density(model, (data,), {}, values)[0]

@@ -1,0 +1,186 @@
+"""Calibration of next-token probabilities: is a token that is given 30 % there in 30 % of cases?"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from probattn.errors import InputError
+from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio, resampled_weights
+from probattn.inference.evaluation.predictive import Prediction, each, predict
+from probattn.inference.report.style import STYLE, ink, looks, own_axes
+
+BINS = 15
+LEAST_IN_BIN = 20
+ROUNDED = 4  # digits by which confidences are binned: in float32 equal ones differ in the seventh
+RESAMPLES = 1000
+AT_ONCE = 50  # of them, which bounds memory
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Calibration and proper scores of one predictor's next-token probabilities.
+
+    Confidence is the probability of the most probable token, accuracy how often it was right. Bins hold about equally
+    many tokens, as far as equal confidences allow.
+
+        ECE = sum over bins of (share of tokens) |accuracy - confidence|
+
+    Args:
+        method: of the fit, or "baseline".
+        confidence, accuracy, share: of each bin.
+        low, high: of each bin, where accuracy would lie with probability 0.95 were the predictor calibrated.
+        calibration_error: ECE, which noise alone makes positive; corrected_error, less what noise adds to it, by the
+            bootstrap over sequences; calibration_interval, of that at level 0.95 (basic bootstrap).
+        calibrated_limit: what the ECE of a calibrated predictor would stay under with probability 0.95; noise alone
+            makes an ECE positive.
+        overconfidence: mean confidence minus accuracy.
+        log_score: minus the log probability of the token, nats; brier: squared distance of the probabilities from the
+            token that came, sum over v of (p_v - [v came])^2, from 0 to 2. Both are proper; lower is better.
+        log_sums, brier_sums, counts: of each sequence.
+        resampled: ECE in each bootstrap resample; the same resamples for all predictors of the same sequences.
+    """
+
+    method: str
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    calibration_error: float
+    corrected_error: float
+    calibration_interval: tuple[float, float]
+    calibrated_limit: float
+    overconfidence: Measured
+    log_score: Measured
+    brier: Measured
+    log_sums: np.ndarray = field(metadata=INTERNAL)
+    brier_sums: np.ndarray = field(metadata=INTERNAL)
+    counts: np.ndarray = field(metadata=INTERNAL)
+    resampled: np.ndarray = field(metadata=INTERNAL)
+
+    def __repr__(self) -> str:
+        return f"Reliability({self.verdict()} log score {self.log_score} nats, Brier score {self.brier})"
+
+    def verdict(self) -> str:
+        """What the numbers say, in words."""
+        error, (low, high) = self.calibration_error, self.calibration_interval
+        figure = (
+            f"expected calibration error {error:.4f}, corrected for noise {self.corrected_error:.4f} (95 % interval {low:.4f} to "
+            f"{high:.4f})"
+        )
+        if error <= self.calibrated_limit:
+            return f"calibrated within noise: {figure}, and a calibrated predictor stays under {self.calibrated_limit:.4f}."
+        signed = self.overconfidence
+        if not signed.sure:
+            return f"miscalibrated, neither over- nor underconfident on the whole: {figure}."
+        word = "overconfident" if signed.value > 0 else "underconfident"
+        return f"{word} by {abs(signed.value):.4f} ± {signed.error:.4f}: {figure}."
+
+
+def reliability(prediction: Prediction, *, method: str = "baseline", seed: int = 0) -> Reliability:
+    """Calibration of predictions of sequences.
+
+    Raises: InputError on fewer than two sequences. Source of the error: Guo et al., arXiv:1706.04599; of the band: the
+    law of a bin's accuracy were each token as probable as it is said to be.
+    """
+    if len(prediction.tokens) < 2:
+        raise InputError(f"tokens: expected at least two sequences, got {len(prediction.tokens)}")
+    at = prediction.counted
+    probability = np.exp(prediction.log_probs.astype(float))
+    came = prediction.tokens[..., None] == np.arange(probability.shape[-1])
+    brier = np.where(at, ((probability - came) ** 2).sum(-1), 0)
+    confidence, right = probability.max(-1), prediction.log_probs.argmax(-1) == prediction.tokens
+    counts = at.sum(1)
+
+    number = max(1, min(BINS, int(at.sum()) // LEAST_IN_BIN))
+    rounded = np.round(confidence, ROUNDED)
+    edges = _edges(np.sort(rounded[at]), number)
+    bins = np.searchsorted(edges, rounded, side="right")
+    number = len(edges) + 1
+    member = (bins[..., None] == np.arange(number)) & at[..., None]  # (sequences, length, bins)
+    said, hits, tokens = (
+        np.where(member, values[..., None], 0).sum(1) for values in (confidence, right, np.ones_like(confidence))
+    )
+
+    if_calibrated = _hits_if_calibrated(confidence[at], bins[at], number, seed)  # (resamples, bins)
+    total = tokens.sum(0)
+    band = np.quantile(if_calibrated / np.maximum(total, 1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    error = float(_calibration_error(said.sum(0), hits.sum(0), total))
+    weights = resampled_weights(len(counts), RESAMPLES, seed)
+    resampled = _calibration_error(weights @ said, weights @ hits, weights @ tokens)
+    high, low = 2 * error - np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    log_sums, brier_sums = -prediction.token_log_probs.astype(float).sum(1), brier.sum(1)
+    return Reliability(
+        method=method,
+        confidence=said.sum(0) / np.maximum(total, 1),
+        accuracy=hits.sum(0) / np.maximum(total, 1),
+        share=total / total.sum(),
+        low=band[0],
+        high=band[1],
+        calibration_error=error,
+        corrected_error=max(0.0, float(2 * error - resampled.mean())),
+        calibration_interval=(max(0.0, float(low)), float(high)),
+        calibrated_limit=float(np.quantile(_calibration_error(said.sum(0), if_calibrated, total), LEVEL)),
+        overconfidence=ratio((said - hits).sum(1), counts),
+        log_score=ratio(log_sums, counts),
+        brier=ratio(brier_sums, counts),
+        log_sums=log_sums,
+        brier_sums=brier_sums,
+        counts=counts,
+        resampled=resampled,
+    )
+
+
+def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
+    """Accuracy against confidence of next-token predictions, with the band in which calibrated ones would lie.
+
+    Args: fits, one, several by name, or a mapping to `Reliability`; tokens, held-out sequences (num_sequences, length).
+    Raises: InputError as `predict`.
+    """
+    found = each(fits, Reliability, lambda fit: reliability(predict(fit, tokens), method=fit.method))
+    ax = own_axes(ax, 5.0, 4.2)
+    shown = looks({name: one.method for name, one in found.items()})
+    with mpl.rc_context(STYLE):
+        top = max(max(one.confidence.max(), one.high.max(), one.accuracy.max()) for one in found.values())
+        ax.plot([0, top], [0, top], color=ink(), linewidth=0.8, linestyle=":", label="calibrated")
+        for name, one in found.items():
+            ax.fill_between(one.confidence, one.low, one.high, color=shown[name]["color"], alpha=0.12, linewidth=0)
+            ax.plot(one.confidence, one.accuracy, **shown[name], markersize=4, linewidth=1.4, label=f"{name}, ECE {one.calibration_error:.3f}")  # fmt: skip
+        ax.set_xlabel("confidence: probability of the likeliest next token")
+        ax.set_ylabel("accuracy: share of tokens it got right")
+        ax.legend(loc="upper left", fontsize=9)
+    return ax
+
+
+def _edges(values: np.ndarray, number: int) -> np.ndarray:
+    """Where bins begin but the first, so that each holds about as many of the sorted values, and at least half as many.
+
+    Many tokens may share one confidence, the first ones of all sequences do, and share a bin.
+    """
+    kept, before, least = [], 0, len(values) / (2 * number)
+    for edge in np.unique(np.quantile(values, np.linspace(0, 1, number + 1)[1:-1], method="nearest")):
+        below = int(np.searchsorted(values, edge))
+        if below - before >= least and len(values) - below >= least:
+            kept.append(edge)
+            before = below
+    return np.array(kept)
+
+
+def _hits_if_calibrated(confidence: np.ndarray, bins: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """How many tokens of each bin would be right, were each as probable as it is said to be; resampled."""
+    rng, order = np.random.default_rng(seed), np.argsort(bins, kind="stable")
+    starts = np.searchsorted(bins[order], np.arange(number))
+    parts = []
+    for _ in range(RESAMPLES // AT_ONCE):
+        right = rng.random((AT_ONCE, len(order))) < confidence[order]
+        parts.append(np.add.reduceat(right, starts, axis=1, dtype=int))
+    return np.concatenate(parts)
+
+
+def _calibration_error(said: np.ndarray, hits: np.ndarray, tokens: np.ndarray) -> Any:
+    """From sums in each bin, on the last axis."""
+    return np.abs(hits - said).sum(-1) / tokens.sum(-1)

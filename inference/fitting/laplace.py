@@ -1,0 +1,165 @@
+"""Between a mode and the posterior: Laplace's approximation and ensembles of modes."""
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from probattn.attention.batching import map_in_batches
+from probattn.checks import whole_number
+from probattn.errors import FitError, InputError
+from probattn.inference.devices.device_placement import place_data
+from probattn.inference.devices.multihost import gathered
+from probattn.inference.devices.sharding import split_model
+from probattn.inference.fitting.curvature import MOST_PARAMETERS, Curvature, curvature
+from probattn.inference.fitting.fit import Fit, split_latents
+from probattn.inference.fitting.map import LEARNING_RATE, NUM_STEPS, adam, find_modes, gradients_of
+from probattn.inference.fitting.map_verdict import judge
+from probattn.inference.fitting.unconstrained import Values, constrain_each, draw_start, potential, tree_size
+from probattn.inference.fitting.verdict import Verdict
+
+LEAST_INSIDE = 0.05  # of a Gaussian's draws, for those of finite density to stand for it
+
+
+def fit_laplace(
+    model: Any,
+    data: Any,
+    *,
+    key: Array,
+    num_draws: int = 500,
+    num_steps: int = NUM_STEPS,
+    learning_rate: float = LEARNING_RATE,
+    num_starts: int = 1,
+    devices: int | None = None,
+    progress: bool = True,
+) -> Fit:
+    """Draws from Laplace's approximation: a Gaussian around the unconstrained mode, of the density's curvature there.
+
+        z ~ N(z_MAP, H^+),   H = Hessian of -log p(z, data) at z_MAP
+
+    Directions along which the density is flat, such as rotations of the embeddings, have no spread: predictions and all
+    that is identified do not move along them. Draws outside the local domain are drawn again; `stats["outside"]` is
+    their share, and a large one says how poor the approximation is. `gradients` are those of the descent, without the
+    Hessian, which costs about as much as a gradient for each parameter.
+
+    Args: as `fit_map`; num_draws of the approximation.
+    Raises:
+        InputError: as `fit_map`, and more than 1,000 numbers, latent variables included.
+        FitError: as `fit_map`, a saddle in place of a mode, or hardly a draw inside the domain.
+
+    Source: theory, section 6.
+    """
+    started = time.perf_counter()
+    whole_number("num_draws", num_draws)
+    data, placement = jnp.asarray(data), place_data(devices)
+    split = split_model(model, placement)
+    starts = draw_start(split, data, jax.random.split(key, whole_number("num_starts", num_starts)))
+    one = jax.tree.map(lambda leaf: leaf[0], starts)
+    if tree_size(one) > MOST_PARAMETERS:
+        raise InputError(
+            f"Laplace: {tree_size(one)} numbers to be approximated, at most {MOST_PARAMETERS} have a Hessian here; use a "
+            "smaller model, or an ensemble"
+        )
+    ends, descent = find_modes(
+        model, data, starts, key, coordinates="unconstrained", optimiser=adam(learning_rate), num_steps=num_steps,
+        progress=progress, placement=placement,
+    )  # fmt: skip
+    losses = descent.at_end
+    best = int(np.nanargmin(losses))
+    mode = jax.tree.map(lambda leaf: leaf[best], ends)
+    found = curvature(split, data, mode, "unconstrained")
+    verdict = judge(
+        split,
+        data,
+        mode,
+        "unconstrained",
+        bool(descent.at_rest[best]),
+        losses,
+        nans=int(descent.nans[best]),
+        found=found,
+    )
+    if found.eigenvalues is None or found.saddle:
+        raise FitError(f"Laplace: no mode to approximate around. {verdict}")
+    z, outside = gaussian_draws(split, data, mode, found, key, num_draws)
+    values = constrain_each(model, data, z)
+    draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})
+    stats = {"loss": descent.losses[best], "outside": np.array(outside)}
+    return Fit(
+        model, "laplace", np.asarray(data), draws, stats, latents, time.perf_counter() - started,
+        gradients_of(descent, data), coordinates="unconstrained", verdict=verdict,
+    )  # fmt: skip
+
+
+def gaussian_draws(
+    model: Any, data: Array, mode: Values, found: Curvature, key: Array, num_draws: int
+) -> tuple[Values, float]:
+    """Draws around a mode inside the domain, (num_draws, ...), and the share of all that were outside."""
+    assert found.eigenvalues is not None
+    assert found.eigenvectors is not None
+    flat, unravel = ravel_pytree(mode)
+    spread = found.eigenvectors[:, found.curved] / np.sqrt(found.eigenvalues[found.curved])
+    kept, tried = np.zeros((0, flat.size)), 0
+    for attempt in range(round(1 / LEAST_INSIDE)):
+        noise = jax.random.normal(jax.random.fold_in(key, attempt), (num_draws, spread.shape[1]))
+        z = np.asarray(flat) + np.asarray(noise) @ spread.T
+        several = jax.vmap(unravel)(jnp.asarray(z, flat.dtype))
+        inside = np.isfinite(gathered(_energies(model, data, several)))
+        kept, tried = np.concatenate([kept, z[inside]]), tried + num_draws
+        if len(kept) >= num_draws:
+            break
+    if len(kept) < num_draws:
+        raise FitError(
+            f"Laplace: only {len(kept)} of {tried} draws are inside the local domain; the approximation is of no use here, "
+            "sample the posterior instead"
+        )
+    return jax.vmap(unravel)(jnp.asarray(kept[:num_draws], flat.dtype)), 1 - len(kept) / tried
+
+
+@partial(jax.jit, static_argnums=0)
+def _energies(model: Any, data: Array, z: Values) -> Array:
+    return map_in_batches(potential(model, data), z, 32)
+
+
+def fit_ensemble(
+    model: Any,
+    data: Any,
+    *,
+    key: Array,
+    num_members: int = 5,
+    num_steps: int = NUM_STEPS,
+    learning_rate: float = LEARNING_RATE,
+    batch_size: int | None = None,
+    devices: int | None = None,
+    progress: bool = True,
+) -> Fit:
+    """A deep ensemble: modes trained independently from random points, as draws of equal weight.
+
+    It knows that the density has several modes, and nothing of how wide they are.
+
+    Args, raises: as `fit_map`; num_members, at least 2. Source: theory, section 6.
+    """
+    started = time.perf_counter()
+    whole_number("num_members", num_members, 2)
+    data, placement = jnp.asarray(data), place_data(devices)
+    starts = draw_start(split_model(model, placement), data, jax.random.split(key, num_members))
+    ends, descent = find_modes(
+        model, data, starts, key, optimiser=adam(learning_rate), num_steps=num_steps, batch_size=batch_size,
+        progress=progress, placement=placement,
+    )  # fmt: skip
+    values = constrain_each(model, data, ends)
+    draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})
+    still = int((~descent.at_rest).sum())
+    finding = (
+        f"{still} of {num_members} members were still falling." if still else f"All {num_members} members came to rest."
+    )
+    verdict = Verdict(not still, (finding,), ("Allow more steps (num_steps, --num-steps).",) if still else ())
+    return Fit(
+        model, "ensemble", np.asarray(data), draws, {"member_loss": descent.losses[:, -1]}, latents,
+        time.perf_counter() - started, gradients_of(descent, data, batch_size), coordinates="constrained",
+        verdict=verdict,
+    )  # fmt: skip

@@ -1,0 +1,340 @@
+"""Maximum a posteriori by stochastic variational inference with a point guide."""
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import optax
+from jaxtyping import Array
+from numpyro.distributions import Delta
+from numpyro.handlers import block, seed, substitute, trace
+from numpyro.infer import SVI
+from numpyro.infer.elbo import ELBO
+from numpyro.infer.util import constrain_fn
+
+from probattn.checks import whole_number
+from probattn.errors import FitError, InputError
+from probattn.inference.data.on_disk import Windows, scaled_log_density
+from probattn.inference.devices.compilation_cache import ONCE
+from probattn.inference.devices.device_placement import Placement, place_data
+from probattn.inference.devices.multihost import gathered, is_first
+from probattn.inference.devices.progress import Progress
+from probattn.inference.devices.sharding import everywhere, on_all, split_model
+from probattn.inference.fitting.curvature import Curvature
+from probattn.inference.fitting.descent import CHUNK, Descent, descend
+from probattn.inference.fitting.fit import Fit, split_latents
+from probattn.inference.fitting.map_verdict import judge
+from probattn.inference.fitting.unconstrained import (
+    Values,
+    constrain,
+    constrain_each,
+    draw_start,
+    in_unconstrained_coordinates,
+    log_jacobian,
+    objective,
+)
+
+COORDINATES = ("constrained", "unconstrained")
+NUM_STEPS = 4000
+LEARNING_RATE = 0.1
+OF_GUIDE = "_unconstrained"  # what the guide adds to a site's name
+
+
+def fit_map(
+    model: Any,
+    data: Any,
+    *,
+    key: Array,
+    num_steps: int = NUM_STEPS,
+    learning_rate: float = LEARNING_RATE,
+    optimiser: optax.GradientTransformation | None = None,
+    num_starts: int = 1,
+    batch_size: int | None = None,
+    coordinates: str = "constrained",
+    devices: int | None = None,
+    progress: bool = True,
+) -> Fit:
+    """Mode of the joint density, by SVI with a point guide and an optax optimiser; it stops when it has come to rest.
+
+    A mode belongs to coordinates. `"constrained"` is where the density of the sites themselves is highest (NumPyro's
+    AutoDelta), `"unconstrained"` where that of the coordinates is in which samplers move, the one that Laplace's
+    approximation needs: for Exponential(1) they are at 0 and at 1. `fit.modes` has both. Latent variables are included.
+
+    A step that would leave the local domain is halved until it does not, since past the boundary the density rises again
+    (theory, section 3). `fit.verdict` says whether this is a mode: at rest, a small gradient, no direction of negative
+    curvature (up to 1,000 parameters).
+
+    Args:
+        model: a NumPyro model called as `model(data)`; with `batch_size`, as `model(data, batch_size=)`, whose plate
+            subsamples.
+        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings. With `batch_size`, a
+            memory-mapped array (`numpy.load(path, mmap_mode="r")`) stays on disk: every fifty steps draw their
+            minibatches from as many sequences, read at random. Its curvature is then not looked at.
+        key: JAX random key; it draws start points and batches.
+        num_steps: at most.
+        learning_rate: of Adam, in unconstrained coordinates.
+        optimiser: in place of Adam; its steps are shortened where descent drowns in noise.
+        num_starts: descents from independent points, side by side; the best is the fit.
+        batch_size: sequences in a minibatch; None is all of them.
+        coordinates: "constrained" or "unconstrained".
+        devices: over how many the sequences, or those of each minibatch, are split; None is one, or in several processes
+            all of theirs. The result does not depend on it but for rounding.
+        progress: show progress.
+
+    Raises:
+        InputError: data that the model refuses, a count below 1, a model without minibatches, or devices that are not there.
+        FitError: no start point of finite density, a NaN loss, or a boundary that no step leads away from, with its
+            position.
+
+    Source: theory, sections 6 and 7.
+
+    Example:
+
+        >>> import jax
+        >>> import numpy as np
+        >>> from probattn.inference import fit_map
+        >>> from probattn.models import LanguageModel
+        >>> words = np.array([[1, 2, 0], [1, 2, 0], [2, 1, 0]])
+        >>> fit = fit_map(LanguageModel(3, 3, dim=1), words, key=jax.random.key(0), progress=False)
+        >>> fit.method, fit.draws["embedding"].shape  # one chain of one draw
+        ('map', (1, 1, 3, 1))
+    """
+    started = time.perf_counter()
+    whole_number("num_starts", num_starts)
+    windows, placement = None, place_data(devices)
+    on_disk = data
+    if isinstance(data, np.memmap) and batch_size is not None:
+        _checked_batch(model, data, batch_size)
+        windows = Windows(data, CHUNK * batch_size, int(jax.random.bits(key)))
+    data = jnp.asarray(data) if windows is None else windows.draw()
+    split = split_model(model, placement)
+    if progress and is_first() and placement.num_devices > 1:
+        print(placement.devices)
+    starts = draw_start(split, data, jax.random.split(key, num_starts))
+    optimiser = adam(learning_rate) if optimiser is None else optimiser
+    settings: dict[str, Any] = dict(optimiser=optimiser, num_steps=num_steps, batch_size=batch_size, progress=progress)
+    settings |= dict(placement=placement, windows=windows)
+    ends, descent = find_modes(model, data, starts, key, coordinates=coordinates, **settings)
+    found = None
+    if windows is None:
+        losses = descent.at_end
+    else:
+        losses, slopes = _over_windows(split, windows, ends, coordinates)
+    best = int(np.nanargmin(losses))
+    mode = jax.tree.map(lambda leaf: leaf[best], ends)
+    if windows is not None:
+        if not np.isfinite(losses[best]):
+            raise FitError("MAP: the end lies outside the domain of some sequence of all; use a larger batch_size")
+        found = Curvature(float(np.linalg.norm(slopes[best])), None, None, math.nan)
+    verdict = judge(
+        split, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best]), found
+    )
+    other = next(name for name in COORDINATES if name != coordinates)
+    there, gradients = mode, gradients_of(descent, on_disk, batch_size)
+    if _coordinates_matter(split, data, mode):
+        several = jax.tree.map(lambda leaf: leaf[None], mode)
+        others, descent_there = find_modes(model, data, several, key, coordinates=other, **settings)
+        there = jax.tree.map(lambda leaf: leaf[0], others)
+        gradients += gradients_of(descent_there, on_disk, batch_size)
+    draws, latents = _as_draws(model, data, mode)
+    other_draws, _ = _as_draws(model, data, there)
+    return Fit(
+        model,
+        "map",
+        np.asarray(on_disk),
+        draws,
+        {"loss": descent.losses[best], "start_loss": losses},
+        latents,
+        time.perf_counter() - started,
+        gradients,
+        coordinates=coordinates,
+        other_mode={name: np.asarray(value[0, 0]) for name, value in other_draws.items()},
+        verdict=verdict,
+    )
+
+
+def find_modes(
+    model: Any,
+    data: Array,
+    starts: Values,
+    key: Array,
+    *,
+    coordinates: str = "constrained",
+    optimiser: optax.GradientTransformation | None = None,
+    num_steps: int = NUM_STEPS,
+    batch_size: int | None = None,
+    progress: bool = True,
+    placement: Placement | None = None,
+    windows: Windows | None = None,
+) -> tuple[Values, Descent]:
+    """Modes found from each start, both in unconstrained coordinates with the starts as the leading axis.
+
+    Args: placement, of whose devices all have a part of the sequences; None is one device. windows of data that stay on
+        disk, of which `data` is one.
+    """
+    whole_number("num_steps", num_steps)
+    if coordinates not in COORDINATES:
+        raise InputError(f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}')
+    if batch_size is not None:
+        _checked_batch(model, data, batch_size)
+    split, sharding = split_model(model, placement), everywhere(placement)
+    scale = 1.0 if windows is None else windows.scale
+    svi = _svi(split, tuple(starts), coordinates, optimiser or adam(LEARNING_RATE), batch_size, scale)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(starts)[0]))
+    states = _beginning(svi, sharding)(starts, keys, on_all(data, placement))
+
+    def explain(state: Any) -> str:
+        return where_outside(model, data, constrain(model, data, _coordinates_of(svi, state)))
+
+    with Progress("MAP", num_steps, progress) as bar:
+        descent = descend(
+            svi,
+            states,
+            (lambda: on_all(data if windows is None else windows.draw(), placement)),
+            num_steps,
+            None if batch_size is None else _whole(svi, split, coordinates),
+            explain,
+            bar,
+            sharding,
+        )
+    ends = gathered(_coordinates_of(svi, descent.states))
+    return jax.tree.map(jnp.asarray, ends), descent
+
+
+def gradients_of(descent: Descent, data: Any, batch_size: int | None = None) -> float:
+    """Gradients on all data that a descent took: one a step of each start, at rest or not, and of a minibatch its share.
+
+    Steps with minibatches that left the domain and were taken back, which are few, are not among its losses.
+    """
+    return descent.losses.size * (1.0 if batch_size is None else batch_size / len(data))
+
+
+@lru_cache(maxsize=32)
+def adam(learning_rate: float) -> optax.GradientTransformation:
+    """The same optimiser for equal rates, so that descents with it are one program."""
+    return optax.adam(learning_rate)
+
+
+def _over_windows(model: Any, windows: Windows, ends: Values, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
+    """The objective on all data at each end, and its gradient as one vector for each."""
+    fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
+
+    @partial(jax.jit, static_argnums=2)
+    def of_rows(ends: Values, rows: Array, scale: float) -> Any:
+        def energy(z: Values) -> Array:
+            return -scaled_log_density(fitted, (rows,), {}, constrain(model, rows, z), scale)
+
+        losses, slopes = jax.vmap(jax.value_and_grad(energy))(ends)
+        return losses, jnp.concatenate([leaf.reshape(len(losses), -1) for leaf in jax.tree.leaves(slopes)], axis=1)
+
+    return windows.total(lambda rows, scale: gathered(of_rows(ends, rows, scale)))
+
+
+def where_outside(model: Any, data: Any, values: Values) -> str:
+    """The first sequence and position outside the local domain, as words."""
+    if hasattr(model, "outside_domain"):
+        outside = np.argwhere(np.asarray(model.outside_domain(values, data)))
+        if len(outside):
+            sequence, position = outside[0]
+            more = f" (and {len(outside) - 1} more positions)" if len(outside) > 1 else ""
+            return f"det J is not positive at sequence {sequence}, position {position}, counted from 0{more}"
+    return "the density there is 0 or not a number"
+
+
+def _checked_batch(model: Any, data: Any, batch_size: int) -> int:
+    whole_number("batch_size", batch_size)
+    call = model.__call__ if not inspect.isfunction(model) else model
+    if "batch_size" not in inspect.signature(call).parameters:
+        raise InputError(
+            f"batch_size: {type(model).__name__} has no minibatches (no argument batch_size whose plate subsamples); "
+            "leave it out"
+        )
+    if batch_size > len(data):
+        raise InputError(f"batch_size: expected at most the {len(data)} sequences, got {batch_size}")
+    return batch_size
+
+
+@lru_cache(maxsize=32)
+def _svi(
+    model: Any, names: tuple[str, ...], coordinates: str, optimiser: Any, batch_size: int | None, scale: float
+) -> SVI:  # fmt: skip
+    """Stochastic variational inference with a guide that is one point: the same for equal settings, so that it compiles once."""
+    fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
+    batch = {} if batch_size is None else {"batch_size": batch_size}
+    return SVI(fitted, _point_guide(model, names), optimiser, PointELBO(scale), **batch)
+
+
+def _point_guide(model: Any, names: tuple[str, ...]) -> Callable:
+    """NumPyro's AutoDelta, in unconstrained parameters, and without a run of the model outside of compiled programs."""
+
+    def guide(data: Any, **settings: Any) -> None:
+        z = {name: numpyro.param(name + OF_GUIDE) for name in names}
+        with block():
+            values = constrain_fn(seed(model, 0), (data,), settings, z)
+        for name in names:
+            numpyro.sample(name, Delta(values[name], event_dim=jnp.ndim(values[name])))
+
+    return guide
+
+
+@lru_cache(maxsize=32)
+def _beginning(svi: SVI, sharding: Any) -> Callable:
+    """`starts, keys, data -> states`, with the starts as leading axis."""
+
+    def begin(start: Values, key: Array, data: Array) -> Any:
+        named = {name + OF_GUIDE: value for name, value in start.items()}
+        return svi.init(key, data, init_params=named)._replace(rng_key=key)
+
+    return jax.jit(jax.vmap(begin, (0, 0, None)), out_shardings=sharding, compiler_options=ONCE)
+
+
+@lru_cache(maxsize=32)
+def _whole(svi: SVI, model: Any, coordinates: str) -> Callable:
+    return lambda state, data: objective(model, data, coordinates)(_coordinates_of(svi, state))
+
+
+def _coordinates_of(svi: SVI, state: Any) -> Values:
+    return {name.removesuffix(OF_GUIDE): value for name, value in svi.get_params(state).items()}
+
+
+class PointELBO(ELBO):
+    """The ELBO of a point guide, which is the log joint density there, with its terms in the order of the model's sites.
+
+    Trace_ELBO adds them in the order of a set of names, which differs between processes, and with it the last bits of a fit
+    and the program that a later run looks for among the compiled ones. `scale` is how often the likelihood counts.
+    """
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
+
+    def loss_with_mutable_state(
+        self, rng_key: Array, param_map: dict[str, Array], model: Any, guide: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        for_model, for_guide = jax.random.split(rng_key)
+        point = trace(substitute(seed(guide, for_guide), data=param_map)).get_trace(*args, **kwargs)
+        values = {name: site["value"] for name, site in point.items() if site["type"] == "sample"}
+        density = scaled_log_density(seed(model, for_model), args, kwargs, values, self.scale)
+        return {"loss": -density, "mutable_state": None}
+
+
+def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:
+    """Whether the two densities differ by more than a constant, that is, whether some site is not transformed linearly."""
+    return any(leaf.any() for leaf in jax.tree.leaves(gathered(_slope_of_log_jacobian(model, data, z))))
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
+def _slope_of_log_jacobian(model: Any, data: Array, z: Values) -> Values:
+    return jax.grad(lambda z: log_jacobian(model, data, z))(z)
+
+
+def _as_draws(model: Any, data: Array, z: Values) -> tuple[Any, Any]:
+    values = constrain_each(model, data, jax.tree.map(lambda leaf: leaf[None], z))
+    return split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})

@@ -1,0 +1,133 @@
+"""Microcanonical Langevin dynamics on BlackJAX, started from an ensemble: an approximation that costs two gradients a step."""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probattn.checks import whole_number
+from probattn.errors import FitError, InputError
+from probattn.inference.devices.chain_sharding import over_chains
+from probattn.inference.devices.device_placement import Placement, place_chains
+from probattn.inference.devices.multihost import gathered
+from probattn.inference.devices.sharding import WITHIN_A_CHAIN, on_all, split_model
+from probattn.inference.fitting.fit import Fit, split_latents
+from probattn.inference.fitting.start_points import START_WORDS, check_start, origins, start_points
+from probattn.inference.fitting.unconstrained import constrain, potential
+
+TUNING_SHARE = 3  # of tuning's steps each to step size, preconditioner and decoherence length
+THINNING = 10
+GRADIENTS_A_STEP = 2  # of BlackJAX's default integrator, McLachlan's: one after each of its two moves
+
+
+def sample_microcanonical(
+    model: Any,
+    data: Any,
+    *,
+    key: Array,
+    num_chains: int = 4,
+    num_warmup: int = 5000,
+    num_samples: int = 500,
+    thinning: int = THINNING,
+    start: str | Fit = "maps",
+    devices: int | None = None,
+    progress: bool = True,
+) -> Fit:
+    """Draws by unadjusted microcanonical Langevin dynamics: fast, and biased by its step size, which it tunes to a small error.
+
+    Its errors are not corrected by an accept step: check it against `sample_posterior`. Needs the extra `blackjax`.
+
+    Args:
+        model, data, key: as `sample_posterior`.
+        num_chains, num_warmup, num_samples: chains, tuning steps, and draws kept of each, every `thinning`-th step.
+        start, devices: as `sample_posterior`; by default an ensemble of independently trained modes.
+        progress: show progress of the modes.
+
+    Raises:
+        InputError: as `sample_posterior`, and without BlackJAX.
+        FitError: a NaN in a step, at once and not hidden by a step that is refused.
+
+    Source: Robnik et al., arXiv:2212.08549.
+    """
+    if importlib.util.find_spec("blackjax") is None:
+        raise InputError('microcanonical: needs BlackJAX; install it with `pip install "probattn[blackjax]"`')
+    for name, value in dict(num_chains=num_chains, num_samples=num_samples, thinning=thinning).items():
+        whole_number(name, value)
+    whole_number("num_warmup", num_warmup, 100)
+    started = time.perf_counter()
+    num_starts = check_start(start, num_chains, None)
+    data, placement = jnp.asarray(data), place_chains(num_chains, devices=devices)
+    for_start, *for_chains = jax.random.split(key, num_chains + 1)
+    shared = origins(num_chains, num_starts)
+    points, gradients = start_points(model, data, for_start, start, num_starts, progress, placement.for_starts)
+    z = jax.tree.map(lambda leaf: leaf[np.array(shared)], points)
+    split = split_model(model, placement, WITHIN_A_CHAIN)
+    run = _program(split, placement, num_warmup, num_samples, thinning)
+    values, stats, tuning_steps = gathered(run((z, jnp.stack(for_chains)), on_all(data, placement)))
+    if not stats["finite"].all() or not np.isfinite(stats["step_size"]).all():
+        chain = int((stats["finite"].all(1) & np.isfinite(stats["step_size"]).all(1)).argmin())
+        raise FitError(
+            f"microcanonical: a step of chain {chain + 1} was not finite: it met the boundary of the local domain, or its "
+            "tuning failed; use the contraction cap (contraction=0.9), which has no boundary, or sample_posterior"
+        )
+    draws, latents = split_latents(model, values)
+    words = START_WORDS[start] if isinstance(start, str) else START_WORDS["map"]
+    del stats["finite"]
+    steps = int(np.sum(tuning_steps)) + num_chains * num_samples * thinning
+    return Fit(
+        model, "microcanonical", np.asarray(data), draws, stats, latents, time.perf_counter() - started,
+        gradients + GRADIENTS_A_STEP * steps, start=words, origins=shared, planned=num_samples,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _program(model: Any, placement: Placement, num_warmup: int, num_samples: int, thinning: int) -> Callable:
+    return over_chains(_chain(model, num_warmup, num_samples, thinning), placement)
+
+
+def _chain(model: Any, num_warmup: int, num_samples: int, thinning: int) -> Any:
+    import blackjax
+
+    kernel = blackjax.mcmc.mclmc.build_kernel()
+
+    def one_chain(start: Any, data: Array) -> Any:
+        z, key = start
+
+        def log_density(z: Any) -> Array:
+            return -potential(model, data)(z)
+
+        for_init, for_tuning, for_steps = jax.random.split(key, 3)
+        state = blackjax.mcmc.mclmc.init(z, log_density, for_init)
+        # It takes a ninth more steps than it is asked for, and its count of them may be one too few, by rounding.
+        state, tuned, tuning_steps = blackjax.mclmc_find_L_and_step_size(
+            kernel, num_warmup, state, for_tuning, log_density, *[1 / TUNING_SHARE] * 3, diagonal_preconditioning=True
+        )
+
+        def step(carry: Any, _: None) -> Any:
+            state, key = carry
+            key, now = jax.random.split(key)
+            state, info = kernel(now, state, log_density, tuned.inverse_mass_matrix, tuned.L, tuned.step_size)
+            return (state, key), (info.nonans, info.energy_change)
+
+        def draw(carry: Any, _: None) -> Any:
+            carry, (finite, change) = jax.lax.scan(step, carry, None, length=thinning)
+            state = carry[0]
+            stats = {
+                "finite": finite.all(),
+                "energy_error": change[-1],
+                "potential_energy": -state.logdensity,
+                "n_steps": jnp.asarray(thinning),
+                "step_size": tuned.step_size,
+            }
+            return carry, (constrain(model, data, state.position), stats)
+
+        values, stats = jax.lax.scan(draw, (state, for_steps), None, length=num_samples)[1]
+        return values, stats, jnp.asarray(tuning_steps)
+
+    return one_chain

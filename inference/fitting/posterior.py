@@ -1,0 +1,234 @@
+"""The full posterior by NUTS, chunk by chunk, so that it can be killed at any moment and go on bit for bit."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probattn.checks import whole_number
+from probattn.errors import FitError, InputError
+from probattn.inference.devices.device_placement import Placement, place_chains
+from probattn.inference.devices.multihost import gathered, is_first, on_first
+from probattn.inference.devices.progress import Progress
+from probattn.inference.devices.sharding import on_all
+from probattn.inference.fitting.density import data_hash, density_of
+from probattn.inference.fitting.fit import Fit, split_latents
+from probattn.inference.fitting.nuts import CHUNK, nuts_kernel, to_device, to_host
+from probattn.inference.fitting.posterior_store import InMemory, PosteriorStore, run_config
+from probattn.inference.fitting.start_points import START_WORDS, check_start, origins, start_points
+
+
+def sample_posterior(
+    model: Any,
+    data: Any,
+    *,
+    key: Array,
+    num_chains: int = 4,
+    num_warmup: int = 500,
+    num_samples: int = 500,
+    max_tree_depth: int = 8,
+    start: str | Fit = "maps",
+    num_starts: int | None = None,
+    chain_method: str | None = None,
+    devices: int | None = None,
+    store: str | Path | None = None,
+    progress: bool = True,
+) -> Fit:
+    """Draws from the posterior by the No-U-Turn sampler.
+
+    With `store`, draws and the sampler's whole state go to that folder every fifty iterations, and the same call goes on
+    where an earlier one was killed: the draws are bit for bit those of a run that was not, and memory does not grow with
+    their number. A finished run is read, or with more `num_samples` continued. `load_posterior` reads an unfinished one.
+
+    Args:
+        model: a NumPyro model called as `model(data)`.
+        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
+        key: JAX random key.
+        num_chains, num_warmup, num_samples: at least 1 each; samples are per chain.
+        max_tree_depth: at most 2^depth - 1 gradients a draw.
+        start: where chains start: "maps", modes trained independently from random points, one for each chain; "map", one
+            mode for all of them; "prior", draws from the prior; "random", near the origin of the unconstrained
+            coordinates; or a MAP fit, for all of them.
+        num_starts: points that the chains share, by default one for each; not for "map" or a fit.
+        chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see `place_chains`.
+        devices: how many to use, chains first and the rest to split the sequences; None is one for each chain, as far as
+            there are, or in several processes all of theirs. The result does not depend on it but for rounding, which
+            chains magnify until they part.
+        store: folder of the run; of several processes, the first alone writes to it.
+        progress: show progress.
+
+    Raises:
+        InputError: data that the model refuses, a count below 1, devices that are not there, or a store that holds another run (another model, data,
+            key, setting, precision, placement or library version).
+        FitError: no start point of finite density, a NaN among the draws or their density, a chain that never moved, or a
+            full disk; what is stored stays whole.
+    """
+    counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
+    counts["max_tree_depth"] = max_tree_depth
+    for name, value in counts.items():
+        whole_number(name, value)
+    num_starts = check_start(start, num_chains, num_starts)
+    placement = place_chains(num_chains, chain_method, devices)
+    data = jnp.asarray(data)
+    key = jax.random.wrap_key_data(key) if jnp.issubdtype(key.dtype, jnp.integer) else key
+    named = (
+        start
+        if isinstance(start, str)
+        else f"fit {data_hash(np.concatenate([v.ravel() for v in start.draws.values()]))}"
+    )
+    settings: dict[str, Any] = {**counts, "start": named, "num_starts": num_starts}
+    run: PosteriorStore | InMemory = InMemory()
+    if store is not None:
+        run = PosteriorStore(store)
+        run.open(run_config(density_of(model, data), key, settings, dataclasses.asdict(placement)))
+    if progress and is_first():
+        print(placement)
+    _sample(model, data, key, start, settings, placement, run, progress)
+    return _as_fit(model, data, run, settings)
+
+
+def resume_posterior(
+    store: str | Path, model: Any, data: Any, *, num_samples: int | None = None, progress: bool = True
+) -> Fit:
+    """Go on with a run that was begun with `sample_posterior(..., store=)`, as it was asked for then.
+
+    Args: store, its folder; model and data, those of the run; num_samples, if it is to have more than it was asked for.
+    Raises: as `sample_posterior`; an InputError for a run that started from a fit, which must be given again.
+    """
+    config = on_first(lambda: PosteriorStore(store).config)
+    if num_samples is not None and num_samples < (asked := config["settings"]["num_samples"]):
+        raise InputError(
+            f"num_samples: a total of at least the {asked} it was begun with, got {num_samples}; leave it out"
+        )
+    settings = config["settings"] | ({} if num_samples is None else {"num_samples": num_samples})
+    if settings["start"] not in START_WORDS:
+        raise InputError(f"{store}: started from a fit; give it to sample_posterior again, with this store")
+    key = jax.random.wrap_key_data(jnp.asarray(config["key"]["data"], jnp.uint32), impl=config["key"]["kind"])
+    placed = {"chain_method": config["placement"]["method"], "devices": config["placement"]["num_devices"]}
+    return sample_posterior(model, data, key=key, store=store, progress=progress, **placed, **settings)
+
+
+def load_posterior(store: str | Path, model: Any, data: Any) -> Fit:
+    """The draws of a run so far, finished or not; `fit.planned` is how many each chain is to have.
+
+    Args: store, its folder; model and data, those of the run.
+    Raises: InputError if there is no run, it is of another model or other data, or it has no draw yet.
+    """
+    run = PosteriorStore(store)
+    settings, density = run.config["settings"], density_of(model, data)
+    if {"name": density.model, **dict(density.fields)} != run.config["model"] or density.data != run.config["data"]:
+        raise InputError(f"{store}: is a run of another model or of other data than {density}")
+    if not run.arrays("draws"):
+        raise InputError(
+            f"{store}: has no draw yet: it is in its {settings['num_warmup']} iterations of warmup; resume it"
+        )
+    return _as_fit(model, data, run, settings)
+
+
+def _sample(
+    model: Any, data: Array, key: Array, start: Any, settings: dict[str, Any], placement: Placement,
+    run: PosteriorStore | InMemory, progress: bool,
+) -> None:  # fmt: skip
+    """Add chunks to the run until it has its draws."""
+    num_warmup, total = settings["num_warmup"], settings["num_warmup"] + settings["num_samples"]
+    for_start, *for_chains = jax.random.split(key, placement.num_chains + 1)
+    stored = run.last_state()
+    if stored is not None and stored.done >= total:
+        return
+    began = time.perf_counter()
+    if stored is None:
+        points, gradients = start_points(
+            model, data, for_start, start, settings["num_starts"], progress, placement.for_starts
+        )
+        chosen = np.array(origins(placement.num_chains, settings["num_starts"]))
+        z = jax.tree.map(lambda leaf: leaf[chosen], points)
+    else:
+        z = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in stored.z.items()}
+    shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
+    of_one = tuple((name, tuple(shape[1:]), dtype) for name, (shape, dtype) in shapes.items())
+    kernel = nuts_kernel(model, placement, of_one, num_warmup, settings["max_tree_depth"])
+    data = on_all(data, placement)
+    first = (z, jnp.stack(for_chains)), data
+    # What a chunk starts from has been on the host, whether the run was killed or not: so both are the same program.
+    like = jax.eval_shape(kernel.begin, *first)
+    if stored is None:
+        state, done = to_host(kernel.begin(*first)), 0
+        seconds = time.perf_counter() - began
+        run.add(state, {}, {}, {"done": 0, "z": shapes, "seconds": seconds, "gradients": gradients})
+    else:
+        state, done = stored.state, stored.done
+    with Progress("posterior", total, progress) as bar:
+        while done < total:
+            began = time.perf_counter()
+            sampling, first_draws = done >= num_warmup, done == num_warmup
+            number = min(CHUNK, (total if sampling else num_warmup) - done)
+            after, (z, stats) = kernel.chunk(
+                to_device(state, like, jax.random.key_impl(key)), data, jnp.asarray(number)
+            )
+            state, stats = to_host(after), gathered(stats)
+            draws, kept = {}, {}
+            if sampling:
+                draws = {name: value[:, :number] for name, value in gathered(kernel.values(z, data)).items()}
+                kept = {name: value[:, :number] for name, value in stats.items()}
+                kept["reached_max_treedepth"] = kept["n_steps"] >= 2 ** settings["max_tree_depth"] - 1
+                _refuse_failure({**draws, "potential energy": kept["potential_energy"]}, done - num_warmup)
+            done += number
+            gradients = int(stats["n_steps"][:, :number].sum())
+            seconds = time.perf_counter() - began
+            run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients})
+            if progress and first_draws and is_first():
+                print(f"first draws after {run.seconds():.1f} s")
+            bar.update(done, _status(run, done, num_warmup, bar.time_left(done)))
+    _refuse_stuck(run.stat("potential_energy"))
+
+
+def _as_fit(model: Any, data: Any, run: PosteriorStore | InMemory, settings: dict[str, Any]) -> Fit:
+    draws, latents = split_latents(model, run.arrays("draws"))
+    start = START_WORDS[settings["start"] if settings["start"] in START_WORDS else "map"]
+    shared = origins(settings["num_chains"], settings["num_starts"])
+    stats, planned = run.arrays("stats"), settings["num_samples"]
+    return Fit(
+        model,
+        "posterior",
+        np.asarray(data),
+        draws,
+        stats,
+        latents,
+        run.seconds(),
+        run.gradients(),
+        start=start,
+        origins=shared,
+        planned=planned,
+    )
+
+
+def _status(run: PosteriorStore | InMemory, done: int, num_warmup: int, left: str) -> str:
+    if done <= num_warmup:
+        return f"warmup, {left}"
+    import arviz as az  # slower to load than NumPyro; the first draws need not wait for it
+
+    energies = run.stat("potential_energy")
+    said = f"sampling, {int(run.stat('diverging').sum())} divergences"
+    if energies.shape[1] >= 8:
+        said += f", {float(az.ess(energies)) / run.seconds():.2g} effective draws of the log joint per s"
+    return f"{said}, {left}"
+
+
+def _refuse_failure(values: dict[str, np.ndarray], first: int) -> None:
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            chain, draw = np.argwhere(~np.isfinite(value))[0][:2]
+            raise FitError(
+                f"posterior: {name} is not finite at chain {chain + 1}, draw {first + draw + 1}; the fit is unusable"
+            )
+
+
+def _refuse_stuck(potential: np.ndarray) -> None:
+    for chain, energies in enumerate(potential, start=1):
+        if len(energies) > 1 and (energies == energies[0]).all():
+            raise FitError(f"posterior: chain {chain} never moved; give it more warmup (num_warmup, --num-warmup)")

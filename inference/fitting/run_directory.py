@@ -1,0 +1,173 @@
+"""Run directories: a fit and its corpus on disk, as JSON and zarr arrays; nothing in them executes when loaded.
+
+config.json   model, method, corpus, settings, versions, and what the fit says of itself
+data.zip      training and held-out sequences
+fit.zip       draws and stats; or, of a posterior that was sampled into the directory,
+store/        the run, finished or not (`posterior_store`)
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probattn.errors import FitError, InputError
+from probattn.inference.data.array_file import DamagedFile, read_arrays, write_arrays, write_json
+from probattn.inference.data.corpus import Corpus
+from probattn.inference.devices.environment import versions
+from probattn.inference.fitting.density import density_of
+from probattn.inference.fitting.fit import Fit
+from probattn.inference.fitting.posterior import load_posterior
+from probattn.inference.fitting.posterior_store import PosteriorStore
+from probattn.inference.fitting.verdict import Verdict
+
+FORMAT = 4  # of the run directory; raised whenever what it holds changes
+PARTS = ("draws", "stats", "latents", "other_mode")  # of a fit: arrays by name
+PLAIN = ("seconds", "gradients", "start", "origins", "planned", "coordinates")  # of a fit: JSON values
+
+
+def refuse_existing(path: str | Path) -> Path:
+    """`path` as a directory still to be made; an InputError if something is there already."""
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{path}: exists already; choose another --out or remove it")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():  # told before a fit, and not after it
+        raise InputError(f"{path}: cannot be made ({above} is no folder); choose another --out")
+    return path
+
+
+def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, Any]) -> None:
+    """Write a run directory, whole or not at all.
+
+    Args: path, a directory still to be made; settings, JSON values such as the seed, kept as they are.
+    Raises: InputError if the path exists or cannot be made; FitError if the disk does not take it.
+    """
+    arrays = {f"{part}/{name}": value for part in PARTS for name, value in getattr(fit, part).items()}
+    about = {name: getattr(fit, name) for name in PLAIN}
+    about["verdict"] = None if fit.verdict is None else dataclasses.asdict(fit.verdict)
+    with _fresh(path) as partial:
+        _describe(partial, fit.model, fit.method, corpus, settings)
+        write_arrays(partial / "fit.zip", arrays, about)
+
+
+def begin_run(path: str | Path, model: Any, corpus: Corpus, settings: Mapping[str, Any]) -> Path:
+    """Write a run directory for a posterior that is still to be sampled, and return where: `sample_posterior(store=)`.
+
+    Args, raises: as `save_run`.
+    """
+    with _fresh(path) as partial:
+        _describe(partial, model, "posterior", corpus, settings)
+    return Path(path) / "store"
+
+
+def load_run(path: str | Path, models: Mapping[str, Callable]) -> tuple[Fit, Corpus, dict[str, Any]]:
+    """Read a run directory back: the fit, its corpus and its whole configuration. Of an unfinished run the draws so far.
+
+    Args: models, the model classes that a run may name.
+    Raises: InputError if the directory is missing, truncated, altered, without a draw, or of another format or model.
+    """
+    path = Path(path)
+    model, corpus, config = load_setting(path, models)
+    if (path / "store").exists():
+        return load_posterior(path / "store", model, corpus.train), corpus, config
+    if config["method"] == "posterior" and not (path / "fit.zip").exists():
+        raise InputError(f"{path}: has no draw yet; go on with `probattn resume {path}`")
+    with _reported_as_damage(path):
+        arrays, about = read_arrays(path / "fit.zip")
+        parts: dict[str, Any] = {part: _below(f"{part}/", arrays) for part in PARTS}
+        verdict = about.pop("verdict")
+        about["origins"] = tuple(about["origins"])
+        if verdict is not None:
+            fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in verdict.items()}
+            verdict = Verdict(**fields)
+    return Fit(model, config["method"], corpus.train, verdict=verdict, **parts, **about), corpus, config
+
+
+def load_setting(path: str | Path, models: Mapping[str, Callable]) -> tuple[Any, Corpus, dict[str, Any]]:
+    """Model, corpus and configuration of a run directory, whether or not it has a fit yet. Raises: as `load_run`."""
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: no run directory (no config.json there); make one with `probattn fit`")
+    with _reported_as_damage(path):
+        config = json.loads((path / "config.json").read_text("utf-8"))
+        found = config["format"]
+    if found != FORMAT:
+        raise InputError(
+            f"{path}: written in format {found} by probattn {config.get('versions', {}).get('probattn', 'unknown')}, "
+            f"this probattn reads format {FORMAT}; fit again"
+        )
+    with _reported_as_damage(path):
+        arrays, _ = read_arrays(path / "data.zip")
+        fields = dict(config["model"])
+        model_name = fields.pop("name")
+        about = config["corpus"]
+        corpus = Corpus(about["name"], tuple(about["symbols"]), about["separator"], arrays["train"], arrays["heldout"])
+        if corpus.digest() != about["sha256"]:
+            raise ValueError("symbols or sequences are not what was written")
+    if model_name not in models:
+        raise InputError(f"{path}: holds a {model_name}, which this probattn does not know; fit again")
+    return models[model_name](**fields), corpus, config
+
+
+def num_devices_of(path: str | Path) -> int:
+    """Devices of a run that is sampled into `path`, to be set before JAX wakes; 1 if there is none."""
+    store = PosteriorStore(Path(path) / "store")
+    return store.config["placement"]["num_devices"] if store.exists() else 1
+
+
+def _describe(folder: Path, model: Any, method: str, corpus: Corpus, settings: Mapping[str, Any]) -> None:
+    config = {
+        "format": FORMAT,
+        "model": {"name": type(model).__name__, **dataclasses.asdict(model)},
+        "method": method,
+        "density": density_of(model, corpus.train).to_json(),
+        "corpus": {
+            "name": corpus.name,
+            "symbols": corpus.symbols,
+            "separator": corpus.separator,
+            "sha256": corpus.digest(),
+        },
+        "settings": dict(settings),
+        "versions": versions(),
+    }
+    write_arrays(folder / "data.zip", {"train": corpus.train, "heldout": corpus.heldout})
+    write_json(folder / "config.json", config)
+
+
+@contextlib.contextmanager
+def _fresh(path: str | Path):
+    """A folder that takes the name `path` when all went well, and is gone when not."""
+    path = refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        os.rename(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def _reported_as_damage(path: Path):
+    """Whatever a damaged file makes the readers raise is bad input, with the path and what to do."""
+    try:
+        yield
+    except (DamagedFile, FitError, ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{path}: the run directory is damaged or truncated ({error}); fit again") from error

@@ -1,0 +1,117 @@
+"""A model's joint density as a function of the unconstrained coordinates in which optimisers and samplers move."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jaxtyping import Array
+from numpyro.distributions import biject_to
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer import init_to_sample, init_to_uniform
+from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+
+from probattn.errors import FitError
+from probattn.inference.devices.compilation_cache import ONCE
+from probattn.inference.devices.multihost import gathered
+
+Values = dict[str, Any]
+ATTEMPTS = 100  # at a start point of finite density
+
+
+def potential(model: Any, data: Any) -> Callable[[Values], Array]:
+    """`z -> -log p(z, data)`, the density that of the unconstrained coordinates z."""
+    return partial(potential_energy, model, (data,), {})
+
+
+def constrain(model: Any, data: Any, z: Values) -> Values:
+    """Values of all sites, deterministic ones included, at unconstrained coordinates z."""
+    return constrain_fn(model, (data,), {}, z, return_deterministic=True)
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=ONCE)
+def constrain_each(model: Any, data: Any, z: Values) -> Values:
+    """`constrain` at each of several points, the leading axis of z."""
+    return jax.lax.map(partial(constrain, model, data), z)
+
+
+def log_jacobian(model: Any, data: Any, z: Values) -> Array:
+    """`log |d values / d z|`, by which the density of the sites and that of their unconstrained coordinates differ."""
+    sites = trace(substitute(seed(model, 0), data=constrain_fn(model, (data,), {}, z))).get_trace(data)
+    return _log_jacobian(sites)
+
+
+def objective(model: Any, data: Any, coordinates: str) -> Any:
+    """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
+    energy = potential(model, data)
+    if coordinates == "unconstrained":
+        return energy
+    return lambda z: energy(z) + log_jacobian(model, data, z)
+
+
+def in_unconstrained_coordinates(model: Any) -> Callable:
+    """The model with `log |d values / d z|` as a factor: its mode in the sites is that of the unconstrained coordinates."""
+
+    def transformed(data: Any, **settings: Any) -> None:
+        with trace() as sites:
+            model(data, **settings)
+        numpyro.factor("coordinates", _log_jacobian(sites))
+
+    return transformed
+
+
+def _log_jacobian(sites: Any) -> Array:
+    total = jnp.zeros(())
+    for site in sites.values():
+        if site["type"] == "sample" and not site["is_observed"]:
+            transform = biject_to(site["fn"].support)
+            total += jnp.sum(transform.log_abs_det_jacobian(transform.inv(site["value"]), site["value"]))
+    return total
+
+
+def unconstrain(model: Any, data: Any, values: Values) -> Values:
+    """Unconstrained coordinates of values of the sample sites."""
+    return unconstrain_fn(model, (data,), {}, values)
+
+
+def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Values:
+    """Unconstrained points of finite density, one for each key: uniform in (-2, 2), or from the prior.
+
+    Raises: FitError if a hundred attempts at one of them find none.
+    """
+    points = [_one_start(model, prior, key, data) for key in keys]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
+
+
+def _one_start(model: Any, prior: bool, key: Array, data: Any) -> Values:
+    for attempt in range(ATTEMPTS):
+        z, valid = gathered(_attempt(model, prior, jax.random.fold_in(key, attempt) if attempt else key, data))
+        if valid:
+            return z
+    raise FitError(
+        "no start point of finite density was found: near the origin of the parameters some det J_t is not "
+        "positive; use a smaller dim, or the contraction cap, which has no boundary (contraction=0.9)"
+    )
+
+
+# As a whole, since NumPyro's own search compiles each operation by itself; and one point at a time, so that any number of
+# starts is the same program.
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
+def _attempt(model: Any, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
+    strategy = init_to_sample() if prior else init_to_uniform()
+    sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
+    values = {
+        name: site["value"] for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
+    }
+    z = unconstrain(model, data, values)
+    energy, slope = jax.value_and_grad(potential(model, data))(z)
+    finite = [jnp.isfinite(leaf).all() for leaf in (energy, *jax.tree.leaves(slope))]
+    return z, jnp.stack(finite).all()
+
+
+def tree_size(z: Values) -> int:
+    """How many numbers the coordinates are."""
+    return sum(leaf.size for leaf in jax.tree.leaves(z))

@@ -1,0 +1,94 @@
+"""The figures of a comparison, composed of the panels, on light and on dark paper."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from probattn.inference.evaluation.geometry import plot_spectrum
+from probattn.inference.evaluation.mode_against_draws import plot_mode_against_draws
+from probattn.inference.evaluation.out_of_distribution import plot_detection
+from probattn.inference.evaluation.perturbations import NOISE, plot_robustness
+from probattn.inference.evaluation.scores import has_chains, plot_scores, plot_traces
+from probattn.inference.evaluation.support import plot_margins, plot_support
+from probattn.inference.evaluation.token_calibration import plot_calibration
+from probattn.inference.evaluation.uncertainty_parts import plot_uncertainty
+from probattn.inference.report.comparison import Comparison
+from probattn.inference.report.curve_figure import plot_learning_curve
+from probattn.inference.report.style import DARK, STYLE
+
+WIDTH = 7.0  # inches, the width of a page's text
+DOTS = 300
+
+
+def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
+    """All figures by name, in the order of the page; those of what was left out are left out."""
+    methods = comparison.methods
+
+    def of_fits(values: dict) -> dict:
+        return {name: (methods[name], values[name]) for name in values}
+
+    def panel(plot: Callable, data: Any, height: float) -> Callable[[], Figure] | None:
+        return partial(_grid, [partial(plot, data)], height, 1) if data else None
+
+    def pair(plot: Callable, data: list, height: float) -> Callable[[], Figure] | None:
+        return partial(_grid, [partial(plot, one) for one in data], height, 2) if data else None
+
+    several = len(methods)
+    typos = [by_name for disturbance, by_name in comparison.robustness.items() if disturbance != NOISE]
+    chains = [score for score in comparison.scores if has_chains(score)]
+    panels = {
+        "scores": panel(plot_scores, comparison.scores, 1.0 + 0.38 * len(comparison.scores)),
+        "learning_curve": panel(plot_learning_curve, comparison.curve, 3.6),
+        "mode_against_draws": panel(plot_mode_against_draws, comparison.draw_scores, 3.8),
+        "calibration": panel(plot_calibration, comparison.reliability, 4.4),
+        "uncertainty": panel(plot_uncertainty, comparison.uncertainty, 1.0 + 0.45 * several),
+        "detection": pair(plot_detection, list(comparison.detection.values()), 3.6 + 0.5 * several),
+        "noise": panel(plot_robustness, comparison.robustness.get(NOISE), 3.6),
+        "typos": pair(plot_robustness, typos, 2.8),
+        "margins": panel(plot_margins, of_fits(comparison.margins), 3.6),
+        "support_tokens": partial(_support_figure, comparison) if comparison.examples else None,
+        "spectrum": panel(plot_spectrum, of_fits(comparison.spectra), 3.2),
+        "traces": panel(plot_traces, chains, 3.2),
+    }
+    with mpl.rc_context(DARK if dark else STYLE):
+        return {name: draw() for name, draw in panels.items() if draw is not None}
+
+
+def save_figures(comparison: Comparison, folder: Any) -> None:
+    """Write each figure as PNG and SVG to a folder, which is made. Raises: OSError if it cannot be written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures(comparison).items():
+        with mpl.rc_context(STYLE):
+            figure.savefig(folder / f"{name}.png", dpi=DOTS)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def _grid(plots: list[Callable], height: float, columns: int) -> Figure:
+    """Panels, so many in a row, each row of this height in inches."""
+    rows = -(-len(plots) // columns)
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, plot in zip(axes, plots, strict=False):
+        plot(ax=ax)
+    for ax in axes[len(plots) :]:
+        ax.remove()
+    return figure
+
+
+def _support_figure(comparison: Comparison) -> Figure:
+    figure = _grid([partial(plot_support, one) for one in comparison.examples], 1.5, 2)
+    axes = figure.axes
+    handles: dict[str, Any] = {}
+    for ax in axes:  # fits of several densities are in panels of their own
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4)
+    if len({tuple(one.probability) for one in comparison.examples}) > 1:
+        for ax, one in zip(axes, comparison.examples, strict=False):
+            ax.set_title(", ".join(one.probability), fontsize=8)
+    figure.supylabel("probability of being\nthe support token", fontsize=9)
+    return figure

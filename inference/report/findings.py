@@ -1,0 +1,232 @@
+"""What the numbers of a comparison say, in sentences: no verdict without an interval, and noise is called noise."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from probattn.inference.evaluation.measured import Measured, ratio
+from probattn.inference.evaluation.perturbations import NOISE
+from probattn.inference.evaluation.scores import BASELINES, Difference
+from probattn.inference.fitting.map_verdict import SAME_MODE
+from probattn.inference.report.comparison import Comparison
+from probattn.inference.report.summary_table import NOISE_SHOWN, reference_of
+
+NEGLIGIBLE = 0.0005  # nats: less mutual information than this is that of one draw, rounded
+
+
+class Finding(NamedTuple):
+    """A sentence, what it is about, and the fit that it is about, if it is one."""
+
+    topic: str
+    text: str
+    fit: str = ""
+
+
+def warnings_of(comparison: Comparison) -> list[Finding]:
+    """What a reader must know before the findings: runs that are unfinished or have not converged, densities that differ."""
+    found = [
+        Finding(
+            "unfinished",
+            f"{name} is unfinished: {draws} of {planned} draws a chain. All of its numbers are provisional.",
+            name,
+        )
+        for name, (draws, planned) in comparison.unfinished.items()
+    ]
+    verdicts = {one.name: one.verdict for one in comparison.diagnostics} | comparison.modes
+    found += [
+        Finding("not converged", f"{name} has not converged: {' '.join(verdict.findings)}", name)
+        for name, verdict in verdicts.items()
+        if not verdict.converged
+    ]
+    found += [
+        Finding("different densities", f"Fits of different densities were mixed knowingly: {mixed}.")
+        for mixed in comparison.mixed
+    ]
+    return found + [Finding("note", note) for note in comparison.notes]
+
+
+def findings(comparison: Comparison) -> list[Finding]:
+    """What was found, the most important first."""
+    parts = (
+        _predictions,
+        _modes,
+        _baselines,
+        _calibration,
+        _uncertainty,
+        _detection,
+        _robustness,
+        _curve,
+        _geometry,
+        _left_out,
+    )
+    return [Finding(topic, text) for part in parts for topic, text in part(comparison)]
+
+
+def _predictions(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    reference = reference_of(comparison.methods)
+    for difference in comparison.differences:
+        if reference in (difference.first, difference.second):
+            yield "prediction", _better(difference)
+    best = min((score for score in comparison.scores if score.name in comparison.methods), key=lambda score: score.loss)
+    for difference in comparison.differences:
+        if best.name in (difference.first, difference.second) and reference not in (
+            difference.first,
+            difference.second,
+        ):
+            yield "prediction", _better(difference)
+    for score in comparison.scores:
+        if score.monte_carlo_error:
+            yield (
+                "prediction",
+                f"{score.name}: its held-out log probability is estimated by particles, to within {score.monte_carlo_error:.4f} "
+                f"nats per token, and on average too low by about {score.monte_carlo_bias:.4f}.",
+            )
+
+
+def _better(difference: Difference) -> str:
+    first, second, size = difference.first, difference.second, difference.per_token
+    one, other = difference.densities
+    apart = "" if one == other else f" They are different densities: {one} and {other}."
+    between = f"{_unsigned(size)} nats per token (paired)"
+    if not size.sure:
+        return f"{first} and {second} predict equally well within noise: they differ by {between}.{apart}"
+    better, worse = (first, second) if size.value > 0 else (second, first)
+    return f"{better} predicts held-out sequences better than {worse}, by {between}.{apart}"
+
+
+def _baselines(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    baselines = [score for score in comparison.scores if score.name in BASELINES and score.method == "baseline"]
+    best = max(baselines, key=lambda score: score.per_token.value)
+    gains = {
+        score.name: ratio(score.log_probs - best.log_probs, comparison.heldout_counts)
+        for score in comparison.scores
+        if score.method != "baseline"
+    }
+    yield (
+        "baseline",
+        f"Against the {best.name} of the same sequences, in nats per token: {_list(gains, 'better', 'worse')}.",
+    )
+
+
+def _calibration(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    for name in comparison.methods:
+        yield "calibration", f"{name} is {comparison.reliability[name].verdict()}"
+
+
+def _uncertainty(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    parts = [
+        f"{name} {one.mutual_information} of {one.total} ({one.mutual_information.value / one.total.value:.1%})"
+        for name, one in comparison.uncertainty.items()
+        if one.mutual_information.value > NEGLIGIBLE
+    ]
+    if parts:
+        yield (
+            "uncertainty",
+            f"Of the uncertainty of the next token, in nats, the draws disagree about: {'; '.join(parts)}. The rest each draw sees in the data.",
+        )
+
+
+def _detection(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    for where, by_name in comparison.detection.items():
+        found = [(one, name) for name, some in by_name.items() for one in some]
+        best, whose = max(
+            ((one, n) for one, n in found if one.score != "surprise"), key=lambda pair: pair[0].area.value
+        )
+        surprise, _ = max(
+            ((one, n) for one, n in found if one.score == "surprise"), key=lambda pair: pair[0].area.value
+        )
+        gap = surprise.minus(best)
+        compared = "as well within noise" if not gap.sure else ("better" if gap.value > 0 else "worse")
+        yield (
+            "detection",
+            f"Sequences that are {where} are told from held-out ones with area {best.area} by the uncertainty that does it best ({best.score} "
+            f"of {whose}; 0.5 is chance); by plain surprise with {surprise.area}, {compared}.",
+        )
+
+
+def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    reference = reference_of(comparison.methods)
+    others = [name for name in comparison.methods if name != reference]
+    noise = comparison.robustness.get(NOISE)
+    if noise and others:
+        one = noise[reference]
+        at = one.levels.index(NOISE_SHOWN)
+        gaps = {name: one.minus(noise[name], at) for name in others}
+        alone = f"; {reference} without averaging loses {one.loss[at]}" if one.averaged else ""
+        yield (
+            "robustness",
+            f"Under embedding noise of {NOISE_SHOWN} root mean squares, against {reference}, all averaged over as many noises, in "
+            f"nats per token: {_list(gaps, 'better', 'worse')}{alone}.",
+        )
+    typos = {kind: by_name for kind, by_name in comparison.robustness.items() if kind != NOISE}
+    for name in others if typos else []:
+        gaps = {kind: by_name[reference].minus(by_name[name], -1) for kind, by_name in typos.items()}
+        most = next(iter(typos.values()))[name].levels[-1]
+        yield (
+            "robustness",
+            f"With {most} typos in each sequence, against {reference}, in nats per token, {name}: {_list(gaps, 'better', 'worse')}.",
+        )
+
+
+def _curve(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    if comparison.curve is not None:
+        for sentence in comparison.curve.verdicts():
+            yield "training size", sentence
+
+
+def _modes(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Whether a better mode than a MAP is among the draws of another fit of the same density."""
+    if comparison.mixed:
+        return
+    for name, method in comparison.methods.items():
+        others = {other: one.log_joint.max() for other, one in comparison.draw_scores.items() if other != name}
+        if method == "map" and others:
+            best = max(others, key=lambda other: others[other])
+            gap = others[best] - comparison.draw_scores[name].log_joint[0]
+            if gap > SAME_MODE:
+                yield (
+                    "mode",
+                    f"{name} is not the best mode here: the log joint density of a draw of {best} is {gap:.1f} nats higher.",
+                )
+
+
+def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    for one in comparison.disagreements:
+        yield (
+            "support tokens",
+            f"{one.point} and {one.draws} name different support tokens in {_percent(one.share)} of the sequences that have a "
+            f"choice; in {_percent(one.unsure)} {one.draws} gives no position more than one half.",
+        )
+    for name, unique in comparison.uniqueness.items():
+        yield "density", f"{name}: {unique.verdict()}."
+    for name, found in comparison.leave_one_out.items():
+        per = f"{found.log_prob:.1f} ± {found.standard_error:.1f}"
+        yield (
+            "leave-one-out",
+            f"{name}: PSIS-LOO gives the training sequences {per} nats, with {found.effective_parameters:.0f} effective "
+            f"parameters. {found.verdict.findings[0]}",
+        )
+
+
+def _left_out(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    for what, why in comparison.left_out.items():
+        yield "left out", f"{what}: {why}."
+
+
+def _list(gaps: Mapping[str, Measured], positive: str, negative: str) -> str:
+    """Each difference with the word for its sign, or for noise."""
+    words = {
+        name: "the same within noise" if not gap.sure else (positive if gap.value > 0 else negative)
+        for name, gap in gaps.items()
+    }
+    return "; ".join(
+        f"{name} {words[name]}, by {_unsigned(gap)}" if gap.sure else f"{name} {words[name]}, {gap}"
+        for name, gap in gaps.items()
+    )
+
+
+def _percent(share: Measured) -> str:
+    return f"{share.value:.0%} ± {share.error:.0%}"
+
+
+def _unsigned(size: Measured) -> str:
+    return str(Measured(abs(size.value), size.error))

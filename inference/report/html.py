@@ -1,0 +1,99 @@
+"""A comparison as a self-contained page: verdicts, figures, tables, and how to make it again."""
+
+import base64
+import io
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from probattn.inference.data.array_file import write_text
+from probattn.inference.devices.environment import versions
+from probattn.inference.evaluation.convergence import ESS_LIMIT, RHAT_LIMIT
+from probattn.inference.evaluation.scores import has_chains
+from probattn.inference.report.captions import CAPTIONS, SECTIONS, alternative
+from probattn.inference.report.comparison import Comparison
+from probattn.inference.report.figures import figures
+from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.style import DARK, STYLE
+
+
+def save_html(comparison: Comparison, path: Any) -> None:
+    """Write the page to `path`, whole or not at all."""
+    page = render(
+        "report.html",
+        comparison=comparison,
+        title=title(comparison),
+        warnings=warnings_of(comparison),
+        findings=_by_topic(findings(comparison)),
+        sections=_sections(comparison),
+        scores=sorted(comparison.scores, key=lambda score: score.loss),
+        provisional={finding.fit: finding.topic for finding in reversed(warnings_of(comparison)) if finding.fit},
+        versions=versions(),
+        rhat_limit=RHAT_LIMIT,
+        ess_limit=ESS_LIMIT,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of `templates`, with the look that all pages share."""
+    folder = files("probattn.inference.report").joinpath("templates")
+    loader = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    loader.filters["number"] = _number
+    css = markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8"))
+    return loader.from_string(folder.joinpath(template).read_text("utf-8")).render(css=css, **values)
+
+
+def title(comparison: Comparison) -> str:
+    """The question that the page answers."""
+    methods = set(comparison.methods.values())
+    if "map" in methods and any(has_chains(score) for score in comparison.scores):
+        return "What does the posterior buy over the MAP?"
+    return " beside ".join(comparison.methods)
+
+
+def _sections(comparison: Comparison) -> list[tuple[str, list[dict[str, str]]]]:
+    light, dark = figures(comparison), figures(comparison, dark=True)
+    return [
+        (
+            heading,
+            [
+                {
+                    "name": name,
+                    "light": data_uri(light[name], STYLE),
+                    "dark": data_uri(dark[name], DARK),
+                    "caption": CAPTIONS[name],
+                    "alternative": alternative(comparison, name),
+                }
+                for name in names
+                if name in light
+            ],
+        )
+        for heading, names in SECTIONS.items()
+    ]
+
+
+def _by_topic(found: list) -> dict[str, list[str]]:
+    topics: dict[str, list[str]] = {}
+    for finding in found:
+        topics.setdefault(finding.topic, []).append(finding.text)
+    return topics
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "" if value != value else f"{value:,.{digits}f}"
+
+
+def data_uri(figure: Figure, style: dict) -> str:
+    """A figure as an address that a page can show."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(style):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

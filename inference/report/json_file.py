@@ -1,0 +1,91 @@
+"""A comparison as JSON; `templates/report.schema.json` says what each number is."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probattn.inference.data.array_file import write_json
+from probattn.inference.devices.environment import versions
+from probattn.inference.evaluation.scores import has_chains
+from probattn.inference.evaluation.support import ALWAYS_ONE
+from probattn.inference.report.comparison import Comparison
+from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.style import QUANTILES
+
+SCHEMA = 2  # version of the schema; raised whenever a number moves or changes its meaning
+
+
+def save_json(comparison: Comparison, path: Any) -> None:
+    """Write every number of the comparison to `path` as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, comparison_json(comparison))
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values: NaN is null; margins and spectra are summarised by quantiles."""
+    fields = {field.name: getattr(comparison, field.name) for field in dataclasses.fields(comparison)}
+    del fields["margins"], fields["spectra"], fields["curve"], fields["heldout_counts"]
+    traces = {score.name: score.per_draw.sum(-1) / score.num_tokens for score in comparison.scores if has_chains(score)}
+    return _plain(
+        {
+            "schema": SCHEMA,
+            "warnings": [finding._asdict() for finding in warnings_of(comparison)],
+            "findings": [finding._asdict() for finding in findings(comparison)],
+            **fields,
+            "answers": [
+                {**_plain(answer), "words": {name: answer.word(name) for name in answer.differences}}
+                for answer in comparison.answers
+            ],
+            "quantiles": QUANTILES,
+            "margins": {
+                name: {
+                    "by_position": _quantiles(margins, (0, 1)),
+                    "all": _quantiles(margins[..., ALWAYS_ONE:], None),
+                }
+                for name, margins in comparison.margins.items()
+            },
+            "spectra": {name: np.quantile(values, QUANTILES, axis=0) for name, values in comparison.spectra.items()},
+            "traces": traces,
+            "learning_curve": None if comparison.curve is None else _curve(comparison.curve),
+            "versions": versions(),
+        }
+    )
+
+
+def _curve(curve: Any) -> dict[str, Any]:
+    fields = {field.name: getattr(curve, field.name) for field in dataclasses.fields(curve)}
+    del fields["log_prob"], fields["counts"]
+    losses = {name: curve.losses(name) for name in curve.methods}
+    return fields | {
+        "losses": {
+            name: [{"value": v, "error": e} for v, e in zip(*both, strict=True)] for name, both in losses.items()
+        }
+    }
+
+
+def _quantiles(values: np.ndarray, axis: Any) -> list[Any]:
+    values = values[..., np.isfinite(values).any((0, 1))]
+    return np.nanquantile(values, QUANTILES, axis=axis).tolist() if values.size else []
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = [field.name for field in dataclasses.fields(value) if not field.metadata.get("internal")]
+        return {name: _plain(getattr(value, name)) for name in kept}
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.bool_):
+        return bool(value)
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,45 @@
+"""The figure of a simulation-based calibration."""
+
+import math
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from probattn.inference.evaluation.simulation_calibration import Calibration
+from probattn.inference.report.style import COLOURS, STYLE, ink
+
+ACROSS = 4
+
+
+def plot_ranks(calibration: Calibration) -> Figure:
+    """Rank ECDF of each quantity minus the diagonal, with its simultaneous band: a curve that leaves it is marked.
+
+    A hump above zero says that the truth ranks low among the draws (they are too large), below zero the reverse; an
+    S shape, that the posterior is too narrow or too wide.
+    """
+    names = list(calibration.ranks)
+    rows = math.ceil(len(names) / ACROSS)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * ACROSS, 0.6 + 2.1 * rows), layout="constrained")
+        axes = figure.subplots(rows, ACROSS, sharex=True, squeeze=False).ravel()
+        for ax, name in zip(axes, names, strict=False):
+            curve = calibration.ecdf(name)
+            ax.fill_between(
+                curve.points,
+                curve.lower - curve.points,
+                curve.upper - curve.points,
+                step="mid",
+                color=COLOURS["baseline"],
+                alpha=0.25,
+                linewidth=0,
+            )
+            colour = COLOURS["posterior"] if curve.inside else COLOURS["map"]
+            ax.plot(curve.points, curve.values - curve.points, color=colour, linewidth=1.5)
+            ax.axhline(0, color=ink(), linewidth=0.6, linestyle=":")
+            ax.set_title(name + ("" if curve.inside else ": outside"))
+        for ax in axes[len(names) :]:
+            ax.set_visible(False)
+        count = len(next(iter(calibration.ranks.values())))
+        figure.supxlabel(f"rank of the truth, as a share of the {calibration.num_draws} draws ({count} simulations)")
+        figure.supylabel("ECDF minus diagonal")
+    return figure

@@ -1,0 +1,133 @@
+"""The comparison in short: each figure of each fit, its paired difference from a reference, and what is noise."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probattn.inference.evaluation.measured import Measured, ratio
+from probattn.inference.evaluation.out_of_distribution import Detection
+from probattn.inference.evaluation.perturbations import NOISE, Robustness
+
+NOISE_SHOWN = 0.4  # root mean squares: the level of noise that stands in the table
+TYPOS_SHOWN = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One figure of several fits.
+
+    Args:
+        figure: what it is, in words; unit, of it.
+        lower_is_better: or, if not, higher.
+        reference: the fit that the others are compared with.
+        values: by fit; differences: by fit, value minus that of the reference, paired over sequences.
+        note: what a reader must know of it.
+    """
+
+    figure: str
+    unit: str
+    lower_is_better: bool
+    reference: str
+    values: Mapping[str, Measured]
+    differences: Mapping[str, Measured]
+    note: str = ""
+
+    def word(self, name: str) -> str:
+        """Whether a fit is better or worse than the reference, or the same within noise."""
+        if name == self.reference or name not in self.differences:
+            return ""
+        difference = self.differences[name]
+        if not difference.sure:
+            return "within noise"
+        return "better" if (difference.value < 0) == self.lower_is_better else "worse"
+
+
+def reference_of(methods: Mapping[str, str]) -> str:
+    """The fit that others are compared with: the first MAP, else the first fit."""
+    return next((name for name, method in methods.items() if method == "map"), next(iter(methods)))
+
+
+def answers(found: Any) -> tuple[Answer, ...]:
+    """The table of a comparison; what was left out of it is left out here."""
+    parts = (_of_loss, _of_calibration, _of_detection, _of_robustness)
+    return tuple(answer for part in parts for answer in part(found, reference_of(found.methods)))
+
+
+def _answer(
+    figure: str, unit: str, reference: str, values: Mapping[str, Measured], minus: Callable[[str], Measured],
+    *, lower: bool = True, note: str = "",
+) -> Answer:  # fmt: skip
+    differences = {name: minus(name) for name in values if name != reference}
+    return Answer(figure, unit, lower, reference, values, differences, note)
+
+
+def _of_loss(found: Any, reference: str) -> Iterator[Answer]:
+    losses = {score.name: -score.log_probs for score in found.scores if score.name in found.methods}
+    for unit, over in (("token", found.heldout_counts), ("sequence", np.ones(len(found.heldout_counts)))):
+
+        def minus(name: str, over: np.ndarray = over) -> Measured:
+            return ratio(losses[name] - losses[reference], over)
+
+        values = {name: ratio(loss, over) for name, loss in losses.items()}
+        yield _answer("held-out loss", f"nats per {unit}", reference, values, minus)
+
+
+def _of_calibration(found: Any, reference: str) -> Iterator[Answer]:
+    of = {name: found.reliability[name] for name in found.methods}
+
+    def brier(name: str) -> Measured:
+        return ratio(of[name].brier_sums - of[reference].brier_sums, of[name].counts)
+
+    def error(name: str) -> Measured:
+        resampled = of[name].resampled - of[reference].resampled  # over the same resamples
+        return Measured(of[name].calibration_error - of[reference].calibration_error, float(resampled.std(ddof=1)))
+
+    yield _answer("Brier score of the next token", "0 to 2", reference, {n: one.brier for n, one in of.items()}, brier)
+    errors = {name: Measured(one.calibration_error, float(one.resampled.std(ddof=1))) for name, one in of.items()}
+    yield _answer("expected calibration error", "probability", reference, errors, error)
+
+
+def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
+    for elsewhere, by_name in found.detection.items():
+        for title, pick in (("surprise", _surprise), ("uncertainty", _uncertainty)):
+            picked = {name: pick(some) for name, some in by_name.items()}
+
+            def minus(name: str, picked: Mapping[str, Detection] = picked) -> Measured:
+                return picked[name].minus(picked[reference])
+
+            one = picked[reference]
+            note = f"{len(one.ours):,} against {len(one.theirs):,} sequences"
+            if title == "uncertainty":
+                note += "; mutual information, or data uncertainty of a fit with one draw"
+            yield _answer(
+                f"finds sequences that are {elsewhere}, by {title}", "area under the ROC curve", reference,
+                {name: one.area for name, one in picked.items()}, minus, lower=False, note=note,
+            )  # fmt: skip
+
+
+def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
+    for disturbance, by_name in found.robustness.items():
+        of_noise = disturbance == NOISE
+        at = by_name[reference].levels.index(NOISE_SHOWN if of_noise else TYPOS_SHOWN)
+
+        def minus(name: str, by_name: Mapping[str, Robustness] = by_name, at: int = at) -> Measured:
+            return by_name[name].minus(by_name[reference], at)
+
+        yield _answer(
+            f"loss under noise of {NOISE_SHOWN} of the embeddings' size" if of_noise
+            else f"loss of the other tokens after one typo ({disturbance})",
+            "nats per token", reference, {name: (one.averaged or one.loss)[at] for name, one in by_name.items()}, minus,
+            note=f"{by_name[reference].counts.shape[1]:,} sequences{', all averaged over as many noises' if of_noise else ''}",
+        )  # fmt: skip
+
+
+def _surprise(some: tuple[Detection, ...]) -> Detection:
+    return next(one for one in some if one.score == "surprise")
+
+
+def _uncertainty(some: tuple[Detection, ...]) -> Detection:
+    return next((one for one in some if one.score == "mutual information"), None) or next(
+        one for one in some if one.score == "data uncertainty"
+    )

@@ -1,0 +1,1 @@
+"""The robustness study: transformers trained with the barrier and with its rivals, under stress, and its page."""

@@ -1,0 +1,93 @@
+"""Does Bayesian averaging withstand noise and typos? MAP, MAP with barrier, ensemble and posterior of a small model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from probattn.errors import InputError
+from probattn.inference.evaluation.convergence import diagnose
+from probattn.inference.evaluation.measured import Measured
+from probattn.inference.evaluation.perturbations import DISTURBANCES, Robustness, robustness
+from probattn.inference.fitting.laplace import fit_ensemble
+from probattn.inference.fitting.map import fit_map
+from probattn.inference.fitting.posterior import sample_posterior
+
+PLAIN, BARRIER, ENSEMBLE, POSTERIOR = "MAP", "MAP with barrier", "ensemble", "posterior"
+
+
+def posterior_look(
+    plain: Any,
+    barrier: Any,
+    data: np.ndarray,
+    heldout: np.ndarray,
+    *,
+    num_members: int = 3,
+    num_warmup: int = 200,
+    num_samples: int = 200,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Held-out loss of four fits of one small LanguageModel under noise on the embeddings and under typos.
+
+    The MAP is of the model without the barrier, the other three are of the model with it.
+
+    Args: plain, barrier, the model without the barrier and with it; data, heldout, tokens (num_sequences, length); the rest as of the fits.
+    Returns: curves, by disturbance and fit: levels, loss, averaged over as many noises as the posterior has draws, each with
+        standard errors over sequences; posterior_minus, by disturbance and fit, paired, at each level; verdicts, of the fits.
+    """
+    quiet: dict[str, Any] = {"key": jax.random.key(seed), "progress": False}
+    fits = {
+        PLAIN: fit_map(plain, data, **quiet),
+        BARRIER: fit_map(barrier, data, **quiet),
+        ENSEMBLE: fit_ensemble(barrier, data, num_members=num_members, **quiet),
+        POSTERIOR: sample_posterior(
+            barrier, data, num_chains=2, num_warmup=num_warmup, num_samples=num_samples, **quiet
+        ),
+    }
+    curves: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
+    for disturbance in DISTURBANCES:
+        try:
+            found = {name: robustness(fit, heldout, disturbance) for name, fit in fits.items()}
+        except InputError:  # no sequence has room for typos
+            continue
+        curves[disturbance] = {name: _curve(one) for name, one in found.items()}
+        differences[disturbance] = {
+            name: [_pair(found[POSTERIOR].minus(one, level)) for level in range(len(one.levels))]
+            for name, one in found.items()
+            if name != POSTERIOR
+        }
+    verdicts = {name: str(fit.verdict or diagnose(fit, heldout).verdict) for name, fit in fits.items()}
+    return {
+        "failed": None, "model": repr(barrier), "training sequences": len(data), "held-out sequences": len(heldout),
+        "curves": curves, "posterior_minus": differences, "verdicts": verdicts,
+    }  # fmt: skip
+
+
+def judge_averaging(look: Mapping[str, Any], against: str = BARRIER) -> dict[str, str]:
+    """What the posterior does beside a fit, by disturbance: on clean data and at its greatest, "helps", "hurts" or "no difference".
+
+    The paired difference decides, as everywhere by two standard errors.
+    """
+
+    def word(pair: list[float]) -> str:
+        difference = Measured(*pair)
+        return "no difference" if not difference.sure else "helps" if difference.value < 0 else "hurts"
+
+    return {
+        disturbance: f"clean: {word(of[against][0])}, disturbed: {word(of[against][-1])}"
+        for disturbance, of in look["posterior_minus"].items()
+    }
+
+
+def _curve(of: Robustness) -> dict[str, Any]:
+    levels = [float(level) for level in of.levels]
+    averaged = of.averaged or of.loss
+    return {
+        "levels": levels, "loss": [_pair(one) for one in of.loss], "averaged": [_pair(one) for one in averaged],
+    }  # fmt: skip
+
+
+def _pair(of: Measured) -> list[float]:
+    return [float(of.value), float(of.error)]

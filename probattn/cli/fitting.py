@@ -1,0 +1,172 @@
+"""The commands that fit: demo, fit, resume."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probattn.cli.printing import console, print_comparison
+from probattn.cli.runs import (
+    TRAIN_SIZE,
+    Coordinates,
+    Method,
+    ModelName,
+    Start,
+    command,
+    compare_runs,
+    fit_and_save,
+    load,
+    method_settings,
+    resume_run,
+    wake_devices,
+)  # fmt: skip
+from probattn.cli.shared import ClusterOption, CorpusArgument, RunArgument, SeedOption, StrictOption, judge
+from probattn.errors import InputError
+
+DEMO_DRAWS = {False: (155, 155, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
+DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
+DEMO_STEPS = {False: 3000, True: 200}
+
+
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A few draws only: two minutes, and not converged.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the result; an earlier demo there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    seed: SeedOption = 0,
+) -> None:
+    """Fit 300 pronunciations by MAP and by posterior sampling, and compare them on 2,000 others.
+
+    Example: `probattn demo`
+    """
+    wake_devices(2)
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} == DEMO_FILES):
+        raise InputError(f"{out}: exists and is no earlier demo; choose another --out or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
+    num_warmup, num_samples, depth = DEMO_DRAWS[quick]
+    try:
+        chains = {"num_warmup": num_warmup, "num_samples": num_samples, "num_chains": 2, "max_tree_depth": depth}
+        # As many descents as there are chains, whose starts are found by the same compiled program.
+        descents = {"num_steps": DEMO_STEPS[quick], "num_starts": chains["num_chains"]}
+        for method, settings in ((Method.map, descents), (Method.posterior, chains)):
+            console.print(f"fitting by {method.value} ...")
+            data = {"length": None, "train_size": None, "stream": False}
+            fit_and_save(
+                "cmudict",
+                method,
+                fresh / method.value,
+                model_options={"dim": 4},
+                data=data,
+                settings=settings,
+                seed=seed,
+            )
+        console.print("comparing on held-out words ...")
+        comparison = compare_runs([fresh / "map", fresh / "posterior"], {"command": command()})
+        comparison.save_json(fresh / "report.json")
+        comparison.save_html(fresh / "report.html")
+        fresh.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        os.rename(fresh, out)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    print_comparison(comparison)
+    if quick:
+        console.print("quick mode: too few draws to have converged; run without --quick for a result")
+    console.print(f"report: {(out / 'report.html').resolve()}")
+
+
+def fit(
+    corpus: CorpusArgument,
+    method: Annotated[Method, typer.Option(help="The mode; a Gaussian around it; several modes; or draws from the whole posterior, by NUTS or by microcanonical Langevin dynamics (needs the extra blackjax).")],
+    out: Annotated[Path, typer.Option(help="Run directory to make.")],
+    model: Annotated[ModelName, typer.Option(help="LanguageModel, or EmissionModel: tokens emitted by latent embeddings.")] = ModelName.language,
+    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
+    rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
+    length: Annotated[int | None, typer.Option(help="Longest sequence with its end token; default: 10 for cmudict, what the file needs.")] = None,
+    train_size: Annotated[int | None, typer.Option(help=f"Training sequences; default: {TRAIN_SIZE}, or all if fewer.")] = None,
+    barrier_weight: Annotated[float | None, typer.Option(help="Language model: weight of the embedding path's density, default 0.05; 0 is plain cross-entropy.")] = None,
+    contraction: Annotated[float | None, typer.Option(help="Cap inside (0, 1) under which the embeddings have a density everywhere; default: none for the language model, 0.9 for the emission model.")] = None,
+    coordinates: Annotated[Coordinates | None, typer.Option(help="Emission model: what is sampled, default embedding. It moves the MAP, not the posterior.")] = None,
+    num_particles: Annotated[int | None, typer.Option(help="Emission model: particles that score a sequence, default 200.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")] = False,
+    num_steps: Annotated[int | None, typer.Option(help="Most optimiser steps to a mode, default 4000; it stops at rest.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="MAP, ensemble: sequences in a minibatch; default: all.")] = None,
+    num_members: Annotated[int | None, typer.Option(help="Modes of an ensemble, default 5.")] = None,
+    num_warmup: Annotated[int | None, typer.Option(help="Warmup iterations, per chain, default 500.")] = None,
+    num_samples: Annotated[int | None, typer.Option(help="Draws, per chain, default 500.")] = None,
+    num_chains: Annotated[int | None, typer.Option(help="Chains, default 4.")] = None,
+    max_tree_depth: Annotated[int | None, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw, default 8.")] = None,
+    start: Annotated[Start | None, typer.Option(help="Posterior: where chains start: independently trained modes (default), one mode, the prior, or near the origin.")] = None,
+    num_starts: Annotated[int | None, typer.Option(help="MAP, Laplace: descents, of which the best is taken, default 1. Posterior: points that the chains share, default one each.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices to use: chains first, the rest split the sequences. Default: one a chain as far as there are; in a cluster all.")] = None,
+    cluster: ClusterOption = False,
+    strict: StrictOption = False,
+    seed: SeedOption = 0,
+) -> None:  # fmt: skip
+    """Fit a model to a corpus and write a run directory. A posterior that is killed goes on with `probattn resume`.
+
+    Example: `probattn fit cmudict --method posterior --out runs/posterior`
+    """
+    settings = method_settings(
+        method,
+        dict(
+            num_steps=num_steps, batch_size=batch_size, num_members=num_members, num_warmup=num_warmup,
+            num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth, start=start,
+            num_starts=num_starts, devices=devices,
+        ),
+    )  # fmt: skip
+    from probattn.inference.devices.multihost import join, on_first
+
+    join(cluster)
+    wake_devices((num_chains or 4) if method in (Method.posterior, Method.microcanonical) else 1, devices)
+    fitted = fit_and_save(
+        corpus, method, out, model, seed=seed, settings=settings,
+        data=dict(length=length, train_size=train_size, stream=stream),
+        model_options=dict(
+            dim=dim, heads=heads, rank=rank, barrier_weight=barrier_weight, contraction=contraction,
+            coordinates=coordinates, num_particles=num_particles,
+        ),
+    )  # fmt: skip
+
+    def report() -> None:
+        heldout = load(out)[1].heldout
+        sizes = f"{len(fitted.data)} sequences ({len(heldout)} held out)"
+        console.print(f"{method.value} fit of {sizes} in {fitted.seconds:.0f} s: {out}")
+        judge(fitted, out.name, strict, heldout)
+
+    on_first(report)
+
+
+def resume(
+    run: RunArgument,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Draws per chain in total, if more than it was begun with.")
+    ] = None,
+    cluster: ClusterOption = False,
+    strict: StrictOption = False,
+) -> None:
+    """Go on with a posterior fit that was killed, bit for bit, or draw more from one that is finished.
+
+    Example: `probattn resume runs/posterior`
+    """
+    from probattn.inference.devices.multihost import join, on_first
+    from probattn.inference.fitting.run_directory import num_devices_of
+
+    join(cluster)
+    wake_devices(1, num_devices_of(run))
+    fitted = resume_run(Path(run), num_samples)
+
+    def report() -> None:
+        console.print(f"posterior of {len(fitted.data)} sequences, {fitted.shape[1]} draws a chain: {run}")
+        judge(fitted, Path(run).name, strict, load(run)[1].heldout)
+
+    on_first(report)

@@ -1,0 +1,238 @@
+"""The command `learning-curve`: MAP and posterior at growing training sizes, as a study that may be killed and go on."""
+
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from probattn.cli.printing import SAME_COMMAND, console, told_how_to_go_on
+from probattn.cli.runs import (
+    Method,
+    ModelName,
+    build_model,
+    fit_and_save,
+    load,
+    models,
+    num_chunks,
+    resume_run,
+    wake_devices,
+)
+from probattn.cli.shared import CorpusArgument, SeedOption
+from probattn.cli.study_folder import open_study
+from probattn.errors import FitError, InputError
+
+SIZES = "30,100,300,1000,3000"
+METHODS = (Method.map, Method.posterior)
+FORMAT = 1  # of study.json
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs of a study share.
+
+    Args:
+        folder: of the runs, of study.json and of curve.zip.
+        source: the corpus as the command line names it; data, the options it is read with.
+        corpus: with all of its training sequences.
+        model_options: those of `build_model`; model, what it builds.
+        settings: of each method.
+        seed: of every random number.
+    """
+
+    folder: Path
+    source: str
+    data: dict[str, Any]
+    corpus: Any
+    model_options: dict[str, Any]
+    model: Any
+    settings: dict[Method, dict[str, Any]]
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """What must be the same for a study to go on. Sizes are not part of it: others may be added."""
+        import jax
+
+        fields = {f"model {name}": value for name, value in dataclasses.asdict(self.model).items()}
+        settings = {f"{method} {name}": value for method in METHODS for name, value in self.settings[method].items()}
+        about = {"format": FORMAT, "corpus": self.corpus.name, "data SHA-256": self.corpus.digest()}
+        precision = "float64" if jax.config.jax_enable_x64 else "float32"
+        return about | {
+            "model": type(self.model).__name__,
+            **fields,
+            **settings,
+            "seed": self.seed,
+            "precision": precision,
+        }
+
+    def run(self, method: Method, size: int) -> Path:
+        """The run directory of a fit."""
+        return self.folder / f"{method}-{size}"
+
+
+def learning_curve(
+    corpus: CorpusArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the study: a run directory for each fit, and curve.zip. One that was killed goes on.")],
+    sizes: Annotated[str, typer.Option(help="Training sequences, ascending.")] = SIZES,
+    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
+    rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
+    barrier_weight: Annotated[float | None, typer.Option(help="Weight of the embedding path's density, default 0.05; 0 is plain cross-entropy.")] = None,
+    contraction: Annotated[float | None, typer.Option(help="Cap inside (0, 1) under which the embeddings have a density everywhere; default: none.")] = None,
+    length: Annotated[int | None, typer.Option(help="Longest sequence with its end token; default: 10 for cmudict, what the file needs.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")] = False,
+    num_steps: Annotated[int | None, typer.Option(help="MAP: most optimiser steps, default 4000; it stops at rest.")] = None,
+    num_warmup: Annotated[int, typer.Option(help="Posterior: warmup iterations, per chain.")] = 150,
+    num_samples: Annotated[int, typer.Option(help="Posterior: draws, per chain.")] = 150,
+    num_chains: Annotated[int, typer.Option(help="Posterior: chains.")] = 2,
+    max_tree_depth: Annotated[int, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw.")] = 6,
+    seed: SeedOption = 0,
+) -> None:  # fmt: skip
+    """Where does the posterior matter? Fit by MAP and by posterior at growing training sizes, with one held-out set.
+
+    The chains are short by default, so that five sizes take hours and not days; what has not converged is said at the end.
+    A study that was killed goes on with the same command, and so do sizes that are added.
+
+    Example: `probattn learning-curve cmudict --out runs/curve`
+    """
+    from probattn.checks import whole_number
+
+    wanted = parse_sizes(sizes)
+    counts = {"num_warmup": num_warmup, "num_samples": num_samples, "num_chains": num_chains}
+    counts |= {"max_tree_depth": max_tree_depth}
+    steps = {} if num_steps is None else {"num_steps": num_steps}
+    for name, value in {**counts, **steps}.items():
+        whole_number(name, value)
+    wake_devices(num_chains)
+    from probattn.inference import load_corpus
+
+    data = {"length": length, "stream": stream}
+    whole = load_corpus(corpus, length=length, stream=stream)
+    if wanted[-1] > len(whole.train):
+        raise InputError(
+            f"sizes: {corpus} has {len(whole.train):,} training sequences, got {wanted[-1]:,}; ask for fewer"
+        )
+    options = {"dim": dim, "heads": heads, "rank": rank, "barrier_weight": barrier_weight, "contraction": contraction}
+    model = build_model(ModelName.language, len(whole.symbols), whole.length, **options)
+    settings = {Method.map: steps, Method.posterior: counts}
+    study = Study(out, corpus, data, whole, options, model, settings, seed)
+    open_study(study.folder, study.to_json(), "learning curve")
+    with told_how_to_go_on(lambda: SAME_COMMAND):
+        show(carry_out(study, wanted))
+    console.print(f"curve: {(out / 'curve.zip').resolve()}", markup=False)
+
+
+def parse_sizes(text: str) -> list[int]:
+    """Training sizes from "30,100,300". Raises: InputError unless they are ascending whole numbers of at least 1."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or found[0] < 1 or any(one >= other for one, other in pairwise(found)):
+        raise InputError(f"sizes: expected ascending whole numbers of at least 1, such as {SIZES}, got {text!r}")
+    return found
+
+
+def carry_out(study: Study, sizes: Sequence[int]) -> Any:
+    """Fit what is not fitted yet, and write the curve of the sizes so far after each of them."""
+    from probattn.inference import save_curve
+    from probattn.inference.evaluation.curve import join
+    from probattn.inference.evaluation.learning_study import learning_curve as curve_of
+
+    points, file = [], study.folder / "curve.zip"
+    for size in sizes:
+        fits, fresh = {}, False
+        for method in METHODS:
+            found = finished(study, method, size)
+            fresh |= found is None
+            fits[method.value] = fit_anyway(study, method, size) if found is None else found
+            said = f"{fits[method.value].seconds:.0f} s{', finished already' if found is not None else ''}"
+            console.print(f"{method.value} of {size:,} sequences: {said}")
+        points.append(curve_of({name: [fit] for name, fit in fits.items()}, study.corpus.heldout))
+        if fresh or size == sizes[-1] or not file.exists():  # else the one there is of as many sizes, or of more
+            save_curve(file, join(points))
+    return join(points)
+
+
+def finished(study: Study, method: Method, size: int) -> Any:
+    """The fit of a size if it is done, else None. Raises: InputError for a run that is not of this study."""
+    from probattn.inference.fitting.run_directory import load_setting
+
+    run = study.run(method, size)
+    if not run.exists() or not _begun(run):
+        return None
+    model, corpus, _ = load_setting(run, models())
+    if model != study.model or corpus.digest() != _prefix(study.corpus, size).digest():
+        raise InputError(f"{run}: is a run of another model or other data than its study; remove it")
+    if (run / "store").exists() and not _has_draws(run):
+        return None
+    fitted = load(run)[0]
+    return None if fitted.unfinished else fitted
+
+
+def fit_anyway(study: Study, method: Method, size: int) -> Any:
+    """Fit a size; a posterior that has all its draws and failed, such as by a chain that never moved, is kept.
+
+    Its verdict says that it has not converged. The same seed would fail again, and the other sizes would not be reached.
+    """
+    try:
+        return fit_one(study, method, size)
+    except FitError as error:
+        found = finished(study, method, size)
+        if found is None:
+            raise
+        warnings.warn(f"{error}; the study goes on, and says that this has not converged", stacklevel=2)
+        return found
+
+
+def fit_one(study: Study, method: Method, size: int) -> Any:
+    """Fit a size, or go on with its posterior where it was killed."""
+    run = study.run(method, size)
+    if run.exists() and _begun(run):
+        console.print(f"going on with the {method.value} of {size:,} sequences ...")
+        return resume_run(run, None)
+    console.print(f"fitting {size:,} sequences by {method.value} ...")
+    if method is Method.posterior and (run / "config.json").is_file():
+        shutil.rmtree(run, ignore_errors=True)  # killed before its first chunk: there is nothing to go on from
+    return fit_and_save(
+        study.source, method, run, model_options=study.model_options, data={**study.data, "train_size": size},
+        settings=study.settings[method], seed=study.seed,
+    )  # fmt: skip
+
+
+def show(curve: Any) -> None:
+    """Losses as a table, and the verdicts."""
+    table = Table("training sequences", *curve.methods, title="held-out loss, nats per token, ± standard error")
+    columns = {name: zip(*curve.losses(name), curve.trusted(name), strict=True) for name in curve.methods}
+    cells = {name: [_cell(*row) for row in rows] for name, rows in columns.items()}
+    for number, size in enumerate(curve.sizes):
+        table.add_row(f"{size:,}", *(cells[name][number] for name in curve.methods))
+    console.print(table)
+    for sentence in curve.verdicts():
+        console.print(f"- {sentence}", markup=False)
+
+
+def _cell(loss: float, error: float, trusted: bool) -> str:
+    return f"{loss:.4f} ± {error:.4f}{'' if trusted else ' (not converged)'}"
+
+
+def _prefix(corpus: Any, size: int) -> Any:
+    """The corpus as the run of a size has it."""
+    return dataclasses.replace(corpus, train=corpus.train[:size])
+
+
+def _begun(run: Path) -> bool:
+    """Whether a run directory holds a fit, or at least a chunk of one."""
+    return (run / "fit.zip").exists() or num_chunks(run) > 0
+
+
+def _has_draws(run: Path) -> bool:
+    from probattn.inference.fitting.posterior_store import PosteriorStore
+
+    return bool(PosteriorStore(run / "store").arrays("draws"))

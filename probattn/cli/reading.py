@@ -1,0 +1,221 @@
+"""The commands that read fits: diagnose, compare, generate, margins; and calibrate and env, which need none."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from probattn.cli.printing import console, generation_table, print_comparison
+from probattn.cli.runs import (
+    CalibratedMethod,
+    CalibratedModel,
+    check_plot,
+    command,
+    compare_runs,
+    load,
+    save_plot,
+    small_model,
+)  # fmt: skip
+from probattn.cli.shared import NOT_CONVERGED, RunArgument, SeedOption, StrictOption, judge
+from probattn.errors import InputError
+
+MOST_PLOTTED = 8  # rows of a figure that still fit on a page
+
+
+def diagnose(run: RunArgument, strict: StrictOption = False) -> None:
+    """Has a fit converged, in what is identified and in its predictions? Unfinished posteriors too.
+
+    Example: `probattn diagnose runs/posterior --strict`
+    """
+    import numpy as np
+
+    from probattn.inference.evaluation.convergence import LEAST_FOR_LOO
+
+    fitted, corpus, _ = load(run)
+    judge(fitted, Path(run).name, strict, corpus.heldout)
+    if fitted.sampled and not fitted.estimated and np.prod(fitted.shape) >= LEAST_FOR_LOO:
+        from probattn.inference import leave_one_out
+
+        found = leave_one_out(fitted)
+        per = f"{found.log_prob:.1f} ± {found.standard_error:.1f} nats"
+        console.print(
+            f"leave-one-out log probability of the {len(fitted.data)} training sequences: {per}. {found.verdict}"
+        )
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR ...", help="Run directories on the same corpus, of one density."),
+    ],
+    out: Annotated[Path, typer.Option(help="HTML page to write; the JSON goes beside it.")] = Path("report.html"),
+    num_particles: Annotated[
+        int | None, typer.Option(help="Emission models: particles that score a sequence, in place of the fit's own.")
+    ] = None,
+    mix_densities: Annotated[
+        bool,
+        typer.Option("--mix-densities", help="Compare fits of different densities all the same; the report says so."),
+    ] = False,
+    elsewhere: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another text, a sequence a line, to be told from the corpus; may be given several times."),
+    ] = None,
+    learning_curve: Annotated[
+        Path | None, typer.Option(help="A study made by `probattn learning-curve` on the same corpus, to show.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for each figure as PNG and SVG.")] = None,
+    strict: StrictOption = False,
+) -> None:
+    """What does the posterior buy over the MAP? A table here, a page and its numbers as JSON on disk.
+
+    Example: `probattn compare runs/map runs/posterior --out report.html --figures figures`
+    """
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; give the name of the page to write, such as {out}/report.html")
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise InputError(f"{figures}: is no folder; give the name of one for --figures")
+    about = {"command": command()}
+    comparison = compare_runs(runs, about, num_particles, mix_densities, elsewhere or (), learning_curve)
+    written = out
+    try:
+        comparison.save_json(out.with_suffix(".json"))
+        comparison.save_html(out)
+        if figures is not None:
+            written = figures
+            comparison.save_figures(figures)
+    except OSError as error:
+        raise InputError(f"{written}: cannot be written ({error.strerror}); choose another place") from error
+    print_comparison(comparison)
+    console.print(f"report: {out.resolve()}")
+    verdicts = [*(found.verdict for found in comparison.diagnostics), *comparison.modes.values()]
+    if strict and not all(verdict.converged for verdict in verdicts):
+        raise SystemExit(NOT_CONVERGED)
+
+
+def calibrate(
+    model: Annotated[CalibratedModel, typer.Argument(metavar="MODEL", help="latent, language (without barrier) or emission; small, so that it takes a minute or two.")],
+    method: Annotated[CalibratedMethod, typer.Option(help="NUTS is to pass; Laplace's approximation and a MAP are shown for what they are.")] = CalibratedMethod.nuts,
+    out: Annotated[Path, typer.Option(help="Figure of the ranks: .png, .svg or .pdf.")] = Path("calibration.png"),
+    num_simulations: Annotated[int, typer.Option(help="Data sets drawn from the model, at least 10.")] = 100,
+    dim: Annotated[int | None, typer.Option(help="Embedding dimension; default: 2, of the emission model 1.")] = None,
+    length: Annotated[int | None, typer.Option(help="Of the sequences; default: 8 for latent, else 4.")] = None,
+    barrier_weight: Annotated[float, typer.Option(help="Language model: above 0 its joint density is not the law that generates, and ranks show it.")] = 0.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if ranks leave their bands.")] = False,
+    seed: SeedOption = 0,
+) -> None:  # fmt: skip
+    """Simulation-based calibration: do the draws of a method come from the posterior of the model that made the data?
+
+    Example: `probattn calibrate latent --method laplace --out laplace.png`
+    """
+    import jax
+
+    from probattn.inference import plot_ranks, simulation_based_calibration
+
+    check_plot(out)
+    found = simulation_based_calibration(
+        small_model(model, dim, length, barrier_weight), key=jax.random.key(seed), method=method.value,
+        num_simulations=num_simulations, num_draws=49, thinning=3, num_warmup=200,
+    )  # fmt: skip
+    save_plot(plot_ranks(found), out)
+    outside = found.outside()
+    names = ", ".join(outside) if outside else "none"
+    console.print(f"{len(outside)} of {len(found.ranks)} quantities leave their bands: {names}", markup=False)
+    console.print(f"plot: {out.resolve()}", markup=False)
+    if strict and outside:
+        raise SystemExit(NOT_CONVERGED)
+
+
+def generate(
+    run: RunArgument,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many sequences.")] = 10,
+    margins: Annotated[
+        bool, typer.Option("--margins", help="A table for each: log probability, margin and support token.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw margins and log probabilities to this .png, .svg or .pdf.")] = None,
+    seed: SeedOption = 0,
+) -> None:  # fmt: skip
+    """Sample sequences; those of a posterior come from a new draw each, as its mixture says.
+
+    Example: `probattn generate runs/posterior -n 3 --margins --plot words.png`
+    """
+    import jax
+    import numpy as np
+
+    if plot is not None:
+        check_plot(plot)
+    fitted, corpus, _ = load(run)
+    keys = jax.random.split(jax.random.key(seed), number)
+    draws = fitted.flat_draws()
+    total = len(next(iter(draws.values())))
+    chosen = np.random.default_rng(seed).integers(total, size=number)
+    sample = jax.jit(jax.vmap(lambda params, key: fitted.model.generate(params, 1, key=key)))
+    generation = sample({name: value[chosen] for name, value in draws.items()}, keys)
+    generation = jax.tree.map(lambda array: np.asarray(array)[:, 0], generation)
+    for row, tokens in enumerate(generation.tokens):
+        if margins:
+            console.print(generation_table(corpus, jax.tree.map(lambda array, row=row: array[row], generation)))
+        else:
+            console.print(corpus.decode(tokens), markup=False)
+    if plot is not None:
+        from probattn.inference import plot_generation
+
+        shown = jax.tree.map(lambda array: array[:MOST_PLOTTED], generation)
+        save_plot(plot_generation(shown, corpus.symbols), plot)
+        console.print(f"plot of {len(shown.tokens)} of {number} sequences: {plot.resolve()}", markup=False)
+
+
+def margins(
+    run: RunArgument,
+    text: Annotated[
+        str, typer.Argument(help='A sequence, such as "K AE T" (or a word of the dictionary) for cmudict.')
+    ],
+) -> None:
+    """Stability margin of each position of a text, and which one is its support token.
+
+    Example: `probattn margins runs/posterior "K AE T"`
+    """
+    import numpy as np
+
+    from probattn.inference.evaluation.support import margins_of, path_labels, support_probability
+
+    fitted, corpus, _ = load(run)
+    tokens = corpus.encode(text)
+    values = margins_of(fitted, tokens[None], most_draws=None)[:, 0]
+    values = values[:, np.isfinite(values[0])]
+    support = support_probability(values)
+    table = Table("position", "symbol", "margin", title=f"{fitted.method}: {corpus.decode(tokens)}")
+    if fitted.method != "map":
+        table.add_column("5 % to 95 %")
+    table.add_column("support token")
+    start = fitted.model.path_has_start
+    for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1], start)):
+        column = values[:, position]
+        cells = [str(position if start else position + 1), symbol, f"{column.mean():.3f}"]
+        if fitted.method != "map":
+            low, high = np.quantile(column, [0.05, 0.95])
+            cells += [f"{low:.3f} to {high:.3f}", f"with probability {support[position]:.2f}"]
+        else:
+            cells += ["yes" if support[position] else ""]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def env() -> None:
+    """Print versions, devices, precision and where compiled programs are kept, for a report of a problem.
+
+    Example: `probattn env`
+    """
+    import jax
+
+    from probattn.inference.devices.environment import versions
+
+    for name, number in versions().items():
+        console.print(f"{name} {number}")
+    console.print(f"devices: {', '.join(str(device) for device in jax.devices())}; cores: {os.cpu_count()}")
+    kept = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+    console.print(f"compiled programs: {kept or 'not kept'}")
+    console.print(
+        f"precision: {'float64' if jax.config.jax_enable_x64 else 'float32'} (set JAX_ENABLE_X64=1 for float64)"
+    )

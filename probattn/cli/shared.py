@@ -1,0 +1,30 @@
+"""What the commands share: options, and a fit's verdict as an exit code."""
+
+from typing import Annotated, Any
+
+import typer
+
+from probattn.cli.printing import console, print_diagnosis
+
+CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')]
+RunArgument = Annotated[str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")]
+ClusterOption = Annotated[bool, typer.Option("--cluster", help="Join the other processes of a Slurm, Open MPI, Kubernetes or Cloud TPU job; JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID need no flag.")]  # fmt: skip
+StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if not converged.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
+NOT_CONVERGED = 3
+
+
+def judge(fitted: Any, name: str, strict: bool, heldout: Any = None) -> None:
+    """Print a fit's verdict; under --strict it is the exit code."""
+    from probattn.inference import diagnose
+
+    if fitted.sampled:
+        diagnosis = diagnose(fitted, heldout, name=name)
+        print_diagnosis(diagnosis)
+        verdict = diagnosis.verdict
+    else:
+        verdict = fitted.verdict
+        where = f" ({fitted.coordinates} coordinates)" if fitted.coordinates else ""
+        console.print(f"{fitted.method}{where}: {verdict}", markup=False)
+    if strict and not verdict.converged:
+        raise SystemExit(NOT_CONVERGED)

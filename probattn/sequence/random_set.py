@@ -1,0 +1,192 @@
+"""The random set of tokens that a sequence visits before it ends (theory, section 8).
+
+All laws here are of sequences that end within `length`: their total is 1 - survival(length), and the rest is the mass of
+sequences that have not ended yet, whose set is not known.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from probattn.checks import whole_number
+from probattn.errors import InputError
+from probattn.sequence.enumeration import fold_paths
+from probattn.sequence.estimate import Estimate, choose_exact, exactly, frequencies, mean_weight
+from probattn.sequence.sampling import draw
+from probattn.sequence.survival import symbols
+
+Subset = tuple[int, ...]
+
+
+def containment(
+    process: Any, subset: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
+) -> Estimate:
+    """`C(K) = P(it ends, and all tokens before the end lie in K)`, by forbidding the others at each step.
+
+    The law is not renormalised: by Monte Carlo, a draw weighs the product of the probabilities that the allowed tokens
+    had, so that small probabilities are estimated well too.
+
+    Args: subset, distinct tokens without the end token; the others as for `marginal`.
+    Raises: InputError on a subset without meaning, or a process without an end token.
+    """
+    subset = _subset(process, subset)
+    # A set of no tokens allows the empty sequence only.
+    positions = process.length if subset else 1
+    paths = len(subset) ** (positions - 1)
+    if choose_exact(process, method, paths, "containment"):
+        return exactly(_exact_containment(process, np.asarray(subset, int), positions), paths)
+    allowed = np.zeros((positions, process.vocab_size), bool)
+    allowed[:, process.end_token] = True
+    allowed[:-1, list(subset)] = True  # at the last position it must have ended
+    return mean_weight(_draw(process, num_samples, key, jnp.asarray(allowed), positions)[1])
+
+
+def capacity(
+    process: Any, subset: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
+) -> Estimate:
+    """`T(K) = P(it ends, and some token before the end lies in K) = C(all) - C(complement of K)`.
+
+    Args, raises: as for `containment`.
+    """
+    subset = _subset(process, subset)
+    paths = len(symbols(process)) ** (process.length - 1)
+    if choose_exact(process, method, paths, "capacity"):
+        return exactly(_exact_capacity(process, np.isin(np.arange(process.vocab_size), subset)), paths)
+    tokens, log_weight = _draw(process, num_samples, key)
+    visited = visited_tokens(process, tokens)
+    hit = visited[:, list(subset)].any(-1) & visited[:, process.end_token]
+    found = frequencies(jnp.where(hit, 0, -1), 1, log_weight)
+    return Estimate(found.value[0], found.standard_error[0], found.method, found.effective_sample_size)
+
+
+def set_law(process: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None) -> Estimate:
+    """`P(it ends, and has visited exactly K)` for every subset K, shape (2^vocab_size,), at index `sum of 2^token`.
+
+    It is the Moebius inverse of the containment functional, `sum_{L in K} (-1)^|K - L| C(L)`; summed here path by path,
+    so that nothing cancels and no entry is negative. Sets with the end token have probability 0.
+
+    Args: as for `marginal`. Raises: InputError on a vocabulary with too many subsets, or without an end token.
+    """
+    _subset(process, ())
+    paths = len(symbols(process)) ** (process.length - 1)
+    if choose_exact(process, method, paths, "set_law", 2**process.vocab_size):
+        return exactly(_exact_set_law(process), paths)
+    tokens, log_weight = _draw(process, num_samples, key)
+    visited = visited_tokens(process, tokens)
+    ended = visited[:, process.end_token]
+    index = _index(process, visited)
+    return frequencies(jnp.where(ended, index, -1), 2**process.vocab_size, log_weight)
+
+
+def inclusion_probabilities(
+    process: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
+) -> Estimate:
+    """`P(it ends, and has visited v)` for each token v, shape (vocab_size,); 0 for the end token, which is in no set.
+
+    Args: as for `marginal`. Raises: InputError on a process without an end token.
+    """
+    _subset(process, ())
+    paths = len(symbols(process)) ** (process.length - 1)
+    if choose_exact(process, method, paths, "inclusion_probabilities"):
+        return exactly(_exact_inclusion(process), paths)
+    tokens, log_weight = _draw(process, num_samples, key)
+    visited = visited_tokens(process, tokens)
+    every = jnp.arange(process.vocab_size)
+    inside = visited & visited[:, [process.end_token]] & (every != process.end_token)
+    return frequencies(jnp.where(inside, every, -1), process.vocab_size, log_weight)
+
+
+def sample_set(process: Any, key: Array, sample_shape: tuple[int, ...] = ()) -> Bool[Array, "*shape vocab"]:
+    """Draws of the random set, as indicators of shape `sample_shape + (vocab_size,)`.
+
+    The end token's column says whether the sequence ended within length; where it did not, the set is of the tokens
+    visited so far. Raises: InputError on a process without an end token.
+    """
+    _subset(process, ())
+    return visited_tokens(process, process.sample(key, sample_shape))
+
+
+def visited_tokens(process: Any, tokens: Array) -> Array:
+    """Indicators of the tokens in each sequence, the end token included: (..., positions) -> (..., vocab)."""
+    shape = (*tokens.shape[:-1], process.vocab_size)
+    row = jnp.indices(tokens.shape, sparse=True)[:-1]
+    return jnp.zeros(shape, bool).at[(*row, tokens)].set(True)
+
+
+def _subset(process: Any, subset: Any) -> Subset:
+    if process.end_token is None:
+        raise InputError("end_token: expected one, got None; the set of tokens before the end needs an end")
+    try:
+        tokens = list(subset)
+    except TypeError as error:
+        raise InputError(f"subset: expected tokens, got {subset!r}") from error
+    for token in tokens:
+        if isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < process.vocab_size:
+            raise InputError(f"subset: expected tokens 0 to {process.vocab_size - 1}, got {token!r}")
+    if process.end_token in tokens:
+        raise InputError(f"subset: expected tokens that come before the end, got the end token {process.end_token}")
+    if len(set(tokens)) < len(tokens):
+        raise InputError(f"subset: expected each token once, got {tokens}")
+    return tuple(sorted(int(token) for token in tokens))
+
+
+def _draw(process: Any, num_samples: Any, key: Array | None, *guide: Any) -> tuple[Array, Array]:
+    key = jax.random.key(0) if key is None else key
+    allowed, positions = guide or (None, None)
+    return draw(process, key, whole_number("num_samples", num_samples, 2), positions, allowed)
+
+
+def _index(process: Any, visited: Array) -> Array:
+    """`sum of 2^token` over the tokens visited, the end token apart."""
+    every = jnp.arange(process.vocab_size)
+    return jnp.where(visited & (every != process.end_token), 2**every, 0).sum(-1)
+
+
+def _fold_endings(process: Any, alphabet: Array, positions: int, add: Callable, start: Array) -> Array:
+    """`add(total, ending, visited)` over all paths in an alphabet that end within so many positions.
+
+    `ending` (chunk, n + 1) is the probability to end after each prefix, divided by the number of paths that share it;
+    `visited` (chunk, n + 1, vocab) are the tokens of that prefix.
+    """
+    sharing = float(len(alphabet)) ** np.arange(positions - 1, -1, -1)
+
+    def fold(total: Array, tokens: Array, log_prefix: Array, rows: Array) -> Array:
+        ending = jnp.exp(log_prefix + rows[..., process.end_token]) / sharing
+        visited = jnp.cumsum(jax.nn.one_hot(tokens, process.vocab_size, dtype=int), axis=1) > 0
+        return add(total, ending, jnp.pad(visited, ((0, 0), (1, 0), (0, 0))))
+
+    return fold_paths(process, [alphabet] * (positions - 1), fold, start)
+
+
+@partial(jax.jit, static_argnums=2)
+def _exact_containment(process: Any, subset: Array, positions: int) -> Array:
+    return _fold_endings(process, subset, positions, lambda total, ending, _: total + ending.sum(), jnp.zeros(()))
+
+
+@jax.jit
+def _exact_capacity(process: Any, inside: Array) -> Array:
+    def add(total: Array, ending: Array, visited: Array) -> Array:
+        return total + jnp.where((visited & inside).any(-1), ending, 0).sum()
+
+    return _fold_endings(process, jnp.asarray(symbols(process)), process.length, add, jnp.zeros(()))
+
+
+@jax.jit
+def _exact_set_law(process: Any) -> Array:
+    def add(law: Array, ending: Array, visited: Array) -> Array:
+        return law.at[_index(process, visited)].add(ending)
+
+    return _fold_endings(process, jnp.asarray(symbols(process)), process.length, add, jnp.zeros(2**process.vocab_size))
+
+
+@jax.jit
+def _exact_inclusion(process: Any) -> Array:
+    def add(total: Array, ending: Array, visited: Array) -> Array:
+        return total + jnp.where(visited, ending[..., None], 0).sum((0, 1))
+
+    return _fold_endings(process, jnp.asarray(symbols(process)), process.length, add, jnp.zeros(process.vocab_size))
