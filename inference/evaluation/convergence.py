@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import arviz as az
 import numpy as np
+from arviz_stats import loo
 from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
@@ -255,7 +255,7 @@ def leave_one_out(fit: Fit) -> "LeaveOneOut":
         raise InputError(f"leave_one_out: expected at least {LEAST_FOR_LOO} draws, got {fit.shape[0] * fit.shape[1]}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter")  # the verdict says so
-        found = az.loo(fit.to_datatree(), pointwise=True, var_name=fit.model.observed)
+        found = loo(fit.to_datatree(), pointwise=True, var_name=fit.model.observed)
     khat, limit = np.asarray(found.pareto_k), float(found.good_k)
     bad = int((khat > limit).sum())
     ok = f"All k-hat are below {limit:.2f}."

@@ -7,16 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Array
-from matplotlib.axes import Axes
 
 from probattn import Attention, RootCount, certified, expected_roots
 from probattn.inference.evaluation.measured import Measured
-from probattn.inference.evaluation.predictive import each
 from probattn.inference.fitting.fit import Fit, over_draws
-from probattn.inference.report.style import QUANTILES, STYLE, draw_intervals, looks, own_axes, side_by_side
 from probattn.sequence.tokens import counted
 
 MOST_DRAWS = 100
@@ -106,29 +102,6 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
 def singular_values(fit: Fit) -> np.ndarray:
     """Of the interaction matrix of each head, the largest first, under evenly spaced draws: (draws, heads, dim)."""
     return over_draws(_singular_values, fit.model, fit.flat_draws(MOST_DRAWS))
-
-
-def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
-    """Singular values of the interaction matrices: median, and where half and nine tenths of the draws lie.
-
-    Args: fits, one, several by name, or a mapping to (method, singular values (draws, heads, dim)).
-    """
-    found = each(fits, tuple, lambda fit: (fit.method, singular_values(fit)))
-    ax = own_axes(ax, 5.0, 3.2)
-    shown = looks({name: method for name, (method, _) in found.items()})
-    with mpl.rc_context(STYLE):
-        for (name, (_, values)), beside in zip(found.items(), side_by_side(len(found)), strict=True):
-            flat = values.reshape(len(values), -1)
-            quantiles = np.quantile(flat, QUANTILES, axis=0)
-            draw_intervals(ax, np.arange(flat.shape[1]) + beside, quantiles, name, shown[name])
-        heads, dim = next(iter(found.values()))[1].shape[1:]
-        names = [f"{i + 1}" if heads == 1 else f"{h + 1}:{i + 1}" for h in range(heads) for i in range(dim)]
-        ax.set_xticks(range(heads * dim), names)
-        ax.set_ylim(bottom=0)
-        ax.set_xlabel("number, the largest first" if heads == 1 else "head : number, the largest first")
-        ax.set_ylabel("singular values of the\ninteraction A, no unit")
-        ax.legend(fontsize=9)
-    return ax
 
 
 def attention_of(model: Any, params: Any) -> Attention:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 SURE = 2  # standard errors beyond which a difference is not called noise
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # what an interval shows: nine tenths, a half, the median
 INTERNAL: Mapping[str, Any] = {"internal": True}  # metadata of fields that a report's JSON leaves out
 
 

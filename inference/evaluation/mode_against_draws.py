@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from numpyro.infer.util import log_density
 
 from probattn.inference.data.ngram import token_counts
-from probattn.inference.evaluation.predictive import affordable, each
+from probattn.inference.evaluation.predictive import affordable
 from probattn.inference.fitting.fit import Fit, mixture_log_prob, over_draws
-from probattn.inference.report.style import STYLE, looks, own_axes
 
 MOST_DRAWS = 200
 
@@ -46,34 +43,6 @@ def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
     return DrawScores(
         fit.method, joint, log_prob.sum(-1).ravel() / total, float(mixture_log_prob(log_prob).sum() / total)
     )
-
-
-def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Held-out log probability of each draw against its joint density; lines are mixtures of all draws.
-
-    Args: fits, one, several by name, or a mapping to `DrawScores`; tokens, held-out sequences (num_sequences, length).
-    """
-    found = each(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
-    ax = own_axes(ax, 6.4, 3.8)
-    shown = looks({name: one.method for name, one in found.items()})
-    with mpl.rc_context(STYLE):
-        for name, one in found.items():
-            single = len(one.log_joint) == 1
-            look = {"color": shown[name]["color"], "marker": shown[name]["marker"], "linestyle": "none"}
-            ax.plot(
-                one.log_joint,
-                one.per_token,
-                **look,
-                markersize=9 if single else 3,
-                alpha=1 if single else 0.5,
-                label=name,
-            )
-            if not single:
-                ax.axhline(one.mixture, color=shown[name]["color"], linewidth=1.4, linestyle="--", label=f"{name}, all draws together")  # fmt: skip
-        ax.set_xlabel("log joint density of parameters and training data, nats (right is more probable)")
-        ax.set_ylabel("held-out log probability,\nnats per token (up is better)")
-        ax.legend(fontsize=9)
-    return ax
 
 
 def _log_joint(model: Any, values: Any, data: Any) -> Any:

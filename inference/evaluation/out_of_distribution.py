@@ -2,17 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from scipy.stats import rankdata
 
 from probattn.inference.evaluation.measured import INTERNAL, Measured
-from probattn.inference.evaluation.predictive import Prediction, each, predict
-from probattn.inference.fitting.fit import Fit
-from probattn.inference.report.style import STYLE, ink, looks, own_axes
+from probattn.inference.evaluation.predictive import Prediction
 
 SCORES = ("mutual information", "data uncertainty", "surprise")
 MOST_SEQUENCES = 1000  # from either side
@@ -94,41 +89,6 @@ def detection(ours: Prediction, theirs: Prediction, *, elsewhere: str, method: s
         hits[-1] = 1.0
         found.append(Detection(method, elsewhere, score, area, hits, *placements))
     return tuple(found)
-
-
-def plot_detection(fits: Any, tokens: Any = None, elsewhere: Any = None, *, name: str = "shuffled", ax: Axes | None = None) -> Axes:  # fmt: skip
-    """ROC curves of each fit and score.
-
-    Args: fits, one, several by name, or a mapping to the result of `detection`; tokens, held-out sequences; elsewhere,
-        others, by default these shuffled; name, of the others.
-    Raises: InputError as `predict`.
-    """
-
-    def find(fit: Fit) -> tuple[Detection, ...]:
-        half = len(tokens) // 2
-        others = shuffled(tokens[half:]) if elsewhere is None else elsewhere
-        ours = tokens[:half] if elsewhere is None else tokens
-        return detection(predict(fit, ours), predict(fit, others), elsewhere=name, method=fit.method)
-
-    found = each(fits, tuple, find)
-    ax = own_axes(ax, 4.4, 4.2)
-    shown = looks({label: some[0].method for label, some in found.items()})
-    lines = dict(zip(SCORES, ("-", "--", ":"), strict=True))
-    with mpl.rc_context(STYLE):
-        ax.plot([0, 1], [0, 1], color=ink(), linewidth=0.8, linestyle=":")
-        for label, some in found.items():
-            for one in some:
-                text = f"{label}, {one.score}: {one.area.value:.2f}"
-                ax.plot(
-                    CURVE, one.hits, color=shown[label]["color"], linestyle=lines[one.score], linewidth=1.5, label=text
-                )
-        ax.set_xlabel("false alarms: share of held-out sequences")
-        ax.set_ylabel("found: share of the others")
-        ax.set_title(f"the others are {next(iter(found.values()))[0].elsewhere}")
-        below = (0.5, -0.16)  # curves may be anywhere in the axes
-        title = "area under the curve"
-        ax.legend(loc="upper center", bbox_to_anchor=below, fontsize=8, title=title, title_fontsize=8)
-    return ax
 
 
 def _reordered(tokens: np.ndarray, order: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -5,18 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Array
-from matplotlib.axes import Axes
 
 from probattn.errors import InputError
 from probattn.inference.data.ngram import token_counts
 from probattn.inference.data.typos import KINDS, MOST_TYPOS, room_for_typos, with_typos
 from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio
-from probattn.inference.evaluation.predictive import each, mixture_conditionals, token_log_probs
+from probattn.inference.evaluation.predictive import mixture_conditionals, token_log_probs
 from probattn.inference.fitting.fit import Fit, over_draws
-from probattn.inference.report.style import STYLE, looks, own_axes
 
 NOISE = "embedding noise"
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)  # standard deviations of the noise, in root mean squares of the embeddings
@@ -125,35 +122,6 @@ def robustness(fit: Fit, tokens: Any, disturbance: str) -> Robustness:
     if disturbance not in DISTURBANCES:
         raise InputError(f"disturbance: expected {', '.join(DISTURBANCES)}, got {disturbance!r}")
     return noise_robustness(fit, tokens) if disturbance == NOISE else typo_robustness(fit, tokens, disturbance)
-
-
-def plot_robustness(fits: Any, tokens: Any = None, *, disturbance: str = NOISE, ax: Axes | None = None) -> Axes:
-    """Loss against the size of a disturbance, with two standard errors.
-
-    Args: fits, one, several by name, or a mapping to `Robustness`; tokens, held-out sequences (num_sequences, length);
-        disturbance, "embedding noise", "swap", "drop", "insert" or "substitute".
-    Raises: InputError as `robustness`.
-    """
-    found = each(fits, Robustness, lambda fit: robustness(fit, tokens[:MOST_SEQUENCES], disturbance))
-    ax = own_axes(ax, 4.8, 3.6)
-    shown = looks({name: one.method for name, one in found.items()})
-    with mpl.rc_context(STYLE):
-        for name, one in found.items():
-            losses, errors = [loss.value for loss in one.loss], [2 * loss.error for loss in one.loss]
-            ax.errorbar(
-                one.levels, losses, yerr=errors, **shown[name], capsize=3, markersize=4, linewidth=1.4, label=name
-            )
-            if one.averaged:
-                label = f"{name}, averaged over noises"
-                ax.plot(one.levels, [loss.value for loss in one.averaged], color=shown[name]["color"], linestyle=":", linewidth=1.4, label=label)  # fmt: skip
-        first = next(iter(found.values()))
-        of_noise = first.disturbance == NOISE
-        ax.set_xlabel("noise, in root mean squares of the embeddings" if of_noise else f"typos in each sequence: {first.disturbance}")  # fmt: skip
-        ax.set_ylabel("held-out loss, nats per token" if of_noise else "loss of the other tokens,\nnats per token")
-        if not of_noise:
-            ax.set_xticks(first.levels)
-        ax.legend(fontsize=9)
-    return ax
 
 
 def _under_noise(model: Any, params: Any, key: Array, tokens: Any, levels: Any) -> tuple[Array, Array]:

@@ -3,14 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 
 from probattn.errors import InputError
 from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio, resampled_weights
-from probattn.inference.evaluation.predictive import Prediction, each, predict
-from probattn.inference.report.style import STYLE, ink, looks, own_axes
+from probattn.inference.evaluation.predictive import Prediction
 
 BINS = 15
 LEAST_IN_BIN = 20
@@ -133,27 +130,6 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
         counts=counts,
         resampled=resampled,
     )
-
-
-def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Accuracy against confidence of next-token predictions, with the band in which calibrated ones would lie.
-
-    Args: fits, one, several by name, or a mapping to `Reliability`; tokens, held-out sequences (num_sequences, length).
-    Raises: InputError as `predict`.
-    """
-    found = each(fits, Reliability, lambda fit: reliability(predict(fit, tokens), method=fit.method))
-    ax = own_axes(ax, 5.0, 4.2)
-    shown = looks({name: one.method for name, one in found.items()})
-    with mpl.rc_context(STYLE):
-        top = max(max(one.confidence.max(), one.high.max(), one.accuracy.max()) for one in found.values())
-        ax.plot([0, top], [0, top], color=ink(), linewidth=0.8, linestyle=":", label="calibrated")
-        for name, one in found.items():
-            ax.fill_between(one.confidence, one.low, one.high, color=shown[name]["color"], alpha=0.12, linewidth=0)
-            ax.plot(one.confidence, one.accuracy, **shown[name], markersize=4, linewidth=1.4, label=f"{name}, ECE {one.calibration_error:.3f}")  # fmt: skip
-        ax.set_xlabel("confidence: probability of the likeliest next token")
-        ax.set_ylabel("accuracy: share of tokens it got right")
-        ax.legend(loc="upper left", fontsize=9)
-    return ax
 
 
 def _edges(values: np.ndarray, number: int) -> np.ndarray:

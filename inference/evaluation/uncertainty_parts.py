@@ -1,15 +1,11 @@
 """Uncertainty of the next token, split into what is in the data and what the draws disagree about."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 
 from probattn.inference.evaluation.measured import Measured, ratio
-from probattn.inference.evaluation.predictive import Prediction, each, predict
-from probattn.inference.report.style import STYLE, looks, own_axes
+from probattn.inference.evaluation.predictive import Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +40,3 @@ def uncertainty(prediction: Prediction, *, method: str) -> Uncertainty:
         by_position = np.stack([part.sum(0) / at.sum(0) for part in parts[1:]])
     total, data, shared = (ratio(part.sum(1), counts) for part in parts)
     return Uncertainty(method, total, data, shared, by_position)
-
-
-def plot_uncertainty(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Bars of data uncertainty with mutual information on top of it, one for each fit.
-
-    Args: fits, one, several by name, or a mapping to `Uncertainty`; tokens, held-out sequences (num_sequences, length).
-    Raises: InputError as `predict`.
-    """
-    found = each(fits, Uncertainty, lambda fit: uncertainty(predict(fit, tokens), method=fit.method))
-    ax = own_axes(ax, 6.4, 1.2 + 0.45 * len(found))
-    shown = looks({name: one.method for name, one in found.items()})
-    with mpl.rc_context(STYLE):
-        for row, (name, one) in enumerate(found.items()):
-            colour = shown[name]["color"]
-            ax.barh(row, one.data.value, 0.6, color=colour, alpha=0.75, label=name)
-            ax.barh(row, one.mutual_information.value, 0.6, left=one.data.value, xerr=2 * one.total.error, color="none", edgecolor=colour, hatch="////", linewidth=0, capsize=3)  # fmt: skip
-            text = f"{one.data.value:.3f} + {one.mutual_information.value:.3f}"
-            ax.annotate(text, (0, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-        ax.set_yticks(range(len(found)), list(found))
-        ax.set_ylim(len(found) - 0.5, -0.5)
-        ax.set_xlabel("uncertainty of the next token, nats: of the data (solid) + mutual information (hatched)")
-    return ax

@@ -2,10 +2,10 @@
 
 import json
 
-import arviz as az
 import jax
 import numpy as np
 import xarray as xr
+from arviz_base import dict_to_dataset
 
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
@@ -26,21 +26,21 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()}
     dims[site] = ["sequence"]
     axes = {site: ["sequence", "time", "axis"][: fit.data.ndim]}
-    groups = {"observed_data": az.dict_to_dataset({site: fit.data}, sample_dims=[], dims=axes)}
+    groups = {"observed_data": dict_to_dataset({site: fit.data}, sample_dims=[], dims=axes)}
     attributes = _attributes(fit)
     if fit.method == "map":
         mode = {name: np.asarray(value[0, 0]) for name, value in values.items()}
-        groups["map"] = az.dict_to_dataset(mode, sample_dims=[], dims=dims, attrs=attributes)
+        groups["map"] = dict_to_dataset(mode, sample_dims=[], dims=dims, attrs=attributes)
         if not fit.estimated:
             point = {site: fit.draw_log_prob(fit.data)[0, 0]}
-            groups["log_likelihood"] = az.dict_to_dataset(point, sample_dims=[], dims=dims)
+            groups["log_likelihood"] = dict_to_dataset(point, sample_dims=[], dims=dims)
         return xr.DataTree.from_dict(groups)
     group = "posterior" if fit.sampled else "approximation"
-    groups[group] = az.dict_to_dataset(values, dims=dims, attrs=attributes)
+    groups[group] = dict_to_dataset(values, dims=dims, attrs=attributes)
     if fit.sampled:
-        groups["sample_stats"] = az.dict_to_dataset(_sample_stats(fit))
+        groups["sample_stats"] = dict_to_dataset(_sample_stats(fit))
     if not fit.estimated:
-        groups["log_likelihood"] = az.dict_to_dataset({site: fit.draw_log_prob(fit.data)}, dims=dims)
+        groups["log_likelihood"] = dict_to_dataset({site: fit.draw_log_prob(fit.data)}, dims=dims)
     return xr.DataTree.from_dict(groups)
 
 

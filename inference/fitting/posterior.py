@@ -210,12 +210,12 @@ def _as_fit(model: Any, data: Any, run: PosteriorStore | InMemory, settings: dic
 def _status(run: PosteriorStore | InMemory, done: int, num_warmup: int, left: str) -> str:
     if done <= num_warmup:
         return f"warmup, {left}"
-    import arviz as az  # slower to load than NumPyro; the first draws need not wait for it
+    from arviz_stats import ess  # slower to load than NumPyro; the first draws need not wait for it
 
     energies = run.stat("potential_energy")
     said = f"sampling, {int(run.stat('diverging').sum())} divergences"
     if energies.shape[1] >= 8:
-        said += f", {float(az.ess(energies)) / run.seconds():.2g} effective draws of the log joint per s"
+        said += f", {float(ess(energies)) / run.seconds():.2g} effective draws of the log joint per s"
     return f"{said}, {left}"
 
 

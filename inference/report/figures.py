@@ -8,16 +8,18 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from probattn.inference.evaluation.geometry import plot_spectrum
-from probattn.inference.evaluation.mode_against_draws import plot_mode_against_draws
-from probattn.inference.evaluation.out_of_distribution import plot_detection
-from probattn.inference.evaluation.perturbations import NOISE, plot_robustness
-from probattn.inference.evaluation.scores import has_chains, plot_scores, plot_traces
-from probattn.inference.evaluation.support import plot_margins, plot_support
-from probattn.inference.evaluation.token_calibration import plot_calibration
-from probattn.inference.evaluation.uncertainty_parts import plot_uncertainty
+from probattn.inference.evaluation.perturbations import NOISE
+from probattn.inference.evaluation.scores import has_chains
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.curve_figure import plot_learning_curve
+from probattn.inference.report.margin_plots import plot_margins, plot_spectrum, plot_support
+from probattn.inference.report.prediction_plots import (
+    plot_calibration,
+    plot_detection,
+    plot_robustness,
+    plot_uncertainty,
+)
+from probattn.inference.report.score_plots import plot_mode_against_draws, plot_scores, plot_traces
 from probattn.inference.report.style import DARK, STYLE
 
 WIDTH = 7.0  # inches, the width of a page's text

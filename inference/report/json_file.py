@@ -9,11 +9,11 @@ import numpy as np
 
 from probattn.inference.data.array_file import write_json
 from probattn.inference.devices.environment import versions
+from probattn.inference.evaluation.measured import QUANTILES
 from probattn.inference.evaluation.scores import has_chains
 from probattn.inference.evaluation.support import ALWAYS_ONE
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.findings import findings, warnings_of
-from probattn.inference.report.style import QUANTILES
 
 SCHEMA = 2  # version of the schema; raised whenever a number moves or changes its meaning
 

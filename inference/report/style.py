@@ -30,7 +30,6 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "probattn",
 }
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # what an interval shows: nine tenths, a half, the median
 INK, PAPER = "#e8e8e8", "none"
 DARK: dict[Any, Any] = STYLE | {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
@@ -71,7 +70,7 @@ def side_by_side(number: int) -> np.ndarray:
 def draw_intervals(ax: Axes, at: np.ndarray, quantiles: np.ndarray, name: str, look: Mapping[str, Any]) -> None:
     """The median of each column, with thick lines over a half of the values and thin ones over nine tenths.
 
-    Args: quantiles, those of `QUANTILES`, (5, len(at)).
+    Args: quantiles, those of `measured.QUANTILES`, (5, len(at)).
     """
     low, lower, middle, upper, high = quantiles
     ax.vlines(at, low, high, color=look["color"], linewidth=1)
