@@ -1,6 +1,6 @@
 """A reference posterior of one small LanguageModel, from a long run, as quantiles with their Monte Carlo errors.
 
-`python -m benchmarks.reference_posterior` writes `tests/inference/reference_posterior.json`; the tests hold short runs to it.
+`python -m benchmarks.reference_posterior` writes `tests/inference/fitting/reference_posterior.json`; the tests hold short runs to it.
 """
 
 import json
@@ -20,7 +20,7 @@ MODEL = LanguageModel(3, 4, 1, contraction=0.9)
 TOKENS = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [2, 2, 2, 0], [1, 1, 1, 2], [2, 0, 0, 0], [2, 1, 1, 0]] * 3, np.int32)
 SETTINGS = dict(num_chains=4, num_warmup=2000, num_samples=20_000, max_tree_depth=7)
 LEVELS = (0.1, 0.5, 0.9)
-OUT = Path(__file__).parent.parent / "tests" / "inference" / "reference_posterior.json"
+OUT = Path(__file__).parent.parent / "tests" / "inference" / "fitting" / "reference_posterior.json"
 
 
 def summary(fit) -> dict[str, dict[str, float]]:

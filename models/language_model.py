@@ -21,7 +21,7 @@ from probattn import (
     stability_margin,
 )
 from probattn.attention.cached_mean import empty_cache, mean_step
-from probattn.attention.density_and_readout import density_and_readout
+from probattn.attention.density_and_readout import density_with_readout
 from probattn.checks import whole_number
 from probattn.models.gauge import gram
 from probattn.models.generation import Generation, support_so_far
@@ -280,7 +280,7 @@ def _logits_and_path(model: LanguageModel, params: Params, tokens: Array) -> tup
     if model.contraction is not None:
         return _logits(model, params, tokens), _path_log_density(model, params, tokens)
     u = model.path(params, tokens)
-    density, mean = density_and_readout(model.readout_attention(params), u, model.scale)
+    density, mean = density_with_readout(model.readout_attention(params), u, model.scale)
     return _logits_of(params, u + mean), jnp.where(counted(tokens), density, 0).sum(-1)
 
 

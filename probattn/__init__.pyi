@@ -11,12 +11,12 @@ from .attention.margins import matrix_inequality_slack as matrix_inequality_slac
 from .attention.margins import stability_margin as stability_margin
 from .attention.margins import support_tokens as support_tokens
 from .attention.margins import support_weights as support_weights
-from .attention.mean import attention_mean as attention_mean
 from .attention.process import AttentionProcess as AttentionProcess
 from .attention.roots import RootCount as RootCount
 from .attention.roots import expected_roots as expected_roots
 from .attention.transform import AttentionTransform as AttentionTransform
 from .attention.uniqueness import certified as certified
+from .attention.weighted_mean import attention_mean as attention_mean
 from .emission.emission_process import EmissionProcess as EmissionProcess
 from .emission.particle_filter import Emission as Emission
 from .emission.particle_filter import Filtered as Filtered
@@ -26,6 +26,6 @@ from .sequence.estimate import Estimate as Estimate
 from .sequence.mixture import ProcessMixture as ProcessMixture
 from .sequence.sampling import CachedStep as CachedStep
 from .sequence.sequence_process import SequenceProcess as SequenceProcess
-from .sequence.survival import Tightness as Tightness
+from .sequence.termination import Tightness as Tightness
 
 __version__: str

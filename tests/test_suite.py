@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ONE = "tests/probattn/test_barrier.py::test_what_bounds_a_runaway_determinant"
+ONE = "tests/probattn/attention/test_barrier.py::test_what_bounds_a_runaway_determinant"
 
 
 def run(*arguments, **environment):

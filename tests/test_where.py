@@ -31,16 +31,16 @@ def test_every_entry_names_something():
 
 
 def test_the_longest_name_that_fits_counts():
-    assert where.job_of("inference/test_kill.py::test_anything") == "kill"
+    assert where.job_of("inference/fitting/test_kill.py::test_anything") == "kill"
     assert where.job_of("test_examples.py::test_it_runs_and_learns") == "examples"
     assert where.job_of("test_examples.py::test_it_runs_and_learns_more") == "default"
     assert where.precisions_of("models/test_priors.py::test_anything") == ("float32", "float64")
-    assert where.precisions_of("probattn/test_emission.py::test_anything") == ("float32",)
-    assert where.precisions_of("test_cli.py::test_anything") == ("float32",)
-    assert where.precisions_of("inference/test_fits.py::test_anything") == ("float64",)
+    assert where.precisions_of("probattn/emission/test_emission_process.py::test_anything") == ("float32",)
+    assert where.precisions_of("cli/test_commands.py::test_anything") == ("float32",)
+    assert where.precisions_of("inference/fitting/test_fits.py::test_anything") == ("float64",)
     assert where.runs("models/test_priors.py::test_anything", "fast", "float32")
     assert not where.runs("models/test_priors.py::test_anything", "fast", "float64")
-    assert not where.runs("test_cli.py::test_anything", "fast", "float32")
+    assert not where.runs("cli/test_commands.py::test_anything", "fast", "float32")
 
 
 def test_nothing_else_says_where_a_test_runs():

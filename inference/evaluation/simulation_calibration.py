@@ -17,7 +17,7 @@ from numpyro.infer.hmc import hmc
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
-from probattn.inference.fitting.curvature import FLAT
+from probattn.inference.fitting.hessian import FLAT
 from probattn.inference.fitting.unconstrained import constrain, potential, unconstrain
 
 BAND_SIMULATIONS = 5_000

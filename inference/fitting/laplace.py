@@ -16,8 +16,8 @@ from probattn.errors import FitError, InputError
 from probattn.inference.devices.device_placement import place_data
 from probattn.inference.devices.multihost import gathered
 from probattn.inference.devices.sharding import split_model
-from probattn.inference.fitting.curvature import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fitting.fit import Fit, split_latents
+from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fitting.map import LEARNING_RATE, NUM_STEPS, adam, find_modes, gradients_of
 from probattn.inference.fitting.map_verdict import judge
 from probattn.inference.fitting.unconstrained import Values, constrain_each, draw_start, potential, tree_size

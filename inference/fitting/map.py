@@ -27,9 +27,9 @@ from probattn.inference.devices.device_placement import Placement, place_data
 from probattn.inference.devices.multihost import gathered, is_first
 from probattn.inference.devices.progress import Progress
 from probattn.inference.devices.sharding import everywhere, on_all, split_model
-from probattn.inference.fitting.curvature import Curvature
 from probattn.inference.fitting.descent import CHUNK, Descent, descend
 from probattn.inference.fitting.fit import Fit, split_latents
+from probattn.inference.fitting.hessian import Curvature
 from probattn.inference.fitting.map_verdict import judge
 from probattn.inference.fitting.unconstrained import (
     Values,

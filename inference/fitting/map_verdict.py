@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from probattn.inference.fitting.curvature import MOST_PARAMETERS, Curvature, curvature
+from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fitting.unconstrained import Values, tree_size
 from probattn.inference.fitting.verdict import Verdict
 

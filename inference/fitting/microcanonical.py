@@ -17,8 +17,8 @@ from probattn.inference.devices.chain_sharding import over_chains
 from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered
 from probattn.inference.devices.sharding import WITHIN_A_CHAIN, on_all, split_model
+from probattn.inference.fitting.chain_starts import START_WORDS, check_start, origins, start_points
 from probattn.inference.fitting.fit import Fit, split_latents
-from probattn.inference.fitting.start_points import START_WORDS, check_start, origins, start_points
 from probattn.inference.fitting.unconstrained import constrain, potential
 
 TUNING_SHARE = 3  # of tuning's steps each to step size, preconditioner and decoherence length

@@ -16,11 +16,11 @@ from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered, is_first, on_first
 from probattn.inference.devices.progress import Progress
 from probattn.inference.devices.sharding import on_all
+from probattn.inference.fitting.chain_starts import START_WORDS, check_start, origins, start_points
 from probattn.inference.fitting.density import data_hash, density_of
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.nuts import CHUNK, nuts_kernel, to_device, to_host
 from probattn.inference.fitting.posterior_store import InMemory, PosteriorStore, run_config
-from probattn.inference.fitting.start_points import START_WORDS, check_start, origins, start_points
 
 
 def sample_posterior(

@@ -101,12 +101,12 @@ class Comparison:
 
     def figures(self, *, dark: bool = False) -> dict[str, Any]:
         """Matplotlib figures by name."""
-        from probattn.inference.report.figures import figures
+        from probattn.inference.report.panels import figures
 
         return figures(self, dark=dark)
 
     def save_figures(self, folder: Any) -> None:
         """Write each figure as PNG (300 dots an inch) and SVG to a folder, which is made."""
-        from probattn.inference.report.figures import save_figures
+        from probattn.inference.report.panels import save_figures
 
         save_figures(self, folder)

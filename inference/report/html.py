@@ -17,8 +17,8 @@ from probattn.inference.evaluation.convergence import ESS_LIMIT, RHAT_LIMIT
 from probattn.inference.evaluation.scores import has_chains
 from probattn.inference.report.captions import CAPTIONS, SECTIONS, alternative
 from probattn.inference.report.comparison import Comparison
-from probattn.inference.report.figures import figures
-from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.panels import figures
+from probattn.inference.report.sentences import findings, warnings_of
 from probattn.inference.report.style import DARK, STYLE
 
 

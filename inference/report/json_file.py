@@ -13,7 +13,7 @@ from probattn.inference.evaluation.measured import QUANTILES
 from probattn.inference.evaluation.scores import has_chains
 from probattn.inference.evaluation.support import ALWAYS_ONE
 from probattn.inference.report.comparison import Comparison
-from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.sentences import findings, warnings_of
 
 SCHEMA = 2  # version of the schema; raised whenever a number moves or changes its meaning
 

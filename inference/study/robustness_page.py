@@ -13,8 +13,8 @@ from probattn.inference.data.array_file import write_json, write_text
 from probattn.inference.devices.environment import versions
 from probattn.inference.report.html import data_uri, render
 from probattn.inference.report.style import DARK, STYLE
-from probattn.inference.study.arms import BARRIER, PLACEMENTS
 from probattn.inference.study.posterior_robustness import judge_averaging
+from probattn.inference.study.robustness_arms import BARRIER, PLACEMENTS
 from probattn.inference.study.robustness_figures import (
     plot_chosen,
     plot_course,

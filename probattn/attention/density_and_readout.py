@@ -17,11 +17,11 @@ from jaxtyping import Array, Float
 from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
 from probattn.attention.jacobian import density_parts_of, log_density_of
-from probattn.attention.mean import Attended, attend
 from probattn.attention.small_blocks import of_small_blocks
+from probattn.attention.weighted_mean import Attended, attend
 
 
-def density_and_readout(
+def density_with_readout(
     attention: Attention, u: Array, scale: float = 1.0
 ) -> tuple[Float[Array, "*batch length"], Float[Array, "*batch length dim"]]:
     """`path_log_density` of the strict mask without values, and `attention_mean` of the attention, which is inclusive.

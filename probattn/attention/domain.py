@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from probattn.attention.attention import Attention
-from probattn.attention.mean import attend
+from probattn.attention.weighted_mean import attend
 
 
 def inequality_holds(covariance: jax.Array, interaction: jax.Array) -> jax.Array:

@@ -11,8 +11,8 @@ from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
 from probattn.attention.determinant import sign_and_log_det
 from probattn.attention.domain import inequality_holds, of_centred
-from probattn.attention.mean import Attended, attend, mean, mean_of_heads, of_weights
-from probattn.attention.small_blocks import of_small_blocks, slope_of_own, small_blocks
+from probattn.attention.small_blocks import of_small_blocks, reduced_blocks, slope_of_own
+from probattn.attention.weighted_mean import Attended, attend, mean, mean_of_heads, of_weights
 from probattn.checks import as_scale
 
 
@@ -148,7 +148,7 @@ def density_parts_of(
     attention: Attention, u: jax.Array, attended: Attended
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Attended]:
     """The same from what attention makes of the sequences, and second that with its `wbar` from sums formed anyway."""
-    blocks, covariance, attended = small_blocks(attention, u, attended)
+    blocks, covariance, attended = reduced_blocks(attention, u, attended)
     sign, log_abs_det = sign_and_log_det(blocks)
     inside = ~(sign <= 0)
     if covariance is not None and attention.contraction is None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from probattn.attention.attention import Attention
-from probattn.attention.mean import capped
+from probattn.attention.weighted_mean import capped
 
 
 def mean_at(attention: Attention, u: jax.Array, position: jax.Array, token: jax.Array) -> jax.Array:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from probattn.attention.attention import Attention
-from probattn.attention.mean import Attended, of_weights, weighted_sum
+from probattn.attention.weighted_mean import Attended, of_weights, weighted_sum
 
 
-def small_blocks(
+def reduced_blocks(
     attention: Attention, u: jax.Array, attended: Attended
 ) -> tuple[jax.Array, jax.Array | None, Attended]:
     """Blocks [b, t, n, n] of the last positions (all that have a spread to attend over), and for a symmetric A their S_t.

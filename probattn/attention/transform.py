@@ -16,9 +16,9 @@ from numpyro.distributions.transforms import Transform
 from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
 from probattn.attention.jacobian import log_det, residuals
-from probattn.attention.mean import shrinkage
 from probattn.attention.mean_at_position import mean_at
 from probattn.attention.uniqueness import always_unique, require_strict
+from probattn.attention.weighted_mean import shrinkage
 from probattn.errors import InputError
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 
 from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
-from probattn.attention.mean import squared_diameter
+from probattn.attention.weighted_mean import squared_diameter
 from probattn.errors import InputError
 
 

@@ -28,7 +28,7 @@ def told_how_to_go_on(how: Callable[[], str | None]) -> Iterator[None]:
 
 def print_comparison(comparison: Any) -> None:
     """Warnings, scores, the table in short, and what was found."""
-    from probattn.inference.report.findings import findings, warnings_of
+    from probattn.inference.report.sentences import findings, warnings_of
 
     for warning in warnings_of(comparison):
         console.print(f"{warning.topic}: {warning.text}", markup=False, style="bold")

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,7 +14,9 @@ from probattn.cli.printing import SAME_COMMAND, console, told_how_to_go_on
 from probattn.cli.shared import SeedOption
 from probattn.cli.study_folder import open_study
 from probattn.errors import FitError, InputError
-from probattn.inference.study.arms import Arm, arms
+
+if TYPE_CHECKING:
+    from probattn.inference.study.robustness_arms import Arm
 
 FORMAT = 1  # of study.json and of what is kept of each arm
 SHORTEST = 8  # length with room for the typos
@@ -50,12 +52,12 @@ class Plan:
         precision = "float64" if jax.config.jax_enable_x64 else "float32"
         return about | self.settings | self.training | {"seeds": list(self.seeds), "precision": precision}
 
-    def model(self, arm: Arm) -> Any:
+    def model(self, arm: "Arm") -> Any:
         from probattn.models import TransformerLM
 
         return TransformerLM(len(self.corpus.symbols), self.corpus.length, **self.settings, **arm.settings)
 
-    def file(self, arm: Arm) -> Path:
+    def file(self, arm: "Arm") -> Path:
         return self.folder / "arms" / f"{arm.name}.json"
 
 
@@ -86,6 +88,8 @@ def robustness(
         whole_number(name, value, {"length": SHORTEST, "seed": 0}.get(name, 1))
     chosen |= QUICK if quick else {}
     plan = _plan(corpus, out, chosen, seed)
+    from probattn.inference.study.robustness_arms import arms  # the help loads no JAX
+
     planned = arms(quick)
     plan.model(planned[0])  # refuses settings before anything is written
     open_study(out, plan.to_json(), "study of robustness")
@@ -113,7 +117,7 @@ def _plan(source: str, out: Path, chosen: dict[str, Any], seed: int) -> Plan:
     return Plan(out, corpus, settings, training, tuple(range(seed, seed + chosen["num_seeds"])))
 
 
-def carry_out(plan: Plan, planned: list[Arm]) -> None:
+def carry_out(plan: Plan, planned: "list[Arm]") -> None:
     """Train and stress every arm that is not there yet; what it will cost is said first."""
     import jax
 
@@ -138,7 +142,7 @@ def carry_out(plan: Plan, planned: list[Arm]) -> None:
         jax.clear_caches()  # else programs of many arms pile up; what they share is read from the folder of compiled ones
 
 
-def _costs(plan: Plan, missing: list[Arm]) -> dict[str, float]:
+def _costs(plan: Plan, missing: "list[Arm]") -> dict[str, float]:
     """Projected seconds of training of each arm, from a few steps of one of each kind; none where that would not be worth it."""
     if plan.training["num_steps"] < WORTH_A_PROJECTION:
         return {}
@@ -151,7 +155,7 @@ def _costs(plan: Plan, missing: list[Arm]) -> dict[str, float]:
     return {arm.name: seconds[arm.settings.get("placement")] for arm in missing}
 
 
-def _seconds(plan: Plan, arm: Arm, num_steps: int) -> float:
+def _seconds(plan: Plan, arm: "Arm", num_steps: int) -> float:
     from probattn.inference.fitting.training import train
 
     started = time.perf_counter()
@@ -159,10 +163,10 @@ def _seconds(plan: Plan, arm: Arm, num_steps: int) -> float:
     return time.perf_counter() - started
 
 
-def _result(plan: Plan, arm: Arm) -> dict[str, Any]:
+def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
     """Stress of each seed of an arm, or why it could not be trained."""
     from probattn.inference.fitting.training import each_seed, train
-    from probattn.inference.study.stress import stress
+    from probattn.inference.study.stress_test import stress
 
     model, about = plan.model(arm), dataclasses.asdict(arm) | {"format": FORMAT, "seeds": list(plan.seeds)}
     started = time.perf_counter()
@@ -189,7 +193,7 @@ def _once(file: Path, make: Callable[[], Any]) -> None:
         console.print(f"{file.stem}: {time.perf_counter() - started:.0f} s", markup=False)
 
 
-def _course(plan: Plan, plain: Arm) -> list[dict[str, Any]]:
+def _course(plan: Plan, plain: "Arm") -> list[dict[str, Any]]:
     """Margins of the plain model as its training goes on."""
     from probattn.inference.study.course import margins_in_training
 
@@ -218,7 +222,7 @@ def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
         return {"failed": str(error), "curves": {}, "posterior_minus": {}}
 
 
-def report(plan: Plan, planned: list[Arm], source: str, quick: bool) -> None:
+def report(plan: Plan, planned: "list[Arm]", source: str, quick: bool) -> None:
     """Write the report of the arms that are there, and print the claims."""
     from probattn.inference.study.robustness_page import save_robustness
 

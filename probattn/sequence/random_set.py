@@ -18,7 +18,7 @@ from probattn.errors import InputError
 from probattn.sequence.enumeration import fold_paths
 from probattn.sequence.estimate import Estimate, choose_exact, exactly, frequencies, mean_weight
 from probattn.sequence.sampling import draw
-from probattn.sequence.survival import symbols
+from probattn.sequence.termination import symbols
 
 Subset = tuple[int, ...]
 

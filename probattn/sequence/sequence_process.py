@@ -17,7 +17,7 @@ from probattn.sequence.causality import check_causal, is_traced
 from probattn.sequence.marginals import conditional, marginal
 from probattn.sequence.random_set import capacity, containment, inclusion_probabilities, sample_set, set_law
 from probattn.sequence.sampling import CachedStep, draw
-from probattn.sequence.survival import survival, tightness
+from probattn.sequence.termination import survival, tightness
 from probattn.sequence.tokens import as_tokens, counted
 
 

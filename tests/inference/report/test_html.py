@@ -14,7 +14,7 @@ from PIL import Image
 
 from probattn.inference import compare, learning_curve
 from probattn.inference.report.captions import CAPTIONS, SECTIONS, alternative
-from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.sentences import findings, warnings_of
 from probattn.inference.report.style import COLOURS, looks
 
 

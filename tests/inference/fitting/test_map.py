@@ -20,7 +20,7 @@ from numpyro.infer.util import log_density
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_map
 from probattn.inference.data.on_disk import Windows, scaled_log_density
-from probattn.inference.fitting.curvature import curvature
+from probattn.inference.fitting.hessian import curvature
 from probattn.inference.fitting.map import PointELBO
 from probattn.inference.fitting.map_verdict import judge
 from probattn.inference.fitting.unconstrained import in_unconstrained_coordinates

@@ -9,7 +9,7 @@ from probattn import InputError
 from probattn.inference import compare, learning_curve
 from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation.measured import Measured
-from probattn.inference.report.findings import findings, warnings_of
+from probattn.inference.report.sentences import findings, warnings_of
 from probattn.inference.report.summary_table import Answer, reference_of
 
 

@@ -57,7 +57,7 @@ def test_its_gradients_are_those_that_were_computed(monkeypatch):
         def __call__(self, data):
             numpyro.factor("told", told(numpyro.sample("x", dist.Normal(0, 1).expand([3]).to_event(1))))
 
-    monkeypatch.setattr("probattn.inference.fitting.start_points.MODE_STEPS", 60)
+    monkeypatch.setattr("probattn.inference.fitting.chain_starts.MODE_STEPS", 60)
     settings = dict(num_chains=1, num_warmup=150, num_samples=7, thinning=3, start="map", progress=False)
     fit = sample_microcanonical(Told(), np.zeros(1), key=KEY, **settings)
     jax.effects_barrier()

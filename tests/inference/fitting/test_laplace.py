@@ -7,7 +7,7 @@ from known import DATA, Barred, Conjugate, Exponential, Impossible, Many
 
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_laplace
-from probattn.inference.fitting.curvature import curvature
+from probattn.inference.fitting.hessian import curvature
 from probattn.inference.fitting.unconstrained import potential, unconstrain
 from probattn.models import LanguageModel
 

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from probattn.cli import app as cli
 from probattn.cli import robustness_study as cli_robustness
 from probattn.errors import FitError
-from probattn.inference.study.arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
+from probattn.inference.study.robustness_arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
 
 TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
 TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 100, "num_samples": 20, "num_members": 2}

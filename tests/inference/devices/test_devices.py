@@ -104,7 +104,7 @@ def test_a_short_posterior_is_the_same_on_two_devices(tokens, num_chains, model,
 
 
 def test_chains_start_at_the_same_modes(monkeypatch):
-    monkeypatch.setattr("probattn.inference.fitting.start_points.MODE_STEPS", 40)
+    monkeypatch.setattr("probattn.inference.fitting.chain_starts.MODE_STEPS", 40)
     settings = CHAINS | {"start": "maps", "num_warmup": 1, "num_samples": 1}
     one, two = (sample_posterior(Line(), LONG_DATA, num_chains=1, devices=devices, **settings) for devices in (1, 2))
     assert_close(one.stats["potential_energy"], two.stats["potential_energy"], 1e5)

@@ -16,7 +16,7 @@ from probattn.inference.devices import multihost as processes
 from probattn.inference.devices.multihost import on_first
 from probattn.models import LanguageModel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEY = jax.random.key(0)
 MODEL = LanguageModel(3, 3, 1)
 TOKENS = np.array([[1, 2, 0], [2, 1, 1], [1, 1, 0], [2, 0, 0]] * 3 + [[1, 0, 0]])
@@ -59,7 +59,7 @@ def start(arguments, number, devices, **variables):
     for own in range(number):
         joined = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(number), "JAX_PROCESS_ID": str(own)}
         environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **variables}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
         started.append(
             subprocess.Popen(
                 [sys.executable, *map(str, arguments)], env=environment | (joined if number > 1 else {}), cwd=ROOT,

@@ -14,7 +14,7 @@ import pytest
 from probattn.inference import load_posterior
 from probattn.models import LanguageModel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODEL = LanguageModel(3, 4, 1, contraction=0.9)
 TOKENS = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [2, 2, 2, 0], [1, 1, 1, 2]] * 3)
 RUN = """

@@ -11,9 +11,9 @@ from numpyro.infer.hmc import hmc
 from probattn import FitError, InputError
 from probattn.inference import sample_posterior
 from probattn.inference.devices.device_placement import place_chains
+from probattn.inference.fitting.chain_starts import start_points
 from probattn.inference.fitting.fit import Fit
 from probattn.inference.fitting.posterior import _refuse_failure, _refuse_stuck
-from probattn.inference.fitting.start_points import start_points
 from probattn.inference.fitting.unconstrained import constrain, potential
 
 KEY = jax.random.key(0)
@@ -184,7 +184,7 @@ def test_chunks_are_the_kernel_one_iteration_after_the_other():
 
 
 def test_starts_that_are_modes_cost_their_descents(monkeypatch):
-    monkeypatch.setattr("probattn.inference.fitting.start_points.MODE_STEPS", 60)
+    monkeypatch.setattr("probattn.inference.fitting.chain_starts.MODE_STEPS", 60)
     for start, expected in {"maps": 3 * 60, "prior": 0, "random": 0}.items():
         assert start_points(Conjugate(), jnp.asarray(DATA), KEY, start, 3, False)[1] == expected
 

@@ -12,8 +12,8 @@ from probattn import InputError, ProcessMixture
 from probattn.inference import compare, fit_map, load_run, particle_log_prob, sample_posterior, save_run
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import mixture_error, mixture_log_prob
-from probattn.inference.report.figures import figures
-from probattn.inference.report.findings import findings
+from probattn.inference.report.panels import figures
+from probattn.inference.report.sentences import findings
 from probattn.models import EmissionModel, LanguageModel
 
 MODEL = EmissionModel(4, 5, 1, num_particles=20)

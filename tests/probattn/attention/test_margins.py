@@ -17,7 +17,7 @@ from probattn import (
     stability_margin,
     support_weights,
 )
-from probattn.attention.mean import attend
+from probattn.attention.weighted_mean import attend
 
 LENGTH = 5
 

@@ -8,8 +8,8 @@ import pytest
 
 from probattn import Attention, jacobian_blocks, log_det, matrix_inequality_slack, path_log_density
 from probattn.attention.domain import inequality_holds
-from probattn.attention.mean import attend
-from probattn.attention.small_blocks import small_blocks
+from probattn.attention.small_blocks import reduced_blocks
+from probattn.attention.weighted_mean import attend
 
 # heads, rank, values, whether by the lemma: at dimension 3
 SHAPES = [
@@ -30,7 +30,7 @@ def embeddings(*shape, seed=1):
 def test_value_and_derivatives_are_those_of_the_whole_blocks(heads, rank, value, by_lemma):
     contraction = 0.8 if heads == 2 else None
     attention, u = cases.attention(heads, rank, value=value, contraction=contraction), embeddings(2, 6)
-    size = small_blocks(attention, u, attend(attention, u))[0].shape[-1]
+    size = reduced_blocks(attention, u, attend(attention, u))[0].shape[-1]
     assert size == (heads * rank if by_lemma else cases.DIM)
 
     def fast(attention, u):
