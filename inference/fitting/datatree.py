@@ -1,6 +1,7 @@
 """Fits as ArviZ sees them."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,9 +24,11 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     (`thinned(100).draw_log_prob(data)` runs it for some). Attributes say of which density the fit is, and how it started.
     """
     site, values = fit.model.observed, {**fit.draws, **fit.latents}
-    dims = {name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()}
+    dims: dict[Any, Any] = {
+        name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()
+    }
     dims[site] = ["sequence"]
-    axes = {site: ["sequence", "time", "axis"][: fit.data.ndim]}
+    axes: dict[Any, Any] = {site: ["sequence", "time", "axis"][: fit.data.ndim]}
     groups = {"observed_data": dict_to_dataset({site: fit.data}, sample_dims=[], dims=axes)}
     attributes = _attributes(fit)
     if fit.method == "map":
