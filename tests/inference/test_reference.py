@@ -37,7 +37,7 @@ def test_a_short_run_agrees_with_the_long_one(short):
     assert np.mean(relative) < 0.1  # it is long enough to tell something
 
 
-def test_the_long_run_is_long_enough(short):
+def test_the_long_run_is_long_enough():
     assert REFERENCE["about"]["verdict"].startswith("converged")
     for expected in REFERENCE["quantities"].values():
         assert all(error <= 0.03 * (expected["0.9"][0] - expected["0.1"][0]) for _, error in expected.values())
