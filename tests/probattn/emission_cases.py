@@ -9,6 +9,7 @@ import numpy as np
 from probattn import Attention, AttentionTransform, Emission, EmissionProcess
 
 LENGTH, VOCAB = 3, 3
+NODES = 40  # of quadrature, for each position
 
 
 def emission(dim=1, seed=0, heads=1, length=LENGTH, vocab_size=VOCAB):
@@ -42,8 +43,8 @@ def every_sequence():
     return np.array(sorted(padded))
 
 
-def by_quadrature(emission, tokens, nodes=60):
-    """`P(x)` and `E[u | x]` in dimension 1 by Gauss-Hermite over the noise.
+def by_quadrature(emission, tokens, nodes=NODES):
+    """`P(x)` and `E[u | x]` in dimension 1 by Gauss-Hermite over the noise, of at most NODES nodes a position.
 
     Independent of what the filter computes: the grid is in the noise, so no density of an embedding and no Jacobian
     enters, and the embeddings come from the transform.
@@ -51,7 +52,9 @@ def by_quadrature(emission, tokens, nodes=60):
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     grid = np.stack(np.meshgrid(*[points] * LENGTH, indexing="ij"), -1).reshape(-1, LENGTH)
     mass = np.stack(np.meshgrid(*[weights / weights.sum()] * LENGTH, indexing="ij"), -1).reshape(-1, LENGTH).prod(-1)
-    u = np.asarray(AttentionTransform(emission.attention)(float(emission.scale) * grid[..., None]))[..., 0]
+    noise = np.zeros((NODES**LENGTH, LENGTH, 1))  # a coarser grid is filled up with zeros: one program serves all
+    noise[: len(grid), :, 0] = float(emission.scale) * grid
+    u = np.asarray(AttentionTransform(emission.attention)(noise))[: len(grid), :, 0]
     logits = u[..., None] * np.asarray(emission.readout)[:, 0] + np.asarray(emission.bias)
     emitted = np.exp(logits - logits.max(-1, keepdims=True))
     emitted /= emitted.sum(-1, keepdims=True)
