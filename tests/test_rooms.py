@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,11 @@ def test_no_module_has_the_name_of_a_function_in_it(module):
 def test_every_room_says_what_lives_there():
     for room in ROOMS:
         assert len(ast.get_docstring(ast.parse(MODULES[room].read_text())) or "") > 60, room
+
+
+def test_evaluation_of_fits_loads_no_matplotlib():
+    lower = [
+        module for module in MODULES if re.match(r"probattn\.inference\.(devices|data|fitting|evaluation)", module)
+    ]
+    code = f"import sys, {', '.join(lower)}; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

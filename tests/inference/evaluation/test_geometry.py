@@ -18,8 +18,8 @@ from probattn.inference import (
     singular_values,
     uniqueness,
 )
+from probattn.inference.evaluation.measured import QUANTILES
 from probattn.inference.evaluation.support import disagreement, example, support_probability
-from probattn.inference.report.style import QUANTILES
 from probattn.models import LanguageModel
 
 TOLERANCE = 1e-10
