@@ -1,17 +1,19 @@
 """Several processes, one for each host or each GPU, that compute one fit: the first of them reads, writes and prints."""
 
+import json
 import os
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
-from probattn.errors import InputError
+from probattn.errors import FitError, InputError
 
 ADDRESS, NUMBER, OWN = VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# What the first process can raise in all of them as itself.
+FAILURES = {kind.__name__: kind for kind in (FitError, InputError, OSError, SystemExit)}
 
 
 def join(detect: bool = False) -> None:
@@ -68,23 +70,73 @@ def is_first() -> bool:
 def on_first[T](function: Callable[[], T]) -> T:
     """What `function()` gives in the first process, in all of them; what it raises there is raised in all.
 
-    All processes must call it, in the same order.
+    All processes must call it, in the same order. Where there are several, the value travels as plain data: numbers,
+    texts, None, arrays, and lists, tuples and dictionaries of these.
+
+    Raises: TypeError for another value; in the other processes a failure that is none of `FAILURES` is a RuntimeError.
     """
     if jax.process_count() == 1:
         return function()
-    answer: tuple[Any, BaseException | None] = (None, None)
+    failure: BaseException | None = None
+    value, arrays, raised = None, [], None
     if is_first():
         try:
-            answer = (function(), None)
+            value = _to_plain(function(), arrays)
         except (Exception, SystemExit) as error:
-            answer = (None, error)
-    # Between processes of one job, which run one program: nothing of it is stored, or comes from anywhere else.
-    packed = np.frombuffer(pickle.dumps(answer), np.uint8)
-    size = int(broadcast_one_to_all(np.asarray(len(packed))))
-    value, failure = pickle.loads(broadcast_one_to_all(np.resize(packed, size)).tobytes())
+            failure = error
+            raised = (type(error).__name__, error.code if isinstance(error, SystemExit) else str(error))
+    value, raised, shapes = _broadcast_json([value, raised, [(array.shape, array.dtype.str) for array in arrays]])
+    if not is_first():
+        arrays = [np.empty(shape, dtype) for shape, dtype in shapes]
+    # As bytes: JAX would cut 64-bit numbers down to 32.
+    arrays = [
+        _broadcast_bytes(array.tobytes(), array.nbytes).view(array.dtype).reshape(array.shape) for array in arrays
+    ]
     if failure is not None:
         raise failure
-    return value
+    if raised is not None:
+        name, message = raised
+        raise FAILURES.get(name, RuntimeError)(
+            message if name in FAILURES else f"{name} in the first process: {message}"
+        )
+    return _from_plain(value, arrays)
+
+
+def _to_plain(value: Any, arrays: list[np.ndarray]) -> Any:
+    """`value` as JSON, with its arrays put into a list; containers are tagged, since JSON knows no tuples."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        arrays.append(np.asarray(value))
+        return {"array": len(arrays) - 1}
+    if isinstance(value, Mapping):
+        return {"dict": [[_to_plain(key, arrays), _to_plain(item, arrays)] for key, item in value.items()]}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_to_plain(item, arrays) for item in value]}
+    raise TypeError(f"between processes: expected plain data and arrays, got {type(value).__name__}")
+
+
+def _from_plain(plain: Any, arrays: list[np.ndarray]) -> Any:
+    if not isinstance(plain, dict):
+        return plain
+    (kind, content), *_ = plain.items()
+    if kind == "array":
+        return arrays[content]
+    if kind == "dict":
+        return {_from_plain(key, arrays): _from_plain(item, arrays) for key, item in content}
+    return {"list": list, "tuple": tuple}[kind](_from_plain(item, arrays) for item in content)
+
+
+def _broadcast_json(value: Any) -> Any:
+    packed = json.dumps(value).encode() if is_first() else b""
+    size = int(broadcast_one_to_all(np.asarray(len(packed))))
+    return json.loads(_broadcast_bytes(packed, size).tobytes())
+
+
+def _broadcast_bytes(packed: bytes, size: int) -> np.ndarray:
+    """The first process's bytes, `size` of them, in all."""
+    mine = np.frombuffer(packed, np.uint8) if is_first() else np.zeros(size, np.uint8)
+    return np.asarray(broadcast_one_to_all(mine)) if size else np.zeros(0, np.uint8)
 
 
 def gathered(tree: Any) -> Any:

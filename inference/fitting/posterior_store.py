@@ -181,10 +181,11 @@ class PosteriorStore(Run):
 
     def last_state(self) -> "Stored | None":
         """The sampler's state after the last whole chunk; the files of others are removed."""
-        self._chunks, stored = on_first(lambda: (self._chunks, self._last_state()))
-        return stored
+        chunks, stored = on_first(lambda: ([tuple(chunk) for chunk in self._chunks], self._last_state()))
+        self._chunks = [Chunk(*chunk) for chunk in chunks]
+        return None if stored is None else Stored(*stored)
 
-    def _last_state(self) -> "Stored | None":
+    def _last_state(self) -> tuple[list[np.ndarray], int, dict[str, Any]] | None:
         good = self._files()
         for path in sorted((self.path / "chunks").iterdir()):
             if path not in good:
@@ -192,7 +193,7 @@ class PosteriorStore(Run):
         if not good:
             return None
         leaves, about = read_arrays(good[-1], "state/")
-        return Stored([leaves[str(index)] for index in range(len(leaves))], about["done"], about["z"])
+        return [leaves[str(index)] for index in range(len(leaves))], about["done"], about["z"]
 
     def arrays(self, kind: str) -> OnDemand:
         """The "draws" or "stats" of all whole chunks, joined along the draws; each read from disk at first use."""

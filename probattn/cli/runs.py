@@ -71,10 +71,11 @@ def fit_and_save(
     import jax
 
     from probattn import inference
+    from probattn.inference.data.corpus import Corpus
     from probattn.inference.devices.multihost import is_first, on_first
     from probattn.inference.fitting.run_directory import begin_run
 
-    corpus = on_first(lambda: _corpus_for(out, source, data))
+    corpus = Corpus(**on_first(lambda: vars(_corpus_for(out, source, data))))
     built = build_model(model_name, len(corpus.symbols), corpus.length, **model_options)
     key = jax.random.key(seed)
     about = {"seed": seed, "source": source, "command": command(), **settings}
@@ -88,7 +89,7 @@ def fit_and_save(
         fitted = fits[method](built, corpus.train, key=key, **settings)
         on_first(lambda: inference.save_run(out, fitted, corpus, about))
         return fitted
-    store = on_first(lambda: begin_run(out, built, corpus, about))
+    store = Path(on_first(lambda: str(begin_run(out, built, corpus, about))))
     try:
         with told_how_to_go_on(lambda: _resumption(out)):
             return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
@@ -163,10 +164,11 @@ def load(run: Path | str) -> tuple[Any, Any, dict[str, Any]]:
 
 def resume_run(run: Path, num_samples: int | None) -> Any:
     """Go on with a posterior run; returns the fit."""
-    from probattn.inference import resume_posterior
+    from probattn.inference import Corpus, resume_posterior
     from probattn.inference.devices.multihost import is_first, on_first
 
-    model, corpus = on_first(lambda: _to_resume(run))
+    (name, fields), corpus = on_first(lambda: _to_resume(run))
+    model, corpus = models()[name](**fields), Corpus(**corpus)
     before = num_chunks(run)
     with told_how_to_go_on(lambda: _resumption(run)):
         fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
@@ -175,14 +177,14 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     return fitted
 
 
-def _to_resume(run: Path) -> tuple[Any, Any]:
-    """Model and corpus of a posterior run. Raises: InputError if it is none."""
+def _to_resume(run: Path) -> tuple[tuple[str, dict[str, Any]], dict[str, Any]]:
+    """Model (its name and fields) and corpus (its fields) of a posterior run. Raises: InputError if it is none."""
     from probattn.inference.fitting.run_directory import load_setting
 
     model, corpus, config = load_setting(run, models())
     if config["method"] != "posterior" or not (run / "store").exists():
         raise InputError(f"{run}: is a fit by {config['method']}, written when it was done; there is nothing to resume")
-    return model, corpus
+    return (type(model).__name__, dataclasses.asdict(model)), vars(corpus)
 
 
 def _resumption(run: Path) -> str | None:

@@ -1,5 +1,6 @@
 """Eight devices, and two processes joined over loopback: the same fits as on one device, to rounding."""
 
+import json
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from probattn import InputError
 from probattn.inference import fit_map, sample_posterior
-from probattn.inference.devices import multihost as processes
+from probattn.inference.devices import multihost
 from probattn.inference.devices.multihost import on_first
 from probattn.models import LanguageModel
 
@@ -31,7 +32,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_enable_x64", True)
 from probattn.inference.devices.multihost import is_first, join
 join()
-from test_processes import CHAINS, MAP, MODEL, TOKENS
+from test_multihost import CHAINS, MAP, MODEL, TOKENS
 from probattn import InputError
 from probattn.inference import fit_map, sample_posterior
 
@@ -59,7 +60,7 @@ def start(arguments, number, devices, **variables):
     for own in range(number):
         joined = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(number), "JAX_PROCESS_ID": str(own)}
         environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **variables}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
         started.append(
             subprocess.Popen(
                 [sys.executable, *map(str, arguments)], env=environment | (joined if number > 1 else {}), cwd=ROOT,
@@ -124,8 +125,22 @@ def test_the_command_line_fits_and_resumes_in_two_processes(tmp_path):
 
 
 def test_alone_a_process_is_the_first():
-    assert processes.is_first()
+    assert multihost.is_first()
     assert on_first(lambda: 3) == 3
+
+
+def test_what_travels_between_processes_is_plain_data():
+    value = {"a": (1, [2.5, None, "x"]), 3: np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 2), np.int64), "b": True}
+    arrays = []
+    plain = json.loads(json.dumps(multihost._to_plain(value, arrays)))
+    again = multihost._from_plain(plain, arrays)
+    assert list(again) == list(value)
+    assert again["a"] == value["a"]
+    assert again["b"] is True
+    np.testing.assert_array_equal(again[3], value[3], strict=True)
+    np.testing.assert_array_equal(again["none"], value["none"], strict=True)
+    with pytest.raises(TypeError, match="expected plain data and arrays, got LanguageModel"):
+        multihost._to_plain(MODEL, [])
 
 
 @pytest.mark.parametrize(
@@ -155,16 +170,16 @@ def test_alone_a_process_is_the_first():
     ],
 )
 def test_a_cluster_that_cannot_be_joined_is_told(monkeypatch, variables, detect, message):
-    for name in processes.VARIABLES:
+    for name in multihost.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
-        processes.join(detect)
+        multihost.join(detect)
 
 
 def test_without_variables_nothing_is_joined(monkeypatch):
-    for name in processes.VARIABLES:
+    for name in multihost.VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    processes.join()
+    multihost.join()
     assert not jax.distributed.is_initialized()
