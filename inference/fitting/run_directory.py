@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,10 @@ def begin_run(path: str | Path, model: Any, corpus: Corpus, settings: Mapping[st
     return Path(path) / "store"
 
 
-def load_run(path: str | Path, models: Mapping[str, Callable]) -> tuple[Fit, Corpus, dict[str, Any]]:
+def load_run(path: str | Path, models: Mapping[str, Callable] | None = None) -> tuple[Fit, Corpus, dict[str, Any]]:
     """Read a run directory back: the fit, its corpus and its whole configuration. Of an unfinished run the draws so far.
 
-    Args: models, the model classes that a run may name.
+    Args: models, classes by name that a run may hold, beside those of installed packages (`model_class`).
     Raises: InputError if the directory is missing, truncated, altered, without a draw, or of another format or model.
     """
     path = Path(path)
@@ -91,7 +92,23 @@ def load_run(path: str | Path, models: Mapping[str, Callable]) -> tuple[Fit, Cor
     return Fit(model, config["method"], corpus.train, verdict=verdict, **parts, **about), corpus, config
 
 
-def load_setting(path: str | Path, models: Mapping[str, Callable]) -> tuple[Any, Corpus, dict[str, Any]]:
+def model_class(name: str, models: Mapping[str, Callable] | None = None) -> Callable:
+    """A model class by name: of `models`, or one that an installed package names as an entry point.
+
+    The entry points are those of the group `probattn.models`, where this package names its own.
+    Raises: InputError if there is none.
+    """
+    if models and name in models:
+        return models[name]
+    for point in entry_points(group="probattn.models", name=name):
+        return point.load()
+    raise InputError(
+        f"{name}: is among the entry points `probattn.models` of no installed package; give its class to load_run: "
+        f'models={{"{name}": {name}}}'
+    )
+
+
+def load_setting(path: str | Path, models: Mapping[str, Callable] | None = None) -> tuple[Any, Corpus, dict[str, Any]]:
     """Model, corpus and configuration of a run directory, whether or not it has a fit yet. Raises: as `load_run`."""
     path = Path(path)
     if not (path / "config.json").is_file():
@@ -112,9 +129,11 @@ def load_setting(path: str | Path, models: Mapping[str, Callable]) -> tuple[Any,
         corpus = Corpus(about["name"], tuple(about["symbols"]), about["separator"], arrays["train"], arrays["heldout"])
         if corpus.digest() != about["sha256"]:
             raise ValueError("symbols or sequences are not what was written")
-    if model_name not in models:
-        raise InputError(f"{path}: holds a {model_name}, which this probattn does not know; fit again")
-    return models[model_name](**fields), corpus, config
+    try:
+        model = model_class(model_name, models)
+    except InputError as error:
+        raise InputError(f"{path}: holds a model that is not known: {error}") from None
+    return model(**fields), corpus, config
 
 
 def num_devices_of(path: str | Path) -> int:

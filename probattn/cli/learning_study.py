@@ -19,7 +19,6 @@ from probattn.cli.runs import (
     build_model,
     fit_and_save,
     load,
-    models,
     num_chunks,
     resume_run,
     wake_devices,
@@ -167,7 +166,7 @@ def finished(study: Study, method: Method, size: int) -> Any:
     run = study.run(method, size)
     if not run.exists() or not _begun(run):
         return None
-    model, corpus, _ = load_setting(run, models())
+    model, corpus, _ = load_setting(run)
     if model != study.model or corpus.digest() != _prefix(study.corpus, size).digest():
         raise InputError(f"{run}: is a run of another model or other data than its study; remove it")
     if (run / "store").exists() and not _has_draws(run):

@@ -159,16 +159,17 @@ def load(run: Path | str) -> tuple[Any, Any, dict[str, Any]]:
     """Fit, corpus and configuration of a run directory."""
     from probattn.inference import load_run
 
-    return load_run(run, models())
+    return load_run(run)
 
 
 def resume_run(run: Path, num_samples: int | None) -> Any:
     """Go on with a posterior run; returns the fit."""
     from probattn.inference import Corpus, resume_posterior
     from probattn.inference.devices.multihost import is_first, on_first
+    from probattn.inference.fitting.run_directory import model_class
 
     (name, fields), corpus = on_first(lambda: _to_resume(run))
-    model, corpus = models()[name](**fields), Corpus(**corpus)
+    model, corpus = model_class(name)(**fields), Corpus(**corpus)
     before = num_chunks(run)
     with told_how_to_go_on(lambda: _resumption(run)):
         fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
@@ -181,7 +182,7 @@ def _to_resume(run: Path) -> tuple[tuple[str, dict[str, Any]], dict[str, Any]]:
     """Model (its name and fields) and corpus (its fields) of a posterior run. Raises: InputError if it is none."""
     from probattn.inference.fitting.run_directory import load_setting
 
-    model, corpus, config = load_setting(run, models())
+    model, corpus, config = load_setting(run)
     if config["method"] != "posterior" or not (run / "store").exists():
         raise InputError(f"{run}: is a fit by {config['method']}, written when it was done; there is nothing to resume")
     return (type(model).__name__, dataclasses.asdict(model)), vars(corpus)
@@ -197,13 +198,6 @@ def _resumption(run: Path) -> str | None:
 def num_chunks(run: Path) -> int:
     """How many chunks a posterior run has so far, whole or not; 0 if it is none."""
     return len(list((run / "store" / "chunks").glob("*.zip")))
-
-
-def models() -> dict[str, Any]:
-    """The models that run directories may name."""
-    from probattn.models import EmissionModel, LanguageModel
-
-    return {"LanguageModel": LanguageModel, "EmissionModel": EmissionModel}
 
 
 def compare_runs(

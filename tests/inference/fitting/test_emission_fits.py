@@ -186,7 +186,7 @@ def test_coordinates_make_another_density_and_particles_do_not(emission_fits, co
 def test_a_run_directory_keeps_the_embeddings(emission_fits, corpus, tmp_path):
     fit = emission_fits["emission posterior"]
     save_run(tmp_path / "run", fit, corpus, {})
-    again, _, _ = load_run(tmp_path / "run", {"EmissionModel": EmissionModel})
+    again, _, _ = load_run(tmp_path / "run")
     assert again.model == MODEL
     for name, value in {**fit.draws, **fit.latents}.items():
         np.testing.assert_array_equal({**again.draws, **again.latents}[name], value)

@@ -11,9 +11,6 @@ import pytest
 from probattn import InputError
 from probattn.inference import load_run, save_run
 from probattn.inference.fitting import run_directory as storage
-from probattn.models import LanguageModel
-
-MODELS = {"LanguageModel": LanguageModel}
 
 
 @pytest.fixture
@@ -24,7 +21,7 @@ def run(tmp_path, fits, corpus):
 
 
 def test_round_trip(run, fits, corpus):
-    fit, again, config = load_run(run, MODELS)
+    fit, again, config = load_run(run)
     assert fit.model == fits["posterior"].model
     assert fit.method == "posterior"
     assert config["settings"] == {"seed": 7}
@@ -115,19 +112,19 @@ def other_model(run):
         (truncate_data, "damaged or truncated"),
         (flip_a_byte, "damaged or truncated"),
         (other_format, "written in format 99 by probattn .*, this probattn reads format 4; fit again"),
-        (other_model, "holds a Oracle, which this probattn does not know"),
+        (other_model, "holds a model that is not known: Oracle: is among the entry points"),
         (shutil.rmtree, "no run directory"),
     ],
 )
 def test_damage_is_told(run, harm, message):
     harm(run)
     with pytest.raises(InputError, match=message):
-        load_run(run, MODELS)
+        load_run(run)
 
 
 def test_what_a_mode_says_of_itself_is_kept(tmp_path, fits, corpus):
     save_run(tmp_path / "run", fits["map"], corpus, {})
-    fit, _, config = load_run(tmp_path / "run", MODELS)
+    fit, _, config = load_run(tmp_path / "run")
     assert fit.verdict == fits["map"].verdict
     assert fit.coordinates == "constrained"
     assert fit.gradients == fits["map"].gradients > 0
