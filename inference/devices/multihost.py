@@ -78,7 +78,8 @@ def on_first[T](function: Callable[[], T]) -> T:
     if jax.process_count() == 1:
         return function()
     failure: BaseException | None = None
-    value, arrays, raised = None, [], None
+    value, raised = None, None
+    arrays: list[np.ndarray] = []
     if is_first():
         try:
             value = _to_plain(function(), arrays)

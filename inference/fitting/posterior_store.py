@@ -182,7 +182,7 @@ class PosteriorStore(Run):
     def last_state(self) -> "Stored | None":
         """The sampler's state after the last whole chunk; the files of others are removed."""
         chunks, stored = on_first(lambda: ([tuple(chunk) for chunk in self._chunks], self._last_state()))
-        self._chunks = [Chunk(*chunk) for chunk in chunks]
+        self._chunks = [Chunk._make(chunk) for chunk in chunks]
         return None if stored is None else Stored(*stored)
 
     def _last_state(self) -> tuple[list[np.ndarray], int, dict[str, Any]] | None:

@@ -168,8 +168,8 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     from probattn.inference.devices.multihost import is_first, on_first
     from probattn.inference.fitting.run_directory import model_class
 
-    (name, fields), corpus = on_first(lambda: _to_resume(run))
-    model, corpus = model_class(name)(**fields), Corpus(**corpus)
+    (name, fields), data = on_first(lambda: _to_resume(run))
+    model, corpus = model_class(name)(**fields), Corpus(**data)
     before = num_chunks(run)
     with told_how_to_go_on(lambda: _resumption(run)):
         fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
