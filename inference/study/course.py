@@ -7,7 +7,7 @@ import numpy as np
 
 from probattn.inference.fitting.descent import CHUNK
 from probattn.inference.fitting.training import each_seed, train, untrained
-from probattn.inference.study.stress_test import margins_of_heads
+from probattn.inference.study.under_stress import margins_of_heads
 
 
 def margins_in_training(

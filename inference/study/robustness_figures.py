@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from probattn.errors import InputError
 from probattn.inference.evaluation.perturbations import NOISE
 from probattn.inference.report.style import LINES, MARKERS, MORE_COLOURS, STYLE, ink, own_axes
-from probattn.inference.study.stress_test import CHOICES, MARGIN_EDGES
 from probattn.inference.study.tradeoff import MAIN, Interval, fragility, interval, losses
+from probattn.inference.study.under_stress import CHOICES, MARGIN_EDGES
 
 
 def plot_tradeoff(

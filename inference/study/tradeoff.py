@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from probattn.inference.data.typos import KINDS
-from probattn.inference.study.stress_test import ATTACK, CHOICES, NOISE
+from probattn.inference.study.under_stress import ATTACK, CHOICES, NOISE
 
 CONFIDENCE = 0.95
 STRESSES = (

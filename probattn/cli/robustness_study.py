@@ -166,7 +166,7 @@ def _seconds(plan: Plan, arm: "Arm", num_steps: int) -> float:
 def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
     """Stress of each seed of an arm, or why it could not be trained."""
     from probattn.inference.fitting.training import each_seed, train
-    from probattn.inference.study.stress_test import stress
+    from probattn.inference.study.under_stress import stress
 
     model, about = plan.model(arm), dataclasses.asdict(arm) | {"format": FORMAT, "seeds": list(plan.seeds)}
     started = time.perf_counter()

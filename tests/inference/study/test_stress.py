@@ -11,7 +11,7 @@ from numpyro.handlers import seed, trace
 from probattn import InputError, log_barrier, stability_margin
 from probattn.inference.fitting.training import train, untrained
 from probattn.inference.study.course import margins_in_training
-from probattn.inference.study.stress_test import ATTACK, AUXILIARY, CHOICES, KINDS, NOISE, margins_of_heads, stress
+from probattn.inference.study.under_stress import ATTACK, AUXILIARY, CHOICES, KINDS, NOISE, margins_of_heads, stress
 from probattn.models import TransformerLM
 
 MODEL = TransformerLM(4, 12, dim=8, layers=1, heads=2)
