@@ -110,8 +110,9 @@ def fit_map(
     whole_number("num_starts", num_starts)
     windows, placement = None, place_data(devices)
     on_disk = data
-    if isinstance(data, np.memmap) and batch_size is not None:
+    if batch_size is not None:
         _checked_batch(model, data, batch_size)
+    if isinstance(data, np.memmap) and batch_size is not None:
         windows = Windows(data, CHUNK * batch_size, int(jax.random.bits(key)))
     data = jnp.asarray(data) if windows is None else windows.draw()
     split = split_model(model, placement)

@@ -18,6 +18,7 @@ from probattn.models import EmissionModel, LanguageModel
 
 MODEL = EmissionModel(4, 5, 1, num_particles=20)
 KEY = jax.random.key(0)
+NUM_PARTICLES = 100  # and as many draws and sequences in all tests, so that one filter is compiled
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,11 @@ def emission_fits(corpus):
         progress=False,
     )  # fmt: skip
     return {"emission map": mode, "emission posterior": posterior}
+
+
+@pytest.fixture(scope="module")
+def filtered(emission_fits, corpus):
+    return particle_log_prob(MODEL, emission_fits["emission posterior"].draws, corpus.heldout, NUM_PARTICLES, KEY)
 
 
 @pytest.fixture(scope="module")
@@ -56,39 +62,45 @@ def test_embeddings_are_kept_apart_from_parameters(emission_fits, corpus):
     np.testing.assert_allclose(fit.latents["embeddings"][0, 0], solved, rtol=100 * eps, atol=100 * eps)
 
 
-def test_particle_log_prob_over_draws_and_sequences(emission_fits, corpus):
-    draws = emission_fits["emission posterior"].thinned(6).draws
-    found = particle_log_prob(MODEL, draws, corpus.heldout[:4], 2000, KEY)
-    assert found.log_prob.shape == found.standard_error.shape == (2, 3, 4)
-    assert found.effective_sample_size.shape == (2, 3, 4, 5)
-    one = {name: value[1, 2] for name, value in draws.items()}
-    alone = particle_log_prob(MODEL, one, corpus.heldout[1], 2000, jax.random.key(1))
+def test_particle_log_prob_over_draws_and_sequences(filtered, emission_fits, corpus):
+    assert filtered.log_prob.shape == filtered.standard_error.shape == (2, 30, 20)
+    assert filtered.effective_sample_size.shape == (2, 30, 20, 5)
+    one = {name: value[1, 2] for name, value in emission_fits["emission posterior"].draws.items()}
+
+    def of_one(params):
+        return particle_log_prob(MODEL, params, corpus.heldout[1], NUM_PARTICLES, jax.random.key(1))
+
+    alone = of_one(one)
     assert alone.log_prob.shape == ()
-    error = np.hypot(alone.standard_error, found.standard_error[1, 2, 1])
+    error = np.hypot(alone.standard_error, filtered.standard_error[1, 2, 1])
     assert 0 < error < 0.1
-    assert abs(alone.log_prob - found.log_prob[1, 2, 1]) < 4 * error
-    compiled = jax.jit(lambda params: particle_log_prob(MODEL, params, corpus.heldout[1], 2000, jax.random.key(1)))
-    np.testing.assert_allclose(compiled(one).log_prob, alone.log_prob, rtol=1e-3)
+    assert abs(alone.log_prob - filtered.log_prob[1, 2, 1]) < 4 * error
+    # As under jit, it is traced; what it traces to is run a step at a time, whose filter is compiled already.
+    traced = jax.make_jaxpr(of_one)(one)
+    again, *_ = jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *jax.tree.leaves(one))
+    np.testing.assert_allclose(again, alone.log_prob, rtol=1e-3)
+
+
+def drawn_from_the_prior(**changed):
+    """One draw of the parameters for each of a posterior of 2 chains of 30, all the same."""
+    keys = jax.random.split(KEY, len(MODEL.priors()))
+    one = {name: prior.sample(key) for key, (name, prior) in zip(keys, MODEL.priors().items(), strict=True)} | changed
+    return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, 30, *leaf.shape)), one)
 
 
 def test_the_same_draw_given_twice_is_estimated_twice(corpus):
-    keys = jax.random.split(KEY, len(MODEL.priors()))
-    one = {name: prior.sample(key) for key, (name, prior) in zip(keys, MODEL.priors().items(), strict=True)}
-    again = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, 3, *leaf.shape)), one)  # the shapes of the test above
-    found = particle_log_prob(MODEL, again, corpus.heldout[:4], 2000, KEY).log_prob.reshape(6, 4)
+    found = particle_log_prob(MODEL, drawn_from_the_prior(), corpus.heldout, NUM_PARTICLES, KEY).log_prob[0, :6]
     assert all(len(np.unique(of_sequence)) == 6 for of_sequence in found.T)
 
 
-def test_too_few_particles_are_told_with_the_step():
-    """A readout of length 60 in three dimensions hardly leaves the prior a place; two particles of 60 are under 5 %."""
-    model = EmissionModel(6, 4, 3)
-    keys = jax.random.split(KEY, len(model.priors()))
-    params = {name: prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
-    params["readout"] = 60 * params["readout"]
-    tokens = np.array([[1, 2, 3, 4], [5, 4, 3, 2]])
-    with pytest.warns(UserWarning, match=r"of 60 particles at position \d .*Raise num_particles") as caught:
-        found = particle_log_prob(model, params, tokens, 60, KEY)
-    worst = int(np.asarray(found.effective_sample_size).min(0).argmin())
+def test_too_few_particles_are_told_with_the_step(corpus):
+    """Readouts as steep as 60 leave the prior of an embedding hardly a place."""
+    params = drawn_from_the_prior(readout=np.array([[-60.0], [60.0], [0.0], [-60.0]]))
+    with pytest.warns(
+        UserWarning, match=rf"of {NUM_PARTICLES} particles at position \d .*Raise num_particles"
+    ) as caught:
+        found = particle_log_prob(MODEL, params, corpus.heldout, NUM_PARTICLES, KEY)
+    worst = int(np.nanmin(found.effective_sample_size, axis=(0, 1, 2)).argmin())
     assert f"at position {worst} (counted from 0)" in str(caught[0].message)
 
 
@@ -114,18 +126,16 @@ def test_bad_input_is_refused(emission_fits, corpus, call, message):
         call(emission_fits["emission posterior"].draws, corpus.heldout)
 
 
-def test_scores_are_those_of_the_particle_filter(comparison, emission_fits, corpus):
+def test_scores_are_those_of_the_particle_filter(comparison, filtered, corpus):
     score = next(score for score in comparison.scores if score.name == "emission posterior")
     counts = np.array([1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout])
-    draws = emission_fits["emission posterior"].draws
-    found = particle_log_prob(MODEL, draws, corpus.heldout, 200, jax.random.key(3))
-    expected = mixture_log_prob(np.asarray(found.log_prob)).sum() / counts.sum()
-    # 32 of the 60 draws, with 5 particles each, against all of them with 200.
+    expected = mixture_log_prob(np.asarray(filtered.log_prob)).sum() / counts.sum()
+    # 32 of the 60 draws, with 5 particles each, against all of them with 100.
     assert abs(score.per_token.value - expected) < 4 * score.monte_carlo_error + 0.02
     assert 0 < score.monte_carlo_error < 0.05
     assert score.parameters == 4 + 4 + 1 + 1 + 1 + 1 + 4
-    errors = mixture_error(np.asarray(found.log_prob), np.asarray(found.standard_error))
-    assert (errors < np.asarray(found.standard_error).max((0, 1))).all()
+    errors = mixture_error(np.asarray(filtered.log_prob), np.asarray(filtered.standard_error))
+    assert (errors < np.asarray(filtered.standard_error).max((0, 1))).all()
 
 
 def test_another_density_is_marked_wherever_it_stands(comparison, tmp_path):
