@@ -30,21 +30,37 @@ def by_formula(attention, u, weight, variant, scale, counted):
     return weight * total / counted.sum()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("mask", "contraction"), [("strict", None), ("strict", 0.8), ("inclusive", None)])
-def test_each_variant_is_its_formula(variant, mask, contraction):
+@pytest.mark.parametrize(
+    ("mask", "contraction", "variants"),
+    [("strict", None, VARIANTS), ("strict", 0.8, ("full", "bounded")), ("inclusive", None, ("one_sided", "bounded"))],
+)
+def test_each_variant_is_its_formula(mask, contraction, variants):
     attention = cases.attention(2, value=True, mask=mask, contraction=contraction)
     u, counted = embeddings(3, 5), np.random.default_rng(0).random((3, 5)) < 0.7
 
     @jax.jit  # as one program: each of its operations by itself would be compiled by itself
     def both(u):
-        ours = jax.value_and_grad(lambda u: barrier_loss(attention, u, 0.3, variant, scale=0.7, counted=counted))(u)
-        expected = jax.value_and_grad(lambda u: by_formula(attention, u, 0.3, variant, 0.7, counted))(u)
-        everywhere = by_formula(attention, u, 1.0, variant, 1.0, np.ones((3, 5)))
-        return (*ours, barrier_loss(attention, u, 1.0, variant)), (*expected, everywhere)
+        def ours(u, variant):
+            return barrier_loss(attention, u, 0.3, variant, scale=0.7, counted=counted)
 
-    for one, other in zip(*both(u), strict=True):
+        def expected(u, variant):
+            return by_formula(attention, u, 0.3, variant, 0.7, counted)
+
+        def slope(function):  # with a weight of its own for each, no two of which cancel
+            each = lambda u: jnp.stack([function(u, variant) for variant in variants])  # noqa: E731
+            value, pullback = jax.vjp(each, u)
+            return value, pullback(jnp.sqrt(jnp.arange(2.0, 2 + len(variants))))
+
+        return slope(ours), slope(expected)
+
+    for one, other in zip(*map(jax.tree.leaves, both(u)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_by_default_all_positions_count_and_the_scale_is_one():
+    attention, u = cases.attention(2, value=True), embeddings(3, 5)
+    everywhere = by_formula(attention, u, 1.0, "full", 1.0, np.ones((3, 5)))
+    np.testing.assert_allclose(barrier_loss(attention, u, 1.0), everywhere, rtol=1e-10)
 
 
 def test_what_bounds_a_runaway_determinant():

@@ -1,5 +1,7 @@
 """AttentionProcess under checks as strong as NumPyro's own for its distributions."""
 
+from functools import partial
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -50,11 +52,20 @@ def test_shapes(maps, scale, sample_shape):
     assert AttentionProcess.infer_shapes(attention, scale, LENGTH) == (law.batch_shape, law.event_shape)
     shapes_only = jax.eval_shape(lambda: attention)
     assert AttentionProcess.infer_shapes(shapes_only, scale, LENGTH) == (law.batch_shape, law.event_shape)
-    u = law.sample(jax.random.key(0), sample_shape)
-    assert u.shape == law.shape(sample_shape) == sample_shape + law.batch_shape + law.event_shape
-    assert law.log_prob(u).shape == sample_shape + law.batch_shape
-    assert law.support(u).all()
     assert law.event_dim == 2
+
+    def drawn_and_scored(key):
+        u = law.sample(key, sample_shape)
+        return u, law.log_prob(u), law.support(u)
+
+    # With most axes they are computed, the rest is traced.
+    run = jax.jit(drawn_and_scored) if len(expected) == 2 else partial(jax.eval_shape, drawn_and_scored)
+    u, log_prob, inside = run(jax.random.key(0))
+    assert u.shape == law.shape(sample_shape) == sample_shape + law.batch_shape + law.event_shape
+    assert log_prob.shape == inside.shape == sample_shape + law.batch_shape
+    if len(expected) == 2:
+        assert jnp.isfinite(log_prob).all()
+        assert inside.all()
 
 
 def test_a_batch_is_its_processes_one_by_one():
@@ -75,7 +86,7 @@ def test_samples_are_the_transformed_noise():
     assert kstest(noise, "norm").pvalue > 1e-4
     np.testing.assert_allclose(noise, jax.random.normal(key, (2000, LENGTH, cases.DIM)).reshape(-1), rtol=0, atol=2e-4)
     assert law.has_rsample
-    np.testing.assert_array_equal(law.rsample(key, (3,)), law.sample(key, (3,)))
+    np.testing.assert_array_equal(law.rsample(key, (2000,)), u)
 
 
 def test_samples_follow_the_density_in_one_dimension():
@@ -102,9 +113,10 @@ def test_gradients_are_those_of_finite_differences(what):
         moved = AttentionProcess(attention, jnp.exp(log_scale), LENGTH)
         return moved.log_prob(u) if what == "log_prob" else jnp.sin(moved.sample(jax.random.key(1)) + u).sum()
 
-    value = jax.jit(value)
+    both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
+    value = lambda *at: both(*at)[0]  # noqa: E731
     at, h = (0.1, 1.2, u), 1e-6
-    gradient = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(*at)
+    gradient = both(*at)[1]
     for i in range(2):
         moved = [tuple(x + sign * h * (i == k) for k, x in enumerate(at)) for sign in (1, -1)]
         np.testing.assert_allclose(gradient[i], (value(*moved[0]) - value(*moved[1])) / (2 * h), rtol=1e-7, atol=1e-7)
@@ -114,25 +126,27 @@ def test_gradients_are_those_of_finite_differences(what):
 
 
 def test_jit_pytree_expand_and_vmap():
-    law, u = process(), draws(2)
+    law, u = process(), draws(3, 2)
     np.testing.assert_allclose(jax.jit(lambda law, u: law.log_prob(u))(law, u), law.log_prob(u), rtol=1e-5)
     back = jax.jit(lambda law: jax.tree.map(lambda leaf: leaf, law))(law)
     assert (back.batch_shape, back.event_shape, back.branch) == (law.batch_shape, law.event_shape, law.branch)
     np.testing.assert_array_equal(back.log_prob(u), law.log_prob(u))
     wide = law.expand((3, 2))
-    assert wide.sample(jax.random.key(0), (5,)).shape == (5, 3, 2, LENGTH, cases.DIM)
-    np.testing.assert_allclose(wide.log_prob(draws(3, 2)), law.log_prob(draws(3, 2)), rtol=1e-6)
+    drawn = jax.eval_shape(lambda key: wide.sample(key, (5,)), jax.random.key(0))
+    assert drawn.shape == (5, 3, 2, LENGTH, cases.DIM)
+    np.testing.assert_allclose(wide.log_prob(u), law.log_prob(u), rtol=1e-6)
 
     maps = batch_of_maps(3)
     together = AttentionProcess(maps, 0.7, LENGTH)
     made = jax.vmap(lambda attention: AttentionProcess(attention, 0.7, LENGTH))(maps)
     axes = vmap_over(together, attention=0)
-    log_prob = jax.vmap(lambda law, u: law.log_prob(u), in_axes=(axes, 0))(together, draws(3))
+    one_by_one = jax.jit(jax.vmap(lambda law, u: law.log_prob(u), in_axes=(axes, 0)))
+    log_prob = one_by_one(together, draws(3))
     np.testing.assert_allclose(log_prob, together.log_prob(draws(3)), rtol=1e-5)
     assert made.batch_shape == (3,)
     np.testing.assert_allclose(made.log_prob(draws(3)), together.log_prob(draws(3)), rtol=1e-5)
     keys = jax.random.split(jax.random.key(0), 3)
-    sampled = jax.vmap(lambda law, key: law.sample(key), in_axes=(axes, 0))(together, keys)
+    sampled = jax.eval_shape(jax.vmap(lambda law, key: law.sample(key), in_axes=(axes, 0)), together, keys)
     assert sampled.shape == (3, LENGTH, cases.DIM)
 
 

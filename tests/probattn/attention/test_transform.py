@@ -12,6 +12,7 @@ from probattn.attention.uniqueness import require_strict
 
 every_case = pytest.mark.parametrize("name", cases.PROPER)
 LENGTH = 4
+BATCH = 20  # of most tests here, so that they share the programs of each map
 
 
 def noise(*batch, dim=cases.DIM, seed=1):
@@ -28,7 +29,7 @@ def rounding(attention, u):
 
 @every_case
 def test_forward_and_inverse_undo_each_other(name):
-    transform, e = AttentionTransform(cases.PROPER[name]), noise(20)
+    transform, e = AttentionTransform(cases.PROPER[name]), noise(BATCH)
     u = transform(e)
     assert u.shape == e.shape
     np.testing.assert_allclose(transform.inv(u), e, rtol=0, atol=rounding(transform.attention, u))
@@ -36,22 +37,25 @@ def test_forward_and_inverse_undo_each_other(name):
 
 @every_case
 def test_inverse_and_forward_undo_each_other(name):
-    transform, u = AttentionTransform(cases.PROPER[name]), noise()
+    transform, u = AttentionTransform(cases.PROPER[name]), noise(BATCH)
     np.testing.assert_allclose(transform(transform.inv(u)), u, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [name for name in cases.PROPER if "contracted" in name])
 def test_forward_is_the_limit_of_the_plain_iteration(name):
-    attention, e = cases.PROPER[name], noise()
-    np.testing.assert_allclose(AttentionTransform(attention)(e), cases.slow_sample(attention, e), rtol=0, atol=1e-10)
+    attention, e = cases.PROPER[name], noise(BATCH)
+    found = AttentionTransform(attention)(e)
+    np.testing.assert_allclose(found[0], cases.slow_sample(attention, e[0]), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["contracted-value-origin-bias", "dissipative"])
 def test_log_det_is_that_of_the_dense_jacobian_in_both_directions(name):
-    transform, e = AttentionTransform(cases.PROPER[name]), noise()
-    u = transform(e)
+    transform = AttentionTransform(cases.PROPER[name])
+    u = jnp.asarray(np.asarray(transform(noise(BATCH)))[0])  # the program that is there already
+    e = noise(BATCH)[0]
     for function, at, sign in ((transform, e, 1), (transform.inv, u, -1)):
-        dense = np.asarray(jax.jacobian(function)(at))
+        # Of 12 columns as of 12 rows; gradients are held against differences below.
+        dense = np.asarray(jax.jacfwd(function)(at))
         for t in range(LENGTH):
             assert not dense[t, :, t + 1 :].any()  # causal
         expected = np.linalg.slogdet(dense.reshape(at.size, at.size))
@@ -71,28 +75,38 @@ def test_derivatives_in_the_parameters_are_those_of_finite_differences(name):
     # Of traced parameters nothing is known, so without the cap a branch must be named.
     branch = None if attention.contraction else "fixed_point"
 
-    @jax.jit
     def along(step):
         moved = jax.tree.map(lambda leaf, direction: leaf + step * direction, attention, directions)
         return jnp.sin(AttentionTransform(moved, branch)(e)).sum()
 
+    @jax.jit  # value and slope, and how they change: all in one program
+    def everything(step):
+        slope = jax.value_and_grad(along)
+        if attention.contraction:
+            return jax.jvp(slope, (step,), (1.0,))
+        return slope(step), (jax.jvp(along, (step,), (1.0,))[1], None)
+
     h = 1e-5
-    first = jax.jit(jax.grad(along))
+    ((_, first), (forward, second)), *around = (everything(step) for step in (0.0, h, -h))
+    (above, first_above), (below, first_below) = (value_and_slope for value_and_slope, _ in around)
     # The error of a central difference is h^2 times the third derivative, and that of rounding 1e-16 / h.
-    np.testing.assert_allclose(first(0.0), (along(h) - along(-h)) / (2 * h), rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(jax.jit(lambda x: jax.jvp(along, (x,), (1.0,))[1])(0.0), first(0.0), rtol=1e-10)
+    np.testing.assert_allclose(first, (above - below) / (2 * h), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(forward, first, rtol=1e-10)
     if attention.contraction:
-        second = jax.jit(jax.hessian(along))(0.0)
-        np.testing.assert_allclose(second, (first(h) - first(-h)) / (2 * h), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(second, (first_above - first_below) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
 def test_jit_vmap_and_scan_give_the_same():
-    transform, e = AttentionTransform(cases.PROPER["contracted-value-origin-bias"]), noise(3)
+    transform, e = AttentionTransform(cases.PROPER["contracted-value-origin-bias"]), noise(BATCH)
     expected = transform(e)
-    np.testing.assert_allclose(jax.jit(lambda t, e: t(e))(transform, e), expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(jax.vmap(transform)(e), expected, rtol=0, atol=1e-12)
-    scanned = jax.lax.scan(lambda _, one: (None, transform(one)), None, e)[1]
-    np.testing.assert_allclose(scanned, expected, rtol=0, atol=1e-12)
+
+    @jax.jit
+    def in_other_ways(transform, e):
+        scanned = jax.lax.scan(lambda _, one: (None, transform(one)), None, e)[1]
+        return transform(e), jax.vmap(transform)(e), scanned
+
+    for other in in_other_ways(transform, e):
+        np.testing.assert_allclose(other, expected, rtol=0, atol=1e-12)
 
 
 def test_a_batch_of_maps_is_its_maps_one_by_one():
@@ -103,7 +117,8 @@ def test_a_batch_of_maps_is_its_maps_one_by_one():
     for i, attention in enumerate(maps):
         np.testing.assert_allclose(together[:, i], AttentionTransform(attention)(e[:, i]), rtol=0, atol=1e-12)
         np.testing.assert_allclose(residuals(batch, e)[:, i], residuals(attention, e[:, i]), rtol=0, atol=1e-12)
-    assert AttentionTransform(batch)(e[0, 0]).shape == (3, LENGTH, cases.DIM)  # one sequence, three maps
+    one_sequence = jax.eval_shape(AttentionTransform(batch), e[0, 0])
+    assert one_sequence.shape == (3, LENGTH, cases.DIM)  # of three maps
 
 
 def test_pytree_equality_and_shapes():
@@ -123,7 +138,7 @@ def test_numpyro_composes_it_with_any_noise():
         dist.Normal(0, 0.7).expand((LENGTH, cases.DIM)).to_event(2), AttentionTransform(attention)
     )
     process = AttentionProcess(attention, 0.7, LENGTH)
-    u = law.sample(jax.random.key(0), (3,))
+    u = law.sample(jax.random.key(0), (BATCH,))
     np.testing.assert_allclose(law.log_prob(u), process.log_prob(u), rtol=2e-5)
 
 
@@ -133,7 +148,8 @@ def test_past_the_boundary_forward_refuses_unless_the_branch_is_named():
         AttentionTransform(attention)(noise(dim=1))
     with pytest.raises(InputError, match="several solutions"):  # known at trace time too
         jax.jit(lambda a, e: AttentionTransform(a)(e))(cases.PROPER["dissipative"], noise())
-    assert AttentionTransform(attention)(noise(dim=1)[:2]).shape == (2, 1)  # two positions have one root always
+    # Two positions have one root always.
+    assert jax.eval_shape(AttentionTransform(attention), noise(dim=1)[:2]).shape == (2, 1)
     transform, e = AttentionTransform(attention, "fixed_point"), noise(50, dim=1)
     u = transform(e)
     np.testing.assert_allclose(transform.inv(u), e, rtol=0, atol=rounding(attention, u))

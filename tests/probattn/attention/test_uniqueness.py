@@ -96,13 +96,13 @@ def test_counting_roots_in_the_plane_agrees_with_quadrature():
 def test_certificates_hold_only_where_there_is_one_root():
     draw = np.random.default_rng(2).standard_normal
     proved = 0
-    for _ in range(60):
+    for _ in range(20):
         attention = Attention.from_interaction(2 * draw((1, 1, 1)))
         u = jnp.asarray(draw((4, 1)))
         if certified(attention, u)[-1]:
             proved += 1
             np.testing.assert_allclose(expected_roots(attention, u[:-1], 0.3).expected, 1, rtol=0, atol=1e-9)
-    assert 10 < proved < 50
+    assert 4 < proved < 16
 
 
 def test_each_certificate_from_its_formula():
