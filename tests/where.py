@@ -117,8 +117,6 @@ SLOW = (
     "inference/evaluation/test_simulation_calibration.py::test_the_posterior_is_calibrated",
     "inference/evaluation/test_convergence.py::test_raw_weights_look_converged_and_predictions_are_not",
     "inference/fitting/test_emission_fits.py::test_expectations_agree_in_both_coordinates",
-    "inference/fitting/test_emission_fits.py::test_particle_log_prob_over_draws_and_sequences",
-    "inference/fitting/test_emission_fits.py::test_scores_are_those_of_the_particle_filter",
     "inference/fitting/test_microcanonical.py::test_it_agrees_with_nuts",
     "inference/study/test_posterior_robustness.py::test_every_fit_has_every_curve",
     "inference/fitting/test_reference.py::test_a_short_run_agrees_with_the_long_one",
