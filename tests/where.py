@@ -97,15 +97,24 @@ FLOAT32 = (
     "models/test_latent_attention.py::test_the_map_recovers_known_parameters",
     "models/test_latent_attention.py::test_the_posterior_recovers_known_parameters",
     "models/test_transformer.py::test_it_fits_by_the_same_machinery",
-    "probattn/emission/test_emission_process.py",
     "probattn/attention/test_batching.py",
-    "probattn/sequence/test_marginals.py::test_monte_carlo_is_within_its_standard_error_of_the_sum",
     "probattn/attention/test_process.py::test_it_is_a_site_of_any_numpyro_model",
     "probattn/attention/test_process.py::test_jit_pytree_expand_and_vmap",
+    "probattn/attention/test_process.py::test_samples_are_the_transformed_noise",
     "probattn/attention/test_process.py::test_shapes",
+    "probattn/emission/test_emission_process.py",
+    "probattn/sequence/test_marginals.py::test_a_table_has_an_axis_for_each_position_in_the_order_asked",
+    "probattn/sequence/test_marginals.py::test_monte_carlo_is_within_its_standard_error_of_the_sum",
+    "probattn/sequence/test_marginals.py::test_the_choice_is_made_by_size_and_announced",
+    "probattn/sequence/test_marginals.py::test_weights_make_up_for_what_was_given",
     "probattn/sequence/test_random_set.py::test_forbidding_estimates_small_probabilities_that_counting_misses",
     "probattn/sequence/test_random_set.py::test_monte_carlo_is_within_its_standard_error_of_the_sum",
+    "probattn/sequence/test_random_set.py::test_powers_of_the_vocabulary_are_all_there",
+    "probattn/sequence/test_random_set.py::test_sampled_sets_follow_the_set_law",
+    "probattn/sequence/test_random_set.py::test_what_is_too_large_says_how_large",
+    "probattn/sequence/test_sequence_process.py::test_it_is_a_pytree_and_goes_through_jit_vmap_grad_and_plates",
     "probattn/sequence/test_sequence_process.py::test_samples_follow_the_law_and_a_swapped_logit_is_noticed",
+    "probattn/sequence/test_survival.py::test_survival_by_monte_carlo_is_within_its_error_which_beats_counting",
 )
 
 # Statistical runs, of minutes when programs have to be compiled.
@@ -116,7 +125,11 @@ SLOW = (
     "inference/evaluation/test_simulation_calibration.py::test_the_emission_model_is_calibrated_over_a_thousand_simulations",
     "inference/evaluation/test_simulation_calibration.py::test_the_posterior_is_calibrated",
     "inference/evaluation/test_convergence.py::test_raw_weights_look_converged_and_predictions_are_not",
+    "inference/fitting/test_emission_fits.py::test_another_density_is_marked_wherever_it_stands",
+    "inference/fitting/test_emission_fits.py::test_convergence_is_that_of_an_exact_quantity_of_all_draws",
     "inference/fitting/test_emission_fits.py::test_expectations_agree_in_both_coordinates",
+    "inference/fitting/test_emission_fits.py::test_noise_coordinates_keep_noise_and_embeddings",
+    "inference/fitting/test_emission_fits.py::test_scores_are_those_of_the_particle_filter",
     "inference/fitting/test_microcanonical.py::test_it_agrees_with_nuts",
     "inference/study/test_posterior_robustness.py::test_every_fit_has_every_curve",
     "inference/fitting/test_reference.py::test_a_short_run_agrees_with_the_long_one",
@@ -124,6 +137,8 @@ SLOW = (
     "inference/fitting/test_reference.py::test_nuts_agrees_with_quadrature",
     "inference/study/test_stress.py::test_training_learns_what_can_be_known",
     "inference/study/test_stress.py::test_noise_in_training_buys_robustness",
+    "models/test_emission_model.py::test_it_is_a_plain_numpyro_model",
+    "models/test_language_model.py::test_plain_numpyro_samples_and_optimises_it_without_a_wrapper",
     "models/test_latent_attention.py::test_the_map_recovers_known_parameters",
     "models/test_latent_attention.py::test_the_posterior_recovers_known_parameters",
     "probattn/emission/test_emission_process.py::test_a_mixture_of_emission_processes",
@@ -177,15 +192,13 @@ LIMITS = {
 # Of `make test-fast`, which has the theory and the models in float32, what it leaves out: fits.
 NOT_FAST = ("models/test_transformer.py::test_it_fits_by_the_same_machinery",)
 
-# Files whose programs are optimised: those that sample for long, and one that holds two orders of the same sums against each
-# other to the last digits.
+# Files whose programs are optimised: those that sample for long.
 OPTIMISED = (
     "inference/evaluation/test_simulation_calibration.py",
     "inference/evaluation/test_convergence.py",
     "inference/fitting/test_fits.py",
     "inference/fitting/test_microcanonical.py",
     "inference/report/test_html.py",
-    "probattn/attention/test_batching.py",
 )
 
 # Of the default job, the files that take longest, begun first: what one worker begins last, the other one waits for.

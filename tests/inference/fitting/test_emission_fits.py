@@ -18,7 +18,7 @@ from probattn.models import EmissionModel, LanguageModel
 
 MODEL = EmissionModel(4, 5, 1, num_particles=20)
 KEY = jax.random.key(0)
-NUM_PARTICLES = 100  # and as many draws and sequences in all tests, so that one filter is compiled
+NUM_PARTICLES = 400  # and as many draws and sequences in all tests, so that one filter is compiled
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def comparison(fits, emission_fits, corpus):
     return compare(both, corpus.heldout, symbols=corpus.symbols, mix_densities=True)
 
 
-def test_embeddings_are_kept_apart_from_parameters(emission_fits, corpus):
+def test_embeddings_are_kept_apart_from_parameters(emission_fits):
     posterior = emission_fits["emission posterior"]
     assert set(posterior.draws) == set(MODEL.priors())
     assert posterior.latents["embeddings"].shape == (2, 30, 40, 5, 1)
@@ -53,6 +53,9 @@ def test_embeddings_are_kept_apart_from_parameters(emission_fits, corpus):
     mixture = posterior.process()
     assert isinstance(mixture, ProcessMixture)
     assert mixture.num_draws == 60
+
+
+def test_noise_coordinates_keep_noise_and_embeddings(corpus):
     noise = dataclasses.replace(MODEL, coordinates="noise")
     # With the embeddings of so many sequences it has over 1000 numbers, of which no Hessian is compiled.
     fit = fit_map(noise, np.tile(corpus.train, (5, 1)), key=KEY, num_steps=20, progress=False)
@@ -130,7 +133,7 @@ def test_scores_are_those_of_the_particle_filter(comparison, filtered, corpus):
     score = next(score for score in comparison.scores if score.name == "emission posterior")
     counts = np.array([1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout])
     expected = mixture_log_prob(np.asarray(filtered.log_prob)).sum() / counts.sum()
-    # 32 of the 60 draws, with 5 particles each, against all of them with 100.
+    # 32 of the 60 draws, with 5 particles each, against all of them with 400.
     assert abs(score.per_token.value - expected) < 4 * score.monte_carlo_error + 0.02
     assert 0 < score.monte_carlo_error < 0.05
     assert score.parameters == 4 + 4 + 1 + 1 + 1 + 1 + 4
