@@ -10,15 +10,9 @@ import pytest
 from known import DATA, Line
 
 from probattn import FitError, InputError
-from probattn.inference import (
-    chunks,
-    load_posterior,
-    nuts,
-    posterior,
-    posterior_store,
-    resume_posterior,
-    sample_posterior,
-)
+from probattn.inference import load_posterior, resume_posterior, sample_posterior
+from probattn.inference.data import array_file
+from probattn.inference.fitting import nuts, posterior, posterior_store
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.models import LanguageModel
 
@@ -205,7 +199,7 @@ def test_a_full_disk_is_told_and_loses_no_chunk(tmp_path, corpus, uninterrupted,
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(chunks.os, "fsync", fsync)
+    monkeypatch.setattr(array_file.os, "fsync", fsync)
     with pytest.raises(FitError, match=r"00003.zip: could not be written \(No space left on device\).*resume"):
         sample(corpus, tmp_path / "store")
     assert names(tmp_path / "store") == ["00000.zip", "00001.zip", "00002.zip"]
@@ -221,7 +215,7 @@ def test_draws_stay_on_disk_until_they_are_asked_for(store, monkeypatch):
     read = []
 
     def reading(*what):
-        arrays, about = chunks.read_arrays(*what)
+        arrays, about = array_file.read_arrays(*what)
         read.append((what[0].name, list(arrays)))
         return arrays, about
 
