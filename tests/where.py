@@ -190,8 +190,22 @@ LIMITS = {
     "studies": 1800,
 }
 
-# Of `make test-fast`, which has the theory and the models in float32, what it leaves out: fits.
-NOT_FAST = ("models/test_transformer.py::test_it_fits_by_the_same_machinery",)
+# Of `make test-fast`, which has the theory and the models in float32, what it leaves out: fits, particle filters and sampling
+# whose programs take seconds to compile.
+NOT_FAST = (
+    "models/test_emission_model.py::test_generation_agrees_with_the_process",
+    "models/test_emission_model.py::test_margins_are_means_given_the_tokens",
+    "models/test_language_model.py::test_numpyro_default_start_points_lie_in_the_local_domain",
+    "models/test_latent_attention.py::test_a_symmetric_map_stays_in_its_convex_domain",
+    "models/test_latent_attention.py::test_prior_predictive_sampling",
+    "models/test_transformer.py::test_it_fits_by_the_same_machinery",
+    "probattn/attention/test_batching.py",
+    "probattn/emission",
+    "probattn/sequence/test_marginals.py::test_monte_carlo_is_within_its_standard_error_of_the_sum",
+    "probattn/sequence/test_random_set.py::test_forbidding_estimates_small_probabilities_that_counting_misses",
+    "probattn/sequence/test_random_set.py::test_monte_carlo_is_within_its_standard_error_of_the_sum",
+    "probattn/sequence/test_sequence_process.py::test_samples_follow_the_law_and_a_swapped_logit_is_noticed",
+)
 
 # Files whose programs are optimised: those that sample for long.
 OPTIMISED = (
