@@ -10,7 +10,9 @@ from axe_playwright_python.sync_playwright import Axe
 ROOT = Path(__file__).parent.parent
 WIDTHS = {"phone": 375, "desk": 1280}
 PAGES = (
+    "README",
     "docs/index",
+    "docs/comparison",
     "docs/dictionary",
     "docs/api/probattn",
     "docs/api/probattn.models",
