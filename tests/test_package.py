@@ -20,18 +20,8 @@ def wheel(tmp_path_factory):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-v",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        out,
-        source,
-    ]
+    build = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    command = [sys.executable, *build, out, source]
     built = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
     assert "would be ignored" not in built.stdout + built.stderr
     return next(out.glob("*.whl"))

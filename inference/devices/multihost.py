@@ -84,8 +84,7 @@ def on_first[T](function: Callable[[], T]) -> T:
         try:
             value = _to_plain(function(), arrays)
         except (Exception, SystemExit) as error:
-            failure = error
-            raised = (type(error).__name__, error.code if isinstance(error, SystemExit) else str(error))
+            failure, raised = error, _kind_and_arguments(error)
     value, raised, shapes = _broadcast_json([value, raised, [(array.shape, array.dtype.str) for array in arrays]])
     if not is_first():
         arrays = [np.empty(shape, dtype) for shape, dtype in shapes]
@@ -96,11 +95,17 @@ def on_first[T](function: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     if raised is not None:
-        name, message = raised
-        raise FAILURES.get(name, RuntimeError)(
-            message if name in FAILURES else f"{name} in the first process: {message}"
-        )
+        kind, arguments = raised
+        raise FAILURES.get(kind, RuntimeError)(*arguments)
     return _from_plain(value, arrays)
+
+
+def _kind_and_arguments(error: BaseException) -> tuple[str, list[Any]]:
+    """Which of `FAILURES` it is, and what it was made of: an OSError keeps its number and text."""
+    for kind, known in FAILURES.items():
+        if isinstance(error, known):
+            return kind, [each if each is None or isinstance(each, int) else str(each) for each in error.args]
+    return "", [f"{type(error).__name__} in the first process: {error}"]
 
 
 def _to_plain(value: Any, arrays: list[np.ndarray]) -> Any:

@@ -72,7 +72,7 @@ def begin_run(path: str | Path, model: Any, corpus: Corpus, settings: Mapping[st
 def load_run(path: str | Path, models: Mapping[str, Callable] | None = None) -> tuple[Fit, Corpus, dict[str, Any]]:
     """Read a run directory back: the fit, its corpus and its whole configuration. Of an unfinished run the draws so far.
 
-    Args: models, classes by name that a run may hold, beside those of installed packages (`model_class`).
+    Args: models, classes by name that a run may hold, beside those of installed packages (`model_of`).
     Raises: InputError if the directory is missing, truncated, altered, without a draw, or of another format or model.
     """
     path = Path(path)
@@ -92,19 +92,21 @@ def load_run(path: str | Path, models: Mapping[str, Callable] | None = None) -> 
     return Fit(model, config["method"], corpus.train, verdict=verdict, **parts, **about), corpus, config
 
 
-def model_class(name: str, models: Mapping[str, Callable] | None = None) -> Callable:
-    """A model class by name: of `models`, or one that an installed package names as an entry point.
+def model_of(
+    path: str | Path, name: str, fields: Mapping[str, Any], models: Mapping[str, Callable] | None = None
+) -> Any:
+    """The model that the run directory at `path` holds, by the name of its class and its fields.
 
-    The entry points are those of the group `probattn.models`, where this package names its own.
-    Raises: InputError if there is none.
+    The class is of `models`, or one that an installed package names among its entry points
+    `probattn.models`, as this package does with its own. Raises: InputError if there is none.
     """
     if models and name in models:
-        return models[name]
+        return models[name](**fields)
     for point in entry_points(group="probattn.models", name=name):
-        return point.load()
+        return point.load()(**fields)
     raise InputError(
-        f"{name}: is among the entry points `probattn.models` of no installed package; give its class to load_run: "
-        f'models={{"{name}": {name}}}'
+        f"{path}: holds a model that is not known: {name}: is among the entry points `probattn.models` of "
+        f'no installed package; give its class to load_run: models={{"{name}": {name}}}'
     )
 
 
@@ -124,16 +126,12 @@ def load_setting(path: str | Path, models: Mapping[str, Callable] | None = None)
     with _reported_as_damage(path):
         arrays, _ = read_arrays(path / "data.zip")
         fields = dict(config["model"])
-        model_name = fields.pop("name")
+        name = fields.pop("name")
         about = config["corpus"]
         corpus = Corpus(about["name"], tuple(about["symbols"]), about["separator"], arrays["train"], arrays["heldout"])
         if corpus.digest() != about["sha256"]:
             raise ValueError("symbols or sequences are not what was written")
-    try:
-        model = model_class(model_name, models)
-    except InputError as error:
-        raise InputError(f"{path}: holds a model that is not known: {error}") from None
-    return model(**fields), corpus, config
+    return model_of(path, name, fields, models), corpus, config
 
 
 def num_devices_of(path: str | Path) -> int:

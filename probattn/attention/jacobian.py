@@ -160,7 +160,7 @@ def density_parts_of(
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
-    """From the formula, with every covariance centred first: the twin of `small_blocks`, of [b, h, t, s, i] in memory."""
+    """From the formula, with every covariance centred first: the twin of `reduced_blocks`, of [b, h, t, s, i] in memory."""
     attended = attend(attention, u)
     centred = attended.w[:, None, None] - attended.wbar[:, :, :, None]
     covariance = jnp.einsum("bhtsi,bhtsj->bhtij", attended.alpha[..., None] * centred, centred)

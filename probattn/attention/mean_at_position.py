@@ -46,7 +46,7 @@ def _weights_at(
 ) -> jax.Array:
     """Weights of tokens [i, n] on their pasts [s, i, n], as [h, s, n]; all zero at the first position."""
     query = _contract("hri,i->hr", attention.query[..., None], token)
-    key = _contract("hri,si->hrs", attention.key[..., None], past - past[:1])  # shifted as in `mean.attend`
+    key = _contract("hri,si->hrs", attention.key[..., None], past - past[:1])  # shifted as in `weighted_mean.attend`
     logits = _contract("hr,hrs->hs", query, key) / math.sqrt(attention.rank) * shrink
     lag = position - jnp.arange(len(past))
     if attention.position_bias is not None:

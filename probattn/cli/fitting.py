@@ -18,7 +18,6 @@ from probattn.cli.runs import (
     command,
     compare_runs,
     fit_and_save,
-    load,
     method_settings,
     resume_run,
     wake_devices,
@@ -138,7 +137,9 @@ def fit(
     )  # fmt: skip
 
     def report() -> None:
-        heldout = load(out)[1].heldout
+        from probattn.inference import load_run
+
+        heldout = load_run(out)[1].heldout
         sizes = f"{len(fitted.data)} sequences ({len(heldout)} held out)"
         console.print(f"{method.value} fit of {sizes} in {fitted.seconds:.0f} s: {out}")
         judge(fitted, out.name, strict, heldout)
@@ -158,6 +159,7 @@ def resume(
 
     Example: `probattn resume runs/posterior`
     """
+    from probattn.inference import load_run
     from probattn.inference.devices.multihost import join, on_first
     from probattn.inference.fitting.run_directory import num_devices_of
 
@@ -167,6 +169,6 @@ def resume(
 
     def report() -> None:
         console.print(f"posterior of {len(fitted.data)} sequences, {fitted.shape[1]} draws a chain: {run}")
-        judge(fitted, Path(run).name, strict, load(run)[1].heldout)
+        judge(fitted, Path(run).name, strict, load_run(run)[1].heldout)
 
     on_first(report)

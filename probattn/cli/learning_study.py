@@ -18,7 +18,6 @@ from probattn.cli.runs import (
     ModelName,
     build_model,
     fit_and_save,
-    load,
     num_chunks,
     resume_run,
     wake_devices,
@@ -161,7 +160,7 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
 
 def finished(study: Study, method: Method, size: int) -> Any:
     """The fit of a size if it is done, else None. Raises: InputError for a run that is not of this study."""
-    from probattn.inference.fitting.run_directory import load_setting
+    from probattn.inference.fitting.run_directory import load_run, load_setting
 
     run = study.run(method, size)
     if not run.exists() or not _begun(run):
@@ -171,7 +170,7 @@ def finished(study: Study, method: Method, size: int) -> Any:
         raise InputError(f"{run}: is a run of another model or other data than its study; remove it")
     if (run / "store").exists() and not _has_draws(run):
         return None
-    fitted = load(run)[0]
+    fitted = load_run(run)[0]
     return None if fitted.unfinished else fitted
 
 

@@ -14,7 +14,6 @@ from probattn.cli.runs import (
     check_plot,
     command,
     compare_runs,
-    load,
     save_plot,
     small_model,
 )  # fmt: skip
@@ -31,9 +30,10 @@ def diagnose(run: RunArgument, strict: StrictOption = False) -> None:
     """
     import numpy as np
 
+    from probattn.inference import load_run
     from probattn.inference.evaluation.convergence import LEAST_FOR_LOO
 
-    fitted, corpus, _ = load(run)
+    fitted, corpus, _ = load_run(run)
     judge(fitted, Path(run).name, strict, corpus.heldout)
     if fitted.sampled and not fitted.estimated and np.prod(fitted.shape) >= LEAST_FOR_LOO:
         from probattn.inference import leave_one_out
@@ -143,9 +143,11 @@ def generate(
     import jax
     import numpy as np
 
+    from probattn.inference import load_run
+
     if plot is not None:
         check_plot(plot)
-    fitted, corpus, _ = load(run)
+    fitted, corpus, _ = load_run(run)
     keys = jax.random.split(jax.random.key(seed), number)
     draws = fitted.flat_draws()
     total = len(next(iter(draws.values())))
@@ -178,9 +180,10 @@ def margins(
     """
     import numpy as np
 
+    from probattn.inference import load_run
     from probattn.inference.evaluation.support import margins_of, path_labels, support_probability
 
-    fitted, corpus, _ = load(run)
+    fitted, corpus, _ = load_run(run)
     tokens = corpus.encode(text)
     values = margins_of(fitted, tokens[None], most_draws=None)[:, 0]
     values = values[:, np.isfinite(values[0])]

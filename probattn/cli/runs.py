@@ -155,21 +155,14 @@ def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -
     return {ModelName.language: LanguageModel, ModelName.emission: EmissionModel}[name](vocab_size, length, **given)
 
 
-def load(run: Path | str) -> tuple[Any, Any, dict[str, Any]]:
-    """Fit, corpus and configuration of a run directory."""
-    from probattn.inference import load_run
-
-    return load_run(run)
-
-
 def resume_run(run: Path, num_samples: int | None) -> Any:
     """Go on with a posterior run; returns the fit."""
     from probattn.inference import Corpus, resume_posterior
     from probattn.inference.devices.multihost import is_first, on_first
-    from probattn.inference.fitting.run_directory import model_class
+    from probattn.inference.fitting.run_directory import model_of
 
-    (name, fields), data = on_first(lambda: _to_resume(run))
-    model, corpus = model_class(name)(**fields), Corpus(**data)
+    fields, data = on_first(lambda: _to_resume(run))
+    model, corpus = model_of(run, fields.pop("name"), fields), Corpus(**data)
     before = num_chunks(run)
     with told_how_to_go_on(lambda: _resumption(run)):
         fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
@@ -178,14 +171,14 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     return fitted
 
 
-def _to_resume(run: Path) -> tuple[tuple[str, dict[str, Any]], dict[str, Any]]:
-    """Model (its name and fields) and corpus (its fields) of a posterior run. Raises: InputError if it is none."""
+def _to_resume(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model (its fields and the name of its class) and corpus (its fields) of a posterior run. Raises: InputError if it is none."""
     from probattn.inference.fitting.run_directory import load_setting
 
-    model, corpus, config = load_setting(run)
+    _, corpus, config = load_setting(run)
     if config["method"] != "posterior" or not (run / "store").exists():
         raise InputError(f"{run}: is a fit by {config['method']}, written when it was done; there is nothing to resume")
-    return (type(model).__name__, dataclasses.asdict(model)), vars(corpus)
+    return config["model"], vars(corpus)
 
 
 def _resumption(run: Path) -> str | None:
@@ -205,7 +198,7 @@ def compare_runs(
     elsewhere: Sequence[Path] = (), learning_curve: Path | None = None,
 ) -> Any:  # fmt: skip
     """The comparison of run directories on their held-out sequences."""
-    from probattn.inference import compare, load_corpus, load_curve
+    from probattn.inference import compare, load_corpus, load_curve, load_run
     from probattn.inference.data.corpus import load_elsewhere
 
     loaded = {}
@@ -213,7 +206,7 @@ def compare_runs(
         if run.resolve() in {other.resolve() for other in runs if other is not run}:
             raise InputError(f"{run}: given twice; name each run directory once")
         name = run.name if run.name not in loaded else str(run)
-        loaded[name] = load(run)
+        loaded[name] = load_run(run)
     (first, (_, corpus, _)), *others = loaded.items()
     for name, (_, other, _) in others:
         if other.digest() != corpus.digest():

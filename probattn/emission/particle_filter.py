@@ -1,6 +1,6 @@
 """Tokens emitted by latent embeddings, one sequence at a time: a particle filter (theory, section 9).
 
-A particle is a whole path u_1 ... u_t, since attention looks at all of it. Particles are the last axis, as in `conditional`.
+A particle is a whole path u_1 ... u_t, since attention looks at all of it. Particles are the last axis, as in `mean_at_position`.
 """
 
 import math

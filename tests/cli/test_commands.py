@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from probattn.cli import app as cli
+from probattn.cli import app
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 CHAINS = ["--num-warmup", "10", "--num-samples", "14", "--num-chains", "2", "--start", "random"]
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 def call(*arguments):
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(argument) for argument in arguments])
+        app.main([str(argument) for argument in arguments])
     return ended.value.code
 
 

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from probattn import inference
-from probattn.cli import app as cli
-from probattn.cli import learning_study as cli_learning
-from probattn.cli.runs import load
+from probattn.cli import app, learning_study
 from probattn.errors import FitError
-from probattn.inference import load_corpus, load_curve
+from probattn.inference import load_corpus, load_curve, load_run
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 SMALL = ["--dim", "1", "--num-steps", "30", "--num-warmup", "40", "--num-samples", "60", "--max-tree-depth", "3"]
@@ -20,7 +18,7 @@ STUDY = ["--sizes", "5,10", *SMALL]
 
 def call(*arguments):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["learning-curve", *(str(argument) for argument in arguments)])
+        app.main(["learning-curve", *(str(argument) for argument in arguments)])
     return ended.value.code
 
 
@@ -52,12 +50,12 @@ def no_fit(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("nothing was left to do")
 
-    monkeypatch.setattr(cli_learning, "fit_and_save", refuse)
-    monkeypatch.setattr(cli_learning, "resume_run", refuse)
+    monkeypatch.setattr(learning_study, "fit_and_save", refuse)
+    monkeypatch.setattr(learning_study, "resume_run", refuse)
 
 
 def assert_same_draws(run, other):
-    one, two = load(run)[0], load(other)[0]
+    one, two = load_run(run)[0], load_run(other)[0]
     assert one.shape == two.shape
     for name, value in two.draws.items():
         np.testing.assert_array_equal(one.draws[name], value)
@@ -75,18 +73,18 @@ def test_a_study_leaves_runs_and_a_curve(finished, words):
     whole = load_corpus(str(words))
     for run in runs:
         method, size = run.split("-")
-        fitted, corpus, config = load(finished / run)
+        fitted, corpus, config = load_run(finished / run)
         assert config["method"] == method
         np.testing.assert_array_equal(fitted.data, whole.train[: int(size)])
         np.testing.assert_array_equal(corpus.heldout, whole.heldout)
         assert fitted.model.dim == 1
-    assert load(finished / "posterior-5")[0].shape == (2, 60)
-    assert load(finished / "map-5")[2]["settings"]["num_steps"] == 30
+    assert load_run(finished / "posterior-5")[0].shape == (2, 60)
+    assert load_run(finished / "map-5")[2]["settings"]["num_steps"] == 30
     curve = load_curve(finished / "curve.zip", whole.heldout)
     assert curve.sizes.tolist() == [5, 10]
     assert list(curve.methods) == ["map", "posterior", "bigram"]
     for place, size in enumerate(("5", "10")):
-        expected = load(finished / f"map-{size}")[0].predictive_log_prob(whole.heldout)
+        expected = load_run(finished / f"map-{size}")[0].predictive_log_prob(whole.heldout)
         np.testing.assert_allclose(curve.log_prob["map"][place], expected, rtol=1e-6)
 
 
@@ -154,7 +152,7 @@ def test_the_curve_of_the_sizes_so_far_is_there_when_a_fit_fails(study, words, m
     def fail(*_, **__):
         raise FitError("map: no start point of finite density")
 
-    monkeypatch.setattr(cli_learning, "fit_and_save", fail)
+    monkeypatch.setattr(learning_study, "fit_and_save", fail)
     shutil.rmtree(study / "map-10")
     (study / "curve.zip").unlink()
     assert call(words, "--out", study, *STUDY) == 1
@@ -169,12 +167,12 @@ def test_a_posterior_that_failed_with_all_its_draws_does_not_end_the_study(study
         shutil.copytree(finished / "posterior-10", run, dirs_exist_ok=True)
         raise FitError("posterior: chain 1 never moved")
 
-    monkeypatch.setattr(cli_learning, "resume_run", stuck)
+    monkeypatch.setattr(learning_study, "resume_run", stuck)
     cut(study, 3)
     assert call(words, "--out", study, *STUDY) == 0
     assert "chain 1 never moved; the study goes on" in capsys.readouterr().err
     assert load_curve(study / "curve.zip").sizes.tolist() == [5, 10]
-    monkeypatch.setattr(cli_learning, "resume_run", lambda *_: stuck(study / "nowhere", None))
+    monkeypatch.setattr(learning_study, "resume_run", lambda *_: stuck(study / "nowhere", None))
     cut(study, 3)
     assert call(words, "--out", study, *STUDY) == 1  # its draws are not all there
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from probattn.cli import app as cli
-from probattn.cli import robustness_study as cli_robustness
+from probattn.cli import app, robustness_study
 from probattn.errors import FitError
 from probattn.inference.study.robustness_arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
 
@@ -27,21 +26,21 @@ def corpus(tmp_path_factory):
 def study(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "robustness"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli_robustness, "QUICK", TINY)
-        patch.setattr(cli_robustness, "QUICK_LOOK", TINY_LOOK)
+        patch.setattr(robustness_study, "QUICK", TINY)
+        patch.setattr(robustness_study, "QUICK_LOOK", TINY_LOOK)
         run(corpus, out)
     return out
 
 
 def run(corpus, out, *options):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["study", "robustness", str(corpus), "--out", str(out), "--quick", *options])
+        app.main(["study", "robustness", str(corpus), "--out", str(out), "--quick", *options])
     assert ended.value.code == 0
 
 
 def refused(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["study", "robustness", *map(str, arguments)])
+        app.main(["study", "robustness", *map(str, arguments)])
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith("probattn: ")
@@ -85,12 +84,12 @@ def test_the_page_reads_well(study, browser, width):
 
 
 def test_it_goes_on_where_it_was_killed(study, corpus, monkeypatch):
-    monkeypatch.setattr(cli_robustness, "QUICK", TINY)
+    monkeypatch.setattr(robustness_study, "QUICK", TINY)
     before = {path.name: path.read_text() for path in (study / "arms").iterdir()}
     lost = study / "arms" / "noise-0.2.json"
     lost.unlink()
-    whole, trained = cli_robustness._result, []
-    monkeypatch.setattr(cli_robustness, "_result", lambda plan, arm: trained.append(arm.name) or whole(plan, arm))
+    whole, trained = robustness_study._result, []
+    monkeypatch.setattr(robustness_study, "_result", lambda plan, arm: trained.append(arm.name) or whole(plan, arm))
     run(corpus, study)
     assert trained == ["noise-0.2"]
     again, once = (json.loads(text)["results"] for text in (lost.read_text(), before[lost.name]))
@@ -99,20 +98,20 @@ def test_it_goes_on_where_it_was_killed(study, corpus, monkeypatch):
 
 
 def test_one_that_is_stopped_says_how_it_goes_on(study, corpus, monkeypatch, capsys):
-    monkeypatch.setattr(cli_robustness, "QUICK", TINY)
+    monkeypatch.setattr(robustness_study, "QUICK", TINY)
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_robustness, "carry_out", stop)
+    monkeypatch.setattr(robustness_study, "carry_out", stop)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["study", "robustness", str(corpus), "--out", str(study), "--quick"])
+        app.main(["study", "robustness", str(corpus), "--out", str(study), "--quick"])
     assert ended.value.code == 130
     assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_an_arm_that_cannot_be_trained_is_said_and_the_others_go_on(study, corpus, monkeypatch):
-    monkeypatch.setattr(cli_robustness, "QUICK", TINY)
+    monkeypatch.setattr(robustness_study, "QUICK", TINY)
     arm = study / "arms" / "barrier-full-auxiliary-0.05.json"
     kept = arm.read_text()
     arm.unlink()
@@ -129,7 +128,7 @@ def test_an_arm_that_cannot_be_trained_is_said_and_the_others_go_on(study, corpu
 
 
 def test_a_posterior_that_cannot_be_had_is_said(study, corpus, monkeypatch):
-    monkeypatch.setattr(cli_robustness, "QUICK", TINY)
+    monkeypatch.setattr(robustness_study, "QUICK", TINY)
     file = study / "posterior.json"
     kept = file.read_text()
     file.unlink()
@@ -163,7 +162,7 @@ def test_bad_input_is_one_line_and_writes_nothing(study, corpus, tmp_path, monke
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").touch()
     assert "is no study of robustness" in refused(capsys, corpus, "--out", tmp_path / "full")
-    monkeypatch.setattr(cli_robustness, "QUICK", TINY)
+    monkeypatch.setattr(robustness_study, "QUICK", TINY)
     broken = study / "arms" / "plain.json"
     kept = broken.read_text()
     broken.write_text(kept[:100])

@@ -1,7 +1,6 @@
 """Learning curves: differences and verdicts with known answers, scores against the fits', the figure against the curve."""
 
 import dataclasses
-from importlib import import_module
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -13,10 +12,10 @@ from probattn.errors import FitError
 from probattn.inference import LearningCurve, diagnose, learning_curve, load_curve, plot_learning_curve, save_curve
 from probattn.inference.data.array_file import read_arrays, write_arrays
 from probattn.inference.data.ngram import fit_ngram, token_counts
+from probattn.inference.evaluation import learning_study
 from probattn.inference.evaluation.curve import join
 from probattn.inference.report.style import DARK, INK
 
-MODULE = import_module("probattn.inference.evaluation.learning_study")  # the package's name is that of the function
 NUM_HELDOUT, COUNT, ERROR = 10, 2, 0.012
 # Of +s, -s, +s, ... the standard deviation is s sqrt(n / (n - 1)), and the error of its mean s / sqrt(n - 1): here s / 3.
 NOISE = 3 * ERROR * COUNT * np.tile([1, -1], NUM_HELDOUT // 2)
@@ -117,7 +116,7 @@ def test_a_posterior_is_scored_by_some_draws_and_judged_by_all(growing, fits, co
         judged.append((fit.shape, None if log_prob is None else log_prob.shape))
         return diagnose(fit, sequences, name=name, log_prob=log_prob)
 
-    monkeypatch.setattr(MODULE, "diagnose", watched)
+    monkeypatch.setattr(learning_study, "diagnose", watched)
     half = [dataclasses.replace(growing["posterior"][0], planned=60)]
     curve = learning_curve({"posterior": half}, corpus.heldout, most_draws=10)
     expected = fits["posterior"].thinned(10).predictive_log_prob(corpus.heldout)
@@ -181,7 +180,7 @@ def test_held_out_sequences_and_scores_that_make_no_curve_are_refused(growing, c
 
 def test_a_sequence_without_probability_makes_no_curve():
     with pytest.raises(FitError, match="map gives held-out sequence 2 a log probability of -inf; fit again"):
-        MODULE._refuse_infinite("map", np.array([-3.0, -np.inf, -2.0]))
+        learning_study._refuse_infinite("map", np.array([-3.0, -np.inf, -2.0]))
 
 
 def test_curves_of_single_sizes_make_the_whole_one(growing, corpus):

@@ -24,7 +24,7 @@ jax.config.update("jax_compilation_cache_dir", sys.argv[3])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import numpy as np
 from probattn.inference import sample_posterior
-from probattn.inference.data import array_file as chunks
+from probattn.inference.data import array_file
 from probattn.inference.fitting import nuts
 from probattn.inference.fitting import posterior
 from probattn.models import LanguageModel
@@ -33,7 +33,7 @@ nuts.CHUNK = posterior.CHUNK = 20
 store, kill = sys.argv[1], sys.argv[2]
 if kill != "never":
     number, moment = kill.split()
-    replace = chunks.Path.replace
+    replace = array_file.Path.replace
     def dying(partial, path):
         if path.name == f"{int(number):05d}.zip":
             if moment == "writing":  # half of the file under the name it has before it is whole
@@ -42,7 +42,7 @@ if kill != "never":
                 replace(partial, path)
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(partial, path)
-    chunks.Path.replace = dying
+    array_file.Path.replace = dying
 model = LanguageModel(3, 4, 1, contraction=0.9)
 tokens = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [2, 2, 2, 0], [1, 1, 1, 2]] * 3)
 print("ready", flush=True)

@@ -10,7 +10,7 @@ import pytest
 
 from probattn import InputError
 from probattn.inference import load_run, save_run
-from probattn.inference.fitting import run_directory as storage
+from probattn.inference.fitting import run_directory
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, fits, corpus, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "rename", full_disk)
+    monkeypatch.setattr(run_directory.os, "rename", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_run(tmp_path / "run", fits["map"], corpus, {})
     assert not list(tmp_path.iterdir())

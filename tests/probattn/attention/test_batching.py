@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probattn import jacobian_blocks, log_det, path_log_density, residuals
-from probattn.attention import batching as sequences
+from probattn.attention import batching
 
 
 def embeddings(*shape, seed=1):
@@ -31,9 +31,9 @@ def test_pieces_are_the_whole(monkeypatch, mask, maps):
 
     whole = everything()
     called = []
-    original = sequences._in_pieces
-    monkeypatch.setattr(sequences, "LARGEST_WORKING_SET", 1500)
-    monkeypatch.setattr(sequences, "_in_pieces", lambda run, u, most: called.append(most) or original(run, u, most))
+    original = batching._in_pieces
+    monkeypatch.setattr(batching, "LARGEST_WORKING_SET", 1500)
+    monkeypatch.setattr(batching, "_in_pieces", lambda run, u, most: called.append(most) or original(run, u, most))
     pieces = everything()
     assert min(called) < 7
     # Sums of some hundred terms, each of a few units in the last place, in another order.
@@ -43,7 +43,7 @@ def test_pieces_are_the_whole(monkeypatch, mask, maps):
 
 
 def test_memory_of_pieces_does_not_grow_with_the_number_of_sequences(monkeypatch):
-    monkeypatch.setattr(sequences, "LARGEST_WORKING_SET", 20_000)
+    monkeypatch.setattr(batching, "LARGEST_WORKING_SET", 20_000)
     jax.clear_caches()
     attention = cases.attention()
 
