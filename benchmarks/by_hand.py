@@ -1,4 +1,5 @@
-"""What one would write instead of using probattn: the formulas of theory, sections 1, 2 and 7, with JAX's own tools."""
+"""What one would write instead of using probattn: the formulas of theory, sections 1, 2 and 7, with
+JAX's own tools."""
 
 import math
 
@@ -12,13 +13,16 @@ from jaxtyping import Array
 def attention_mean(query: Array, key: Array, u: Array) -> Array:
     """Strict causal attention of one head over sequences (b, t, d), value map the identity."""
     length = u.shape[1]
-    logits = jnp.einsum("bsi,ij,btj->bts", u, key.T @ query / math.sqrt(len(query)), u, optimize=True)
+    logits = jnp.einsum(
+        "bsi,ij,btj->bts", u, key.T @ query / math.sqrt(len(query)), u, optimize=True
+    )
     earlier = jnp.tri(length, k=-1, dtype=bool)
     return (jax.nn.softmax(jnp.where(earlier, logits, -1e30)) * earlier) @ u
 
 
 def log_density(query: Array, key: Array, u: Array) -> Array:
-    """Log density of each position (b, t) at scale 1: the Jacobian blocks by `jacfwd`, their determinants by `slogdet`."""
+    """Log density of each position (b, t) at scale 1: the Jacobian blocks by `jacfwd`, their
+    determinants by `slogdet`."""
     length, dim = u.shape[1:]
 
     def residual(past: Array, position: Array, token: Array) -> Array:
@@ -44,12 +48,20 @@ def language_model(tokens: Array, vocab_size: int, dim: int, barrier_weight: flo
     def normal(name: str, scale: float, *shape: int) -> Array:
         return numpyro.sample(name, dist.Normal(0, scale).expand(shape).to_event(len(shape)))
 
-    embedding, position = normal("embedding", 1.0, vocab_size, dim), normal("position", 0.5, length, dim)
+    embedding, position = (
+        normal("embedding", 1.0, vocab_size, dim),
+        normal("position", 0.5, length, dim),
+    )
     query, key = (normal(name, dim**-0.25, 1, dim, dim)[0] for name in ("query", "key"))
     value = normal("value", dim**-0.5, 1, dim, dim)[0]
-    readout, bias = normal("readout", 2 * dim**-0.5, vocab_size, dim), normal("bias", 1.0, vocab_size)
+    readout, bias = (
+        normal("readout", 2 * dim**-0.5, vocab_size, dim),
+        normal("bias", 1.0, vocab_size),
+    )
     before = jnp.concatenate([jnp.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
-    counts = jnp.concatenate([jnp.ones_like(tokens[:, :1]), (tokens[:, :-1] != 0).cumprod(1)], axis=1)
+    counts = jnp.concatenate(
+        [jnp.ones_like(tokens[:, :1]), (tokens[:, :-1] != 0).cumprod(1)], axis=1
+    )
     u = embedding[before] + position
     logits = jnp.einsum("bsi,ij,btj->bts", u, key.T @ query / math.sqrt(dim), u, optimize=True)
     alpha = jax.nn.softmax(jnp.where(jnp.tri(length, dtype=bool), logits, -1e30))

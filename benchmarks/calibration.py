@@ -1,8 +1,8 @@
 """Simulation-based calibration with the log-determinant and without: `make calibration`.
 
-Not a timing: it shows that simulator, density and sampler fit together, for LatentAttention in every parametrisation and
-EmissionModel in both coordinates, and that the test sees it when the log-determinant is left out.
-"""
+Not a timing: it shows that simulator, density and sampler fit together, for LatentAttention in
+every parametrisation and EmissionModel in both coordinates, and that the test sees it when the
+log-determinant is left out."""
 
 import time
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ from probattn.sequence.tokens import counted
 
 @dataclass(frozen=True)
 class WithoutLogDet(LatentAttention):
-    """The same model, scored by its residuals alone: what forgetting the change of variables does."""
+    """The same model, scored by its residuals alone: what forgetting the change of variables
+    does."""
 
     def __call__(self, embeddings: Any = None, num_sequences: int | None = None) -> Any:
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
@@ -49,17 +50,26 @@ class EmissionWithoutLogDet(EmissionModel):
     def __call__(self, tokens: Any = None, num_sequences: int | None = None) -> Any:
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
         with numpyro.plate("sequences", len(tokens)):
-            u = numpyro.sample("embeddings", StoppedResiduals(self.embedding_process(params), counted(tokens)))
-            return numpyro.sample("tokens", StoppedTokens(u @ params["readout"].T + params["bias"]), obs=tokens)
+            u = numpyro.sample(
+                "embeddings", StoppedResiduals(self.embedding_process(params), counted(tokens))
+            )
+            return numpyro.sample(
+                "tokens", StoppedTokens(u @ params["readout"].T + params["bias"]), obs=tokens
+            )
 
 
 def cases() -> dict[str, tuple[Any, Any]]:
     """By name: the model, and another whose posterior is sampled in its place, if any."""
     found: dict[str, tuple[Any, Any]] = {}
     for parametrisation in ("full", "factored", "symmetric"):
-        fields: dict[str, Any] = dict(dim=2, length=8, parametrisation=parametrisation, values=False)
+        fields: dict[str, Any] = dict(
+            dim=2, length=8, parametrisation=parametrisation, values=False
+        )
         found[parametrisation] = LatentAttention(**fields), None
-        found[f"{parametrisation}-without-log-det"] = LatentAttention(**fields), WithoutLogDet(**fields)
+        found[f"{parametrisation}-without-log-det"] = (
+            LatentAttention(**fields),
+            WithoutLogDet(**fields),
+        )
     fields = dict(vocab_size=3, length=4, dim=1)
     found["emission-embedding"] = EmissionModel(**fields), None
     found["emission-noise"] = EmissionModel(**fields, coordinates="noise"), None
@@ -72,13 +82,17 @@ def main(
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="folder of the figures")] = Path("build/calibration"),
 ) -> None:
-    """Rank ECDFs of every case, with bands that hold all quantities together with probability 0.95."""
+    """Rank ECDFs of every case, with bands that hold all quantities together with probability
+    0.95."""
     console = Console(width=120)
     out.mkdir(parents=True, exist_ok=True)
     for name, (model, posterior_model) in cases().items():
         started = time.perf_counter()
         calibration = simulation_based_calibration(
-            model, posterior_model=posterior_model, key=jax.random.key(seed), num_simulations=simulations
+            model,
+            posterior_model=posterior_model,
+            key=jax.random.key(seed),
+            num_simulations=simulations,
         )
         plot_ranks(calibration).savefig(out / f"{name}.png", dpi=120)
         plt.close("all")

@@ -1,4 +1,5 @@
-"""What the exact density costs: value and gradient of `AttentionProcess.log_prob`, against the mean alone and by hand."""
+"""What the exact density costs: value and gradient of `AttentionProcess.log_prob`, against the mean
+alone and by hand."""
 
 from typing import Any
 
@@ -36,8 +37,12 @@ def functions_of(dim: int, rank: int) -> tuple[dict[str, Any], tuple[Array, Arra
     for_query, for_key, for_u = jax.random.split(jax.random.key(0), 3)
     # Interactions of a size at which all sequences lie in the local domain.
     query, key = (0.5 / dim**0.5 * jax.random.normal(k, (rank, dim)) for k in (for_query, for_key))
-    functions = dict(process=process, mean=mean_alone, mean_by_hand=mean_by_hand, density_by_hand=density_by_hand)
-    gradients = {name: jax.value_and_grad(function, (0, 1, 2)) for name, function in functions.items()}
+    functions = dict(
+        process=process, mean=mean_alone, mean_by_hand=mean_by_hand, density_by_hand=density_by_hand
+    )
+    gradients = {
+        name: jax.value_and_grad(function, (0, 1, 2)) for name, function in functions.items()
+    }
     return gradients, (query, key, jax.random.normal(for_u, (NUM_SEQUENCES, LENGTH, dim)))
 
 
@@ -54,25 +59,39 @@ def main() -> None:
     console = Console(width=120)
     results: dict[str, Any] = {"process": {}, "log_det": {}}
     table = Table(
-        "dim, rank", "times the mean", "times the mean by hand", "faster than by hand", "memory, times the mean",
-        title=f"value and gradient of log_prob, {NUM_SEQUENCES} sequences of length {LENGTH}, one head",
-    )  # fmt: skip
+        "dim, rank",
+        "times the mean",
+        "times the mean by hand",
+        "faster than by hand",
+        "memory, times the mean",
+        title=(
+            f"value and gradient of log_prob, {NUM_SEQUENCES} sequences of length {LENGTH}, one "
+            "head"
+        ),
+    )
     for dim, rank in SIZES:
         functions, arguments = functions_of(dim, rank)
         timings = side_by_side(functions, *arguments)
         results["process"][f"dim {dim}, rank {rank}"] = timings
         ours = timings["process"]
-        ratios = [ours.median / timings["mean"].median, ours.median / timings["mean_by_hand"].median]
+        ratios = [
+            ours.median / timings["mean"].median,
+            ours.median / timings["mean_by_hand"].median,
+        ]
         memory = _peak(ours) / _peak(timings["mean"])
         row = [*ratios, timings["density_by_hand"].median / ours.median, memory]
         table.add_row(f"{dim}, {rank}", *(f"{number:.2f}" for number in row))
     console.print(table)
-    blocks = Table("size", "slogdet / probattn", title=f"log-det and gradient of {NUM_BLOCKS:,} blocks")
+    blocks = Table(
+        "size", "slogdet / probattn", title=f"log-det and gradient of {NUM_BLOCKS:,} blocks"
+    )
     for size in BLOCKS:
         timings = results["log_det"][f"{size}"] = determinants(size)
         blocks.add_row(f"{size}", f"{timings['slogdet'].median / timings['probattn'].median:.2f}")
     console.print(blocks)
-    console.print(f"figures: {save('density', {'num_sequences': NUM_SEQUENCES, 'length': LENGTH}, results)}")
+    console.print(
+        f"figures: {save('density', {'num_sequences': NUM_SEQUENCES, 'length': LENGTH}, results)}"
+    )
 
 
 def _peak(timing: Any) -> int:

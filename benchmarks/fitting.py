@@ -20,7 +20,8 @@ RANKS = (1, 2, 4, 8, 64)
 
 
 def steps_of(model_of: Callable[[float], Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """One Adam step on the joint with and without the barrier, from the same small parameters. Args: model_of, of a barrier weight."""
+    """One Adam step on the joint with and without the barrier, from the same small parameters.
+    Args: model_of, of a barrier weight."""
     tokens = jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 1, VOCAB)
     optimiser = optax.adam(1e-3)
     models = {weight: model_of(weight) for weight in (0.05, 0.0)}
@@ -30,12 +31,15 @@ def steps_of(model_of: Callable[[float], Any]) -> tuple[dict[str, Any], tuple[An
     }
 
     def step(model: Any) -> Any:
-        # A barrier on an attention beside the model has parameters that the model without it has not.
+        # A barrier on an attention beside the model has parameters that the model without it has
+        # not.
         names = model.priors()
 
         def one(z: Any, state: Any, tokens: Any) -> Any:
             negative_log_joint = potential(model, tokens)
-            loss, slope = jax.value_and_grad(lambda z: negative_log_joint({name: z[name] for name in names}))(z)
+            loss, slope = jax.value_and_grad(
+                lambda z: negative_log_joint({name: z[name] for name in names})
+            )(z)
             updates, state = optimiser.update(slope, state, z)
             return optax.apply_updates(z, updates), state, loss
 
@@ -54,7 +58,8 @@ def transformer(weight: float) -> TransformerLM:
 
 
 def demo_map() -> dict[str, float]:
-    """Seconds of the demo's MAP fit: compiled afresh, and again with its programs in the persistent cache."""
+    """Seconds of the demo's MAP fit: compiled afresh, and again with its programs in the persistent
+    cache."""
     corpus = load_corpus("cmudict", train_size=300)
     model = LanguageModel(len(corpus.symbols), corpus.length, dim=4)
     seconds = {}
@@ -73,9 +78,11 @@ def main() -> None:
     console = Console(width=120)
     results: dict[str, Any] = {"step": {}}
     table = Table(
-        "model", "times the step without barrier", "memory, times",
+        "model",
+        "times the step without barrier",
+        "memory, times",
         title=f"MAP step: vocabulary {VOCAB}, length {LENGTH}, dim {DIM}, {BATCH} sequences",
-    )  # fmt: skip
+    )
     models = {f"LanguageModel, rank {rank}": language_model(rank) for rank in RANKS}
     for name, model_of in ({"TransformerLM, 2 layers, 4 heads": transformer} | models).items():
         functions, arguments = steps_of(model_of)
@@ -85,7 +92,10 @@ def main() -> None:
         table.add_row(name, f"{with_barrier.median / without.median:.2f}", f"{memory:.2f}")
     console.print(table)
     results["demo_map_seconds"] = demo_map()
-    console.print("MAP of the demo: " + ", ".join(f"{k} {v:.1f} s" for k, v in results["demo_map_seconds"].items()))
+    console.print(
+        "MAP of the demo: "
+        + ", ".join(f"{k} {v:.1f} s" for k, v in results["demo_map_seconds"].items())
+    )
     about = {"vocab_size": VOCAB, "length": LENGTH, "dim": DIM, "batch": BATCH}
     console.print(f"figures: {save('fitting', about, results)}")
 

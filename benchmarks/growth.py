@@ -1,4 +1,5 @@
-"""How time and memory grow with length, dimension, sequences, draws and chains: slopes on log-log axes."""
+"""How time and memory grow with length, dimension, sequences, draws and chains: slopes on log-log
+axes."""
 
 import tempfile
 import time
@@ -32,7 +33,8 @@ BY_HAND_BYTES = 2e8  # beyond, the density by hand is left out
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds and bytes of one function along one axis, and their slopes on log-log axes over its upper half."""
+    """Seconds and bytes of one function along one axis, and their slopes on log-log axes over its
+    upper half."""
 
     sizes: list[int]
     seconds: list[float]
@@ -54,7 +56,8 @@ def curve(sizes: list[int], seconds: list[float], memory: list[int]) -> Curve:
 
 
 def density_functions(rank: int, dim: int, length: int) -> dict[str, Any]:
-    """Gradients in parameters and embeddings of the density, of the mean alone, and of the density by hand."""
+    """Gradients in parameters and embeddings of the density, of the mean alone, and of the density
+    by hand."""
 
     def process(query: Array, key: Array, u: Array) -> Array:
         return AttentionProcess(Attention(query[None], key[None]), 1.0, length).log_prob(u).sum()
@@ -67,14 +70,25 @@ def density_functions(rank: int, dim: int, length: int) -> dict[str, Any]:
 
     return {
         name: jax.value_and_grad(function, (0, 1, 2))
-        for name, function in (("density", process), ("mean alone", mean), ("density by hand", hand))
+        for name, function in (
+            ("density", process),
+            ("mean alone", mean),
+            ("density by hand", hand),
+        )
     }
 
 
 def along(
-    axis: str, sizes: tuple[int, ...], *, length: int = 16, dim: int = 8, rank: int | None = 4, number: int = 64
+    axis: str,
+    sizes: tuple[int, ...],
+    *,
+    length: int = 16,
+    dim: int = 8,
+    rank: int | None = 4,
+    number: int = 64,
 ) -> dict[str, Curve]:
-    """Curves of the three densities where one of length, dim and number takes these sizes; rank None is dim."""
+    """Curves of the three densities where one of length, dim and number takes these sizes; rank
+    None is dim."""
     found: dict[str, list[tuple[int, float, int]]] = {}
     for size in sizes:
         shape = {"length": length, "dim": dim, "number": number} | {axis: size}
@@ -86,18 +100,23 @@ def along(
         query, key = (0.3 / d**0.5 * jax.random.normal(jax.random.key(i), (r, d)) for i in (0, 1))
         u = jax.random.normal(jax.random.key(2), (n, t, d))
         for name, timing in side_by_side(functions, query, key, u, runs=20).items():
-            found.setdefault(name, []).append((size, timing.median, timing.temporary_bytes + timing.argument_bytes))
+            found.setdefault(name, []).append(
+                (size, timing.median, timing.temporary_bytes + timing.argument_bytes)
+            )
     return {name: curve(*map(list, zip(*points, strict=True))) for name, points in found.items()}
 
 
 def sampling(console: Console) -> dict[str, Curve]:
-    """Seconds of a posterior along its draws and its chains, programs compiled before, and bytes that live on the device."""
+    """Seconds of a posterior along its draws and its chains, programs compiled before, and bytes
+    that live on the device."""
     model = LanguageModel(4, 5, 2)
     tokens = jnp.asarray(np.tile([[1, 2, 3, 0, 0], [2, 1, 0, 0, 0], [3, 3, 2, 1, 0]], (20, 1)))
 
     def run(draws: int, chains: int) -> tuple[float, int]:
         started = time.perf_counter()
-        settings: dict[str, Any] = dict(num_warmup=50, start="random", max_tree_depth=4, progress=False)
+        settings: dict[str, Any] = dict(
+            num_warmup=50, start="random", max_tree_depth=4, progress=False
+        )
         with tempfile.TemporaryDirectory() as folder:
             sample_posterior(
                 model,
@@ -125,13 +144,20 @@ def sampling(console: Console) -> dict[str, Curve]:
 
 def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
     """Seconds above, bytes below, an axis of growth in each column."""
-    figure, axes = plt.subplots(2, len(curves), figsize=(3.2 * len(curves), 5.6), sharex="col", layout="constrained")
+    figure, axes = plt.subplots(
+        2, len(curves), figsize=(3.2 * len(curves), 5.6), sharex="col", layout="constrained"
+    )
     for column, (title, lines) in zip(axes.T, curves.items(), strict=True):
         for name, line in lines.items():
             for axis, values, slope in zip(
-                column, (line.seconds, line.bytes), (line.time_slope, line.memory_slope), strict=True
+                column,
+                (line.seconds, line.bytes),
+                (line.time_slope, line.memory_slope),
+                strict=True,
             ):
-                axis.loglog(line.sizes, values, marker="o", markersize=3, label=f"{name}, slope {slope:.2f}")
+                axis.loglog(
+                    line.sizes, values, marker="o", markersize=3, label=f"{name}, slope {slope:.2f}"
+                )
         column[0].set_title(title, fontsize=10)
         column[1].set_xlabel(title.split(",")[0])
         sizes = sorted({size for line in lines.values() for size in line.sizes})
@@ -145,7 +171,11 @@ def draw(curves: dict[str, dict[str, Curve]], path: Path) -> None:
     plt.close(figure)
 
 
-def main(figure: Annotated[Path, typer.Option(help="Where the curves are drawn.")] = Path("build/growth.png")) -> None:
+def main(
+    figure: Annotated[Path, typer.Option(help="Where the curves are drawn.")] = Path(
+        "build/growth.png"
+    ),
+) -> None:
     wake_host_devices(2)
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -164,7 +194,10 @@ def main(figure: Annotated[Path, typer.Option(help="Where the curves are drawn."
     console.print(table)
     figure.parent.mkdir(parents=True, exist_ok=True)
     draw(curves, figure)
-    results = {title: {name: asdict(line) for name, line in lines.items()} for title, lines in curves.items()}
+    results = {
+        title: {name: asdict(line) for name, line in lines.items()}
+        for title, lines in curves.items()
+    }
     console.print(f"figures: {save('growth', {'runs': 20}, results)}, {figure}")
 
 

@@ -1,4 +1,5 @@
-"""Timing side by side: medians of compiled functions that take turns in one process, and what they were measured on.
+"""Timing side by side: medians of compiled functions that take turns in one process, and what they
+were measured on.
 
 Only ratios of such figures mean anything elsewhere; seconds are kept so that they can be formed.
 """
@@ -24,7 +25,8 @@ RUNS = 30
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a run, median and quartiles of `runs`; seconds to compile; bytes of temporaries, arguments and results."""
+    """Seconds a run, median and quartiles of `runs`; seconds to compile; bytes of temporaries,
+    arguments and results."""
 
     median: float
     lower: float
@@ -35,8 +37,11 @@ class Timing:
     argument_bytes: int
 
 
-def side_by_side(functions: Mapping[str, Callable], *arguments: Any, runs: int = RUNS) -> dict[str, Timing]:
-    """Time each function of the same arguments, compiled, after two runs that warm up; they take turns."""
+def side_by_side(
+    functions: Mapping[str, Callable], *arguments: Any, runs: int = RUNS
+) -> dict[str, Timing]:
+    """Time each function of the same arguments, compiled, after two runs that warm up; they take
+    turns."""
     compiled, compile_seconds = {}, {}
     for name, function in functions.items():
         started = time.perf_counter()
@@ -53,7 +58,10 @@ def side_by_side(functions: Mapping[str, Callable], *arguments: Any, runs: int =
     for name, function in compiled.items():
         lower, median, upper = statistics.quantiles(seconds[name], n=4)
         memory = function.memory_analysis()
-        temporary, given = memory.temp_size_in_bytes, memory.argument_size_in_bytes + memory.output_size_in_bytes
+        temporary, given = (
+            memory.temp_size_in_bytes,
+            memory.argument_size_in_bytes + memory.output_size_in_bytes,
+        )
         timings[name] = Timing(median, lower, upper, runs, compile_seconds[name], temporary, given)
     return timings
 

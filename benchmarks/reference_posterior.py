@@ -1,7 +1,8 @@
-"""A reference posterior of one small LanguageModel, from a long run, as quantiles with their Monte Carlo errors.
+"""A reference posterior of one small LanguageModel, from a long run, as quantiles with their Monte
+Carlo errors.
 
-`python -m benchmarks.reference_posterior` writes `tests/inference/fitting/reference_posterior.json`; the tests hold short runs to it.
-"""
+`python -m benchmarks.reference_posterior` writes
+`tests/inference/fitting/reference_posterior.json`; the tests hold short runs to it."""
 
 import json
 from pathlib import Path
@@ -17,7 +18,10 @@ from probattn.inference.fitting.fit import over_draws
 from probattn.models import LanguageModel
 
 MODEL = LanguageModel(3, 4, 1, contraction=0.9)
-TOKENS = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [2, 2, 2, 0], [1, 1, 1, 2], [2, 0, 0, 0], [2, 1, 1, 0]] * 3, np.int32)
+TOKENS = np.array(
+    [[1, 1, 0, 0], [1, 2, 0, 0], [2, 2, 2, 0], [1, 1, 1, 2], [2, 0, 0, 0], [2, 1, 1, 0]] * 3,
+    np.int32,
+)
 SETTINGS = dict(num_chains=4, num_warmup=2000, num_samples=20_000, max_tree_depth=7)
 LEVELS = (0.1, 0.5, 0.9)
 OUT = Path(__file__).parent.parent / "tests" / "inference" / "fitting" / "reference_posterior.json"
@@ -26,8 +30,8 @@ OUT = Path(__file__).parent.parent / "tests" / "inference" / "fitting" / "refere
 def summary(fit) -> dict[str, dict[str, float]]:
     """Quantiles of each identified quantity and their Monte Carlo errors.
 
-    Interactions have heavy tails: a short run that misses them has too small a standard deviation and too small an
-    estimate of its error. Quantiles have neither trouble.
+    Interactions have heavy tails: a short run that misses them has too small a standard deviation
+    and too small an estimate of its error. Quantiles have neither trouble.
     """
     found = over_draws(MODEL.quantities, fit.flat_draws(), TOKENS)
     numbers = {}
@@ -37,7 +41,10 @@ def summary(fit) -> dict[str, dict[str, float]]:
             one = draws[..., entry]
             if np.ptp(one) > 0:
                 numbers[f"{name}[{entry}]"] = {
-                    str(level): [float(np.quantile(one, level)), float(az.mcse(one, method="quantile", prob=level))]
+                    str(level): [
+                        float(np.quantile(one, level)),
+                        float(az.mcse(one, method="quantile", prob=level)),
+                    ]
                     for level in LEVELS
                 }
     return numbers
@@ -49,7 +56,12 @@ def main() -> None:
     fit = sample_posterior(MODEL, TOKENS, key=jax.random.key(2026), start="random", **SETTINGS)
     verdict = diagnose(fit).verdict
     print(verdict)
-    about = {"model": repr(MODEL), "settings": SETTINGS, "verdict": str(verdict), "versions": versions()}
+    about = {
+        "model": repr(MODEL),
+        "settings": SETTINGS,
+        "verdict": str(verdict),
+        "versions": versions(),
+    }
     OUT.write_text(json.dumps({"about": about, "quantities": summary(fit)}, indent=1) + "\n")
 
 

@@ -1,4 +1,5 @@
-"""Effective draws a second on the demo's posterior: probattn, plain NumPyro on the model by hand, BlackJAX, nutpie."""
+"""Effective draws a second on the demo's posterior: probattn, plain NumPyro on the model by hand,
+BlackJAX, nutpie."""
 
 import importlib.util
 import statistics
@@ -33,7 +34,8 @@ CHAINS = 2
 
 
 class Run(NamedTuple):
-    """Draws (chains, draws, ...) of each parameter, seconds, and gradients, all of warmup and sampling."""
+    """Draws (chains, draws, ...) of each parameter, seconds, and gradients, all of warmup and
+    sampling."""
 
     draws: dict[str, np.ndarray]
     seconds: float
@@ -42,22 +44,40 @@ class Run(NamedTuple):
 
 def probattn_nuts(model: Any, data: Any, key: Any, number: int, start: str) -> Run:
     fit = sample_posterior(
-        model, data, key=key, num_chains=CHAINS, num_warmup=number, num_samples=number, max_tree_depth=DEPTH,
-        start=start, progress=False,
-    )  # fmt: skip
+        model,
+        data,
+        key=key,
+        num_chains=CHAINS,
+        num_warmup=number,
+        num_samples=number,
+        max_tree_depth=DEPTH,
+        start=start,
+        progress=False,
+    )
     return Run(dict(fit.draws), fit.seconds, fit.gradients)
 
 
 def plain_numpyro(model: Any, data: Any, key: Any, number: int, depth: int) -> Run:
     """`MCMC(NUTS(model))` on the model by hand; a depth of 10 is NumPyro's default."""
-    kernel = NUTS(partial(by_hand.language_model, vocab_size=model.vocab_size, dim=model.dim), max_tree_depth=depth)
-    mcmc = MCMC(kernel, num_warmup=number, num_samples=number, num_chains=CHAINS, progress_bar=False)
+    kernel = NUTS(
+        partial(by_hand.language_model, vocab_size=model.vocab_size, dim=model.dim),
+        max_tree_depth=depth,
+    )
+    mcmc = MCMC(
+        kernel, num_warmup=number, num_samples=number, num_chains=CHAINS, progress_bar=False
+    )
     started = time.perf_counter()
     mcmc.warmup(key, data, extra_fields=("num_steps",), collect_warmup=True)
     warmup = int(np.sum(mcmc.get_extra_fields()["num_steps"]))
     mcmc.run(key, data, extra_fields=("num_steps",))
-    draws = {name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
-    return Run(draws, time.perf_counter() - started, warmup + int(np.sum(mcmc.get_extra_fields()["num_steps"])))
+    draws = {
+        name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()
+    }
+    return Run(
+        draws,
+        time.perf_counter() - started,
+        warmup + int(np.sum(mcmc.get_extra_fields()["num_steps"])),
+    )
 
 
 def blackjax_nuts(model: Any, data: Any, key: Any, number: int) -> Run:
@@ -66,7 +86,9 @@ def blackjax_nuts(model: Any, data: Any, key: Any, number: int) -> Run:
 
     energy = potential(model, data)
     start = draw_start(model, data, jax.random.split(key, CHAINS))
-    adaptation = blackjax.window_adaptation(blackjax.nuts, lambda z: -energy(z), max_num_doublings=DEPTH)
+    adaptation = blackjax.window_adaptation(
+        blackjax.nuts, lambda z: -energy(z), max_num_doublings=DEPTH
+    )
 
     def chain(at: Any) -> Any:
         z, key = at
@@ -83,7 +105,9 @@ def blackjax_nuts(model: Any, data: Any, key: Any, number: int) -> Run:
 
     run = over_chains(chain, place_chains(CHAINS))
     started = time.perf_counter()
-    draws, steps = jax.block_until_ready(run((start, jax.random.split(jax.random.fold_in(key, 1), CHAINS))))
+    draws, steps = jax.block_until_ready(
+        run((start, jax.random.split(jax.random.fold_in(key, 1), CHAINS)))
+    )
     return Run(jax.tree.map(np.asarray, draws), time.perf_counter() - started, float(np.sum(steps)))
 
 
@@ -91,7 +115,9 @@ def nutpie_nuts(model: Any, data: Any, key: Any, number: int) -> Run:
     """nutpie's NUTS, with its own mass-matrix adaptation, on probattn's density."""
     import nutpie
 
-    flat, restore = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], draw_start(model, data, jax.random.split(key, 1))))
+    flat, restore = ravel_pytree(
+        jax.tree.map(lambda leaf: leaf[0], draw_start(model, data, jax.random.split(key, 1)))
+    )
     energy = potential(model, data)
     density = jax.jit(jax.value_and_grad(lambda z: -energy(restore(z))))
 
@@ -106,31 +132,49 @@ def nutpie_nuts(model: Any, data: Any, key: Any, number: int) -> Run:
         return lambda z, **_: {"z": np.asarray(z, np.float64)}
 
     compiled = nutpie.compiled_pyfunc.from_pyfunc(
-        flat.size, make_density, make_expand, [np.dtype(np.float64)], [(flat.size,)], ["z"],
+        flat.size,
+        make_density,
+        make_expand,
+        [np.dtype(np.float64)],
+        [(flat.size,)],
+        ["z"],
         make_initial_point_fn=lambda seed: np.asarray(flat, np.float64),
-    )  # fmt: skip
+    )
     density(flat)
     started = time.perf_counter()
     trace = nutpie.sample(
-        compiled, draws=number, tune=number, chains=CHAINS, cores=CHAINS, seed=0, progress_bar=False,
+        compiled,
+        draws=number,
+        tune=number,
+        chains=CHAINS,
+        cores=CHAINS,
+        seed=0,
+        progress_bar=False,
         maxdepth=DEPTH,
-    )  # fmt: skip
+    )
     seconds = time.perf_counter() - started
     z = trace.posterior["z"].values
-    values = jax.jit(jax.vmap(jax.vmap(lambda z: constrain(model, data, restore(z)))))(jnp.asarray(z, jnp.float32))
-    steps = sum(float(trace[group]["n_steps"].sum()) for group in ("warmup_sample_stats", "sample_stats"))
+    values = jax.jit(jax.vmap(jax.vmap(lambda z: constrain(model, data, restore(z)))))(
+        jnp.asarray(z, jnp.float32)
+    )
+    steps = sum(
+        float(trace[group]["n_steps"].sum()) for group in ("warmup_sample_stats", "sample_stats")
+    )
     return Run(jax.tree.map(np.asarray, values), seconds, steps)
 
 
 def effective(model: Any, run: Run, heldout: np.ndarray) -> dict[str, float]:
-    """Bulk effective draws within chains, summed over them: median over what is identified, and over held-out sequences.
+    """Bulk effective draws within chains, summed over them: median over what is identified, and
+    over held-out sequences.
 
-    Across chains there are few, for every sampler: they sit in different modes. Within them is what a sampler can help.
-    """
+    Across chains there are few, for every sampler: they sit in different modes. Within them is what
+    a sampler can help."""
     names = list(model.priors())
     flat = {name: run.draws[name].reshape(-1, *run.draws[name].shape[2:]) for name in names}
     quantities = over_draws(model.quantities, flat, heldout)
-    identified = [quantities[name].reshape(len(flat["bias"]), -1) for name in ("interaction", "association")]
+    identified = [
+        quantities[name].reshape(len(flat["bias"]), -1) for name in ("interaction", "association")
+    ]
     tiers = {
         "identified": np.concatenate(identified, axis=1),
         "predictive": over_draws(model.log_likelihood, flat, heldout),
@@ -138,13 +182,18 @@ def effective(model: Any, run: Run, heldout: np.ndarray) -> dict[str, float]:
     found = {}
     for tier, columns in tiers.items():
         by_chain = columns.reshape(CHAINS, -1, columns.shape[-1]).astype(float)
-        each = [[_ess(chain[:, column]) for column in range(0, columns.shape[1], 7)] for chain in by_chain]
+        each = [
+            [_ess(chain[:, column]) for column in range(0, columns.shape[1], 7)]
+            for chain in by_chain
+        ]
         found[tier] = float(np.nanmedian(each, axis=1).sum())
     return found
 
 
 def _ess(draws: np.ndarray) -> float:
-    return float(az.ess(draws[None])) if np.ptp(draws) > 0 else 0.0  # a chain that never moved has no effective draws
+    return (
+        float(az.ess(draws[None])) if np.ptp(draws) > 0 else 0.0
+    )  # a chain that never moved has no effective draws
 
 
 def main(
@@ -189,9 +238,13 @@ def main(
             for seed in range(seeds):
                 run = sampler(model, data, jax.random.key(seed), number)
                 rates.append((effective(model, run, corpus.heldout[:200]), run))
-            row = {tier: statistics.median(rate[tier] / run.seconds for rate, run in rates) for tier in rates[0][0]}
+            row = {
+                tier: statistics.median(rate[tier] / run.seconds for rate, run in rates)
+                for tier in rates[0][0]
+            }
             row |= {
-                what: statistics.median(getattr(run, what) for _, run in rates) for what in ("gradients", "seconds")
+                what: statistics.median(getattr(run, what) for _, run in rates)
+                for what in ("gradients", "seconds")
             }
             still = [np.ptp(run.draws["bias"], axis=1).max(-1) == 0 for _, run in rates]
             row["chains that never moved"] = int(np.sum(still))
@@ -199,7 +252,10 @@ def main(
             table.add_row(name, *(f"{row[c]:.3g}" for c in tuple(row)))
             console.print(name, row)
     console.print(table)
-    console.print(f"figures: {save('samplers', {'number': number, 'chains': CHAINS, 'seeds': seeds}, results)}")
+    console.print(
+        "figures: "
+        f"{save('samplers', {'number': number, 'chains': CHAINS, 'seeds': seeds}, results)}"
+    )
 
 
 def gradient_cost(model: Any, data: Any) -> Any:
@@ -210,7 +266,9 @@ def gradient_cost(model: Any, data: Any) -> Any:
         for i, (name, p) in enumerate(model.priors().items())
     }
     functions = {"probattn": potential(model, data), "by hand": potential(hand, data)}
-    return side_by_side({name: jax.value_and_grad(function) for name, function in functions.items()}, z)
+    return side_by_side(
+        {name: jax.value_and_grad(function) for name, function in functions.items()}, z
+    )
 
 
 if __name__ == "__main__":

@@ -35,11 +35,14 @@ def main(
     """Cached steps against whole passes, each against one forward pass and one log_prob."""
     model = LanguageModel(vocab_size, length, dim)
     keys = iter(jax.random.split(jax.random.key(0), len(model.priors()) + 1))
-    params = {name: 0.3 * jax.random.normal(next(keys), prior.shape()) for name, prior in model.priors().items()}
+    params = {
+        name: 0.3 * jax.random.normal(next(keys), prior.shape())
+        for name, prior in model.priors().items()
+    }
     cached = model.process(params)
     plain = SequenceProcess(
         cached.next_token_logits, params, length=length, vocab_size=vocab_size, batched=True
-    )  # fmt: skip
+    )
     key = next(keys)
     tokens = cached.sample(key, (number,))
     tokens = jnp.where(tokens == 0, 1, tokens)  # no sequence ends early
@@ -50,9 +53,14 @@ def main(
     ratios = {
         "one forward pass (logits)": seconds(lambda: logits(params, tokens), runs) / unit,
         "sample, cached steps": seconds(lambda: cached.sample(key, (number,)), runs) / unit,
-        f"sample, whole passes ({few:,} sequences)": seconds(lambda: plain.sample(key, (few,)), max(1, runs // 10)) / small_unit,
-    }  # fmt: skip
-    title = f"{number:,} sequences of length {length}, dim {dim}, {vocab_size} tokens, median of {runs}"
+        f"sample, whole passes ({few:,} sequences)": seconds(
+            lambda: plain.sample(key, (few,)), max(1, runs // 10)
+        )
+        / small_unit,
+    }
+    title = (
+        f"{number:,} sequences of length {length}, dim {dim}, {vocab_size} tokens, median of {runs}"
+    )
     table = Table("", "times one log_prob", title=title)
     for name, ratio in ratios.items():
         table.add_row(name, f"{ratio:.2f}")

@@ -1,7 +1,8 @@
-"""How Sphinx makes the site (`make docs`) of the whole checkout: its links are those that a code host follows.
+"""How Sphinx makes the site (`make docs`) of the whole checkout: its links are those that a code
+host follows.
 
-Pages and notebooks are as they are committed, formulas are MathML: nothing is fetched, and a file system is server enough.
-"""
+Pages and notebooks are as they are committed, formulas are MathML: nothing is fetched, and a file
+system is server enough."""
 
 import re
 
@@ -48,7 +49,8 @@ MARKS = re.compile(r"(?<![\\*])(\||\*)(?!\*)(?<!^\*(?= ))")  # not those of **bo
 
 
 def readable(app, what, name, obj, options, lines):
-    """Docstrings as they are written: what is indented is a formula or a table, kept as it stands."""
+    """Docstrings as they are written: what is indented is a formula or a table, kept as it
+    stands."""
     found, in_section, in_block = [], False, False
     for line in lines:
         indent = len(line) - len(line.lstrip())
@@ -72,7 +74,9 @@ def readable(app, what, name, obj, options, lines):
 
 def _of_bullet(before):
     last = next((line for line in reversed(before) if line.strip()), "")
-    return last.lstrip().startswith(("* ", "\\* ")) or (last.startswith("  ") and not last.startswith("   "))
+    return last.lstrip().startswith(("* ", "\\* ")) or (
+        last.startswith("  ") and not last.startswith("   ")
+    )
 
 
 def _escaped(line):
@@ -99,7 +103,10 @@ def _display(translator, node):
 def landing(app, error):
     """The folder opens at the landing page."""
     if error is None and app.builder.name == "html":
-        page = '<!doctype html><meta charset="utf-8"><title>probattn</title><meta http-equiv="refresh" content="0; url=docs/index.html">'
+        page = (
+            '<!doctype html><meta charset="utf-8"><title>probattn</title><meta '
+            'http-equiv="refresh" content="0; url=docs/index.html">'
+        )
         (app.outdir / "index.html").write_text(page + '<a href="docs/index.html">probattn</a>\n')
 
 

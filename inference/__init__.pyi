@@ -21,7 +21,9 @@ from .evaluation.perturbations import robustness as robustness
 from .evaluation.predictive import Prediction as Prediction
 from .evaluation.predictive import predict as predict
 from .evaluation.simulation_calibration import Calibration as Calibration
-from .evaluation.simulation_calibration import simulation_based_calibration as simulation_based_calibration
+from .evaluation.simulation_calibration import (
+    simulation_based_calibration as simulation_based_calibration,
+)
 from .evaluation.support import margins_of as margins_of
 from .evaluation.token_calibration import reliability as reliability
 from .evaluation.uncertainty_parts import uncertainty as uncertainty

@@ -12,7 +12,14 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from probattn import Attention, AttentionProcess, Emission, EmissionProcess, InputError, stability_margin
+from probattn import (
+    Attention,
+    AttentionProcess,
+    Emission,
+    EmissionProcess,
+    InputError,
+    stability_margin,
+)
 from probattn.attention.batching import map_in_batches
 from probattn.checks import whole_number
 from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
@@ -33,35 +40,40 @@ class EmissionModel:
         u_t = mu_t(u_t; u_<t) + e_t,   e_t ~ N(0, scale^2 I)         attention process
         x_t ~ Categorical(softmax(O u_t + b)),   until the end token, id 0
 
-    Call it as a NumPyro model: `model(tokens)` conditions on tokens of shape (num_sequences, length);
-    `model(num_sequences=n)` generates them.
+    Call it as a NumPyro model: `model(tokens)` conditions on tokens of shape (num_sequences,
+    length); `model(num_sequences=n)` generates them.
 
         site                      batch (plate)       event
         each parameter            ()                  its shape below
         embeddings or noise       (num_sequences,)    (length, dim)
         tokens                    (num_sequences,)    (length,)
 
-    **Coordinates.** `"embedding"` samples u under the density of the process, log det J_t included: there the barrier
-    is. `"noise"` samples e ~ N(0, scale^2 I) and solves for u (the deterministic site "embeddings"): there it is not.
-    Both are one model with one posterior, since
+    **Coordinates.** `"embedding"` samples u under the density of the process, log det J_t included:
+    there the barrier is. `"noise"` samples e ~ N(0, scale^2 I) and solves for u (the deterministic
+    site "embeddings"): there it is not. Both are one model with one posterior, since
 
         log p(theta, u, x) = log p(theta, e, x) + sum_t log det J_t(u),   du = de / prod_t det J_t
 
-    but not with one mode: a density has its mode where it is highest, and that moves with the coordinates. At given
-    parameters the mode in embedding coordinates has the larger sum of log determinants. The barrier is
-    a statement about the mode in embedding coordinates, not a regulariser one may add or leave out; a posterior knows
-    nothing of it. Joint modes of many latent variables are poor estimates anyway: each embedding is fitted to one token.
+    but not with one mode: a density has its mode where it is highest, and that moves with the
+    coordinates. At given parameters the mode in embedding coordinates has the larger sum of log
+    determinants. The barrier is a statement about the mode in embedding coordinates, not a
+    regulariser one may add or leave out; a posterior knows nothing of it. Joint modes of many
+    latent variables are poor estimates anyway: each embedding is fitted to one token.
 
     Parameters and priors, all Normal(0, s) but for value, with d = dim, r = rank:
-        query, key (heads, r, d)   s = d^(-1/4)       value V (heads, d, d)   Normal(I / heads, 1 / (2 sqrt(d)))
-        origin (d,)                s = 1              lag_bias (heads, length - 1)   s = 1, lags 1, 2 ...
-        readout O (vocab_size, d)  s = 2 / sqrt(d)    bias b (vocab_size,)    s = 1
+        query, key (heads, r, d)       s = d^(-1/4)
+        value V (heads, d, d)          Normal(I / heads, 1 / (2 sqrt(d)))
+        origin (d,)                    s = 1
+        lag_bias (heads, length - 1)   s = 1, lags 1, 2 ...
+        readout O (vocab_size, d)      s = 2 / sqrt(d)
+        bias b (vocab_size,)           s = 1
 
     Args:
         vocab_size: number of symbols, the end token included; at least 2.
         length: longest sequence, the end token included.
         dim, heads, rank: of the attention; rank None is dim.
-        contraction: cap kappa in (0, 1). Without one the law of the embeddings need not integrate to one, and tokens would
+        contraction: cap kappa in (0, 1). Without one the law of the embeddings need not integrate
+            to one, and tokens would
             have no probability: None is refused.
         coordinates: "embedding" or "noise", of what SVI and MCMC see.
         scale: sigma. Fixed, since readout, values and interaction take up any other.
@@ -104,11 +116,14 @@ class EmissionModel:
             whole_number(name, getattr(self, name), low)
         if not isinstance(self.contraction, (int, float)) or not 0 < self.contraction < 1:
             raise InputError(
-                f"contraction: expected a number inside (0, 1), got {self.contraction!r}; without a cap the law of the "
+                f"contraction: expected a number inside (0, 1), got {self.contraction!r}; "
+                "without a cap the law of the "
                 "embeddings need not integrate to one, and tokens have no probability"
             )
         if self.coordinates not in COORDINATES:
-            raise InputError(f'coordinates: expected "embedding" or "noise", got {self.coordinates!r}')
+            raise InputError(
+                f'coordinates: expected "embedding" or "noise", got {self.coordinates!r}'
+            )
         if not (isinstance(self.scale, (int, float)) and 0 < self.scale < math.inf):
             raise InputError(f"scale: expected a finite number > 0, got {self.scale!r}")
 
@@ -119,7 +134,8 @@ class EmissionModel:
 
     @property
     def law(self) -> "EmissionModel":
-        """What two models share if they are one law of tokens, whatever the coordinates and the particles."""
+        """What two models share if they are one law of tokens, whatever the coordinates and the
+        particles."""
         return dataclasses.replace(self, coordinates="embedding", num_particles=NUM_PARTICLES)
 
     def priors(self) -> dict[str, dist.Distribution]:
@@ -142,22 +158,31 @@ class EmissionModel:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
             if num_sequences not in (None, tokens.shape[0]):
                 raise InputError(
-                    f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got {num_sequences}"
+                    f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got "
+                    f"{num_sequences}"
                 )
             num_sequences = tokens.shape[0]
         elif num_sequences is None or num_sequences < 1:
-            raise InputError(f"num_sequences: expected at least 1 when no tokens are given, got {num_sequences!r}")
+            raise InputError(
+                "num_sequences: expected at least 1 when no tokens are given, got "
+                f"{num_sequences!r}"
+            )
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
         process = self.embedding_process(params)
         with numpyro.plate("sequences", num_sequences):
             if self.coordinates == "noise":
                 alone = dist.Normal(0, self.scale).expand([self.length, self.dim]).to_event(2)
-                u = numpyro.deterministic("embeddings", process.transform(numpyro.sample("noise", alone)))
+                u = numpyro.deterministic(
+                    "embeddings", process.transform(numpyro.sample("noise", alone))
+                )
             else:
                 u = numpyro.sample(
-                    "embeddings", process if tokens is None else StoppedEmbeddings(process, counted(tokens))
+                    "embeddings",
+                    process if tokens is None else StoppedEmbeddings(process, counted(tokens)),
                 )
-            return numpyro.sample("tokens", StoppedTokens(u @ params["readout"].T + params["bias"]), obs=tokens)
+            return numpyro.sample(
+                "tokens", StoppedTokens(u @ params["readout"].T + params["bias"]), obs=tokens
+            )
 
     def attention(self, params: Params) -> Attention:
         """The attention map of the embeddings."""
@@ -180,25 +205,37 @@ class EmissionModel:
 
     def emission(self, params: Params) -> Emission:
         """What emits tokens at given parameters."""
-        return Emission(self.attention(params), jnp.asarray(self.scale, float), params["readout"], params["bias"])
+        return Emission(
+            self.attention(params),
+            jnp.asarray(self.scale, float),
+            params["readout"],
+            params["bias"],
+        )
 
-    def process(self, params: Params, *, num_particles: int | None = None, key: Array | None = None) -> EmissionProcess:
-        """The law of one sequence of tokens at given parameters, with the embeddings integrated out.
+    def process(
+        self, params: Params, *, num_particles: int | None = None, key: Array | None = None
+    ) -> EmissionProcess:
+        """The law of one sequence of tokens at given parameters, with the embeddings integrated
+        out.
 
-        Args: num_particles, of the filter, by default the model's; key, of its draws, by default `jax.random.key(0)`.
-        """
+        Args: num_particles, of the filter, by default the model's; key, of its draws, by default
+        `jax.random.key(0)`."""
         number = self.num_particles if num_particles is None else num_particles
-        return EmissionProcess(self.emission(params), length=self.length, num_particles=number, key=key)
+        return EmissionProcess(
+            self.emission(params), length=self.length, num_particles=number, key=key
+        )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """`log p(x)` of each sequence by the particle filter, in nats; tokens of shape (..., length).
+        """`log p(x)` of each sequence by the particle filter, in nats; tokens of shape (...,
+        length).
 
         Its standard error is that of `process(params).filter(tokens)`. Source: theory, section 9.
         """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
     def margins(self, params: Params, tokens: Any) -> Float[Array, "... length"]:
-        """Stability margin `sigma_min(J_t)` of each embedding, its mean given the tokens; NaN after the end.
+        """Stability margin `sigma_min(J_t)` of each embedding, its mean given the tokens; NaN after
+        the end.
 
         Position t holds the embedding that emits x_t.
         """
@@ -206,11 +243,11 @@ class EmissionModel:
         return _margins(self, params, tokens.reshape(-1, self.length)).reshape(tokens.shape)
 
     def generate(self, params: Params, num_sequences: int, *, key: Array) -> Generation:
-        """Sample embeddings and the tokens they emit, with what each was worth and which token supported it.
+        """Sample embeddings and the tokens they emit, with what each was worth and which token
+        supported it.
 
-        The margin at t is that of the embedding that emits x_t, the support token at t the one with the smallest
-        margin so far, x_t included; log probabilities are the particle filter's.
-        """
+        The margin at t is that of the embedding that emits x_t, the support token at t the one with
+        the smallest margin so far, x_t included; log probabilities are the particle filter's."""
         return _generate(self, params, key, num_sequences)
 
     def embeddings(self, values: Params) -> Float[Array, "num_sequences length dim"]:
@@ -220,16 +257,18 @@ class EmissionModel:
         return self.embedding_process(values).transform(values["noise"])
 
     def emitted(self, values: Params, tokens: Any) -> Float[Array, ""]:
-        """`log p(tokens | embeddings, parameters)` of all sequences together, of values of all sites; exact."""
+        """`log p(tokens | embeddings, parameters)` of all sequences together, of values of all
+        sites; exact."""
         logits = self.embeddings(values) @ values["readout"].T + values["bias"]
         return StoppedTokens(logits).log_prob(jnp.asarray(tokens)).sum()
 
     def quantities(self, values: Params, tokens: Any) -> dict[str, Array]:
-        """What is identified, of values of all sites: interaction, value in the basis of the readout, the joint's parts.
+        """What is identified, of values of all sites: interaction, value in the basis of the
+        readout, the joint's parts.
 
-        interaction, value    Gram forms O A O^T and O V O^T (heads, vocab, vocab), blind to rotations of u
-        emitted               sum of log p(x | u),   smallest_margin, log_det: over the positions that count
-        """
+        interaction, value    Gram forms O A O^T and O V O^T (heads, vocab, vocab), blind to
+        rotations of u emitted               sum of log p(x | u),   smallest_margin, log_det: over
+        the positions that count"""
         u, is_counted = self.embeddings(values), counted(tokens)
         attention, readout = self.attention(values), jnp.asarray(values["readout"])
         margin = stability_margin(attention, u)

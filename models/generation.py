@@ -16,15 +16,18 @@ from jaxtyping import Array, Float, Int
 )
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """Generated sequences, all arrays of shape (num_sequences, length); what follows the end is 0, NaN, NaN and -1.
+    """Generated sequences, all arrays of shape (num_sequences, length); what follows the end is 0,
+    NaN, NaN and -1.
 
     Args:
         tokens: ids, padded with the end token.
-        log_prob: `log p(x_t | x_<t)` of each, in nats; its sum is the log probability of the sequence.
-        margin: stability margin of the path position that x_t comes from; no unit. With a start it reads x_{t-1} and
-            predicts x_t; without, it is the latent embedding that emits x_t.
+        log_prob: `log p(x_t | x_<t)` of each, in nats; its sum is the log probability of the
+            sequence.
+        margin: stability margin of the path position that x_t comes from; no unit. With a start it
+            reads x_{t-1} and predicts x_t; without, it is the latent embedding that emits x_t.
         support: the path position with the smallest margin so far.
-        path_has_start: whether position 0 of the path is the start and position s the s-th token, or the first token.
+        path_has_start: whether position 0 of the path is the start and position s the s-th token,
+            or the first token.
     """
 
     tokens: Any
@@ -35,7 +38,8 @@ class Generation:
 
 
 def support_so_far(margin: Float[Array, "*shape length"]) -> Int[Array, "*shape length"]:
-    """The first position with the smallest margin up to each: the support token when the sequence was that long."""
+    """The first position with the smallest margin up to each: the support token when the sequence
+    was that long."""
 
     def smaller(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         replaced = right[0] < left[0]

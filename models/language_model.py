@@ -1,4 +1,5 @@
-"""A causal attention language model with priors, whose embedding path carries the barrier (theory, section 7)."""
+"""A causal attention language model with priors, whose embedding path carries the barrier (theory,
+section 7)."""
 
 import functools
 import math
@@ -33,29 +34,35 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Bayesian one-layer attention language model over sequences that are padded with the end token, id 0.
+    """Bayesian one-layer attention language model over sequences that are padded with the end
+    token, id 0.
 
-    The start of a sequence is the end token too: position t reads x_{t-1}, with x_0 = end, and predicts x_t.
+    The start of a sequence is the end token too: position t reads x_{t-1}, with x_0 = end, and
+    predicts x_t.
 
-        u_t = E[x_{t-1}] + P_t                                                 embedding path
-        h_t = u_t + sum_h V_h sum_{s<=t} alpha_ts u_s                          readout (inclusive mask)
+        u_t = E[x_{t-1}] + P_t                               embedding path
+        h_t = u_t + sum_h V_h sum_{s<=t} alpha_ts u_s        readout (inclusive mask)
         p(x_t | x_<t) = softmax(O h_t + b)
-        log joint = sum_t log p(x_t | x_<t)  +  barrier_weight * sum_t [log N(e_t; 0, scale^2 I) + log det J_t]
+        log joint = sum_t log p(x_t | x_<t)
+                    + barrier_weight * sum_t [log N(e_t; 0, scale^2 I) + log det J_t]
                     + log prior
 
-    Sums run over the positions up to and including the first end token. The residuals e_t and blocks J_t are those
-    of the strict mask without value maps; they share query and key with the readout, so the barrier bears on the
-    attention that predicts. The joint is -inf outside the local domain (some det J_t <= 0).
+    Sums run over the positions up to and including the first end token. The residuals e_t and
+    blocks J_t are those of the strict mask without value maps; they share query and key with the
+    readout, so the barrier bears on the attention that predicts. The joint is -inf outside the
+    local domain (some det J_t <= 0).
 
-    Call it as a NumPyro model: `model(tokens)` conditions on tokens of shape (num_sequences, length);
-    `model(num_sequences=n)` generates them from the prior (the path term weighs parameters, it emits nothing);
-    `model(tokens, batch_size=n)` conditions on a random batch of them, whose terms count num_sequences / n times.
+    Call it as a NumPyro model: `model(tokens)` conditions on tokens of shape (num_sequences,
+    length); `model(num_sequences=n)` generates them from the prior (the path term weighs
+    parameters, it emits nothing); `model(tokens, batch_size=n)` conditions on a random batch of
+    them, whose terms count num_sequences / n times.
 
     Parameters and priors, all Normal(0, s), with d = dim, r = rank and the standard deviations
         embedding E (vocab_size, d)  s = 1            position P (length, d)   s = 1/2
         query, key (heads, r, d)     s = d^(-1/4)     value V (heads, d, d)    s = 1 / sqrt(d)
         readout O (vocab_size, d)    s = 2 / sqrt(d)  bias b (vocab_size,)     s = 1
-    so that the entries of the interaction have standard deviation 1/sqrt(d) and logits the same spread at any d.
+    so that the entries of the interaction have standard deviation 1/sqrt(d) and logits the same
+    spread at any d.
 
     Args:
         vocab_size: number of symbols, the end token included; at least 2.
@@ -63,9 +70,11 @@ class LanguageModel:
         dim, heads, rank: of the attention; rank None is dim.
         barrier_weight: lambda >= 0; 1 is the whole change of variables, 0 is plain cross-entropy.
         contraction: cap kappa in (0, 1) on the path's attention, or None for the local domain.
-        scale: sigma of the path. Fixed, since with lambda > 0 a free one makes the mode collapse to 0.
-        one_hot: look embeddings up as a product with one-hot vectors, whose gradient is a product too and not a scatter: for
-            small vocabularies on devices where scatters are slow. It changes no value but for rounding.
+        scale: sigma of the path. Fixed, since with lambda > 0 a free one makes the mode collapse to
+            0.
+        one_hot: look embeddings up as a product with one-hot vectors, whose gradient is a product
+            too and not a scatter: for small vocabularies on devices where scatters are slow. It
+            changes no value but for rounding.
 
     Raises:
         InputError: a field outside these ranges, and tokens of a wrong shape, type or range.
@@ -93,7 +102,9 @@ class LanguageModel:
     one_hot: bool = False
 
     observed: ClassVar[str] = "tokens"
-    path_has_start: ClassVar[bool] = True  # position 0 of the path is the start, position t the t-th token
+    path_has_start: ClassVar[bool] = (
+        True  # position 0 of the path is the start, position t the t-th token
+    )
 
     def __post_init__(self) -> None:
         if self.rank is None:
@@ -101,14 +112,20 @@ class LanguageModel:
         least = {"vocab_size": 2, "length": 1, "dim": 1, "heads": 1, "rank": 1}
         for name, low in least.items():
             whole_number(name, getattr(self, name), low)
-        if not (isinstance(self.barrier_weight, (int, float)) and 0 <= self.barrier_weight < math.inf):
-            raise InputError(f"barrier_weight: expected a finite number >= 0, got {self.barrier_weight!r}")
+        if not (
+            isinstance(self.barrier_weight, (int, float)) and 0 <= self.barrier_weight < math.inf
+        ):
+            raise InputError(
+                f"barrier_weight: expected a finite number >= 0, got {self.barrier_weight!r}"
+            )
         if not isinstance(self.one_hot, bool):
             raise InputError(f"one_hot: expected True or False, got {self.one_hot!r}")
         if not (isinstance(self.scale, (int, float)) and 0 < self.scale < math.inf):
             raise InputError(f"scale: expected a finite number > 0, got {self.scale!r}")
         if self.contraction is not None and not 0 < self.contraction < 1:
-            raise InputError(f"contraction: expected a number inside (0, 1) or None, got {self.contraction!r}")
+            raise InputError(
+                f"contraction: expected a number inside (0, 1) or None, got {self.contraction!r}"
+            )
 
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of each parameter, by name."""
@@ -123,15 +140,21 @@ class LanguageModel:
             "bias": normal(1.0, self.vocab_size),
         }
 
-    def __call__(self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None) -> Array:
+    def __call__(
+        self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None
+    ) -> Array:
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
             if num_sequences not in (None, tokens.shape[0]):
                 raise InputError(
-                    f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got {num_sequences}"
+                    f"num_sequences: expected {tokens.shape[0]} to go with the tokens, got "
+                    f"{num_sequences}"
                 )
         elif num_sequences is None or num_sequences < 1:
-            raise InputError(f"num_sequences: expected at least 1 when no tokens are given, got {num_sequences!r}")
+            raise InputError(
+                "num_sequences: expected at least 1 when no tokens are given, got "
+                f"{num_sequences!r}"
+            )
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
         number = num_sequences if tokens is None else tokens.shape[0]
         with numpyro.plate("sequences", number, subsample_size=batch_size) as rows:
@@ -145,7 +168,8 @@ class LanguageModel:
             return numpyro.sample("tokens", process, obs=tokens)
 
     def process(self, params: Params) -> SequenceProcess:
-        """The law of one sequence at given parameters: its prefixes, marginals, random set, samples."""
+        """The law of one sequence at given parameters: its prefixes, marginals, random set,
+        samples."""
         functions = _functions(self)
         return SequenceProcess(
             params=params,
@@ -157,14 +181,16 @@ class LanguageModel:
         )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """`sum_t log p(x_t | x_<t)` of each sequence: the end token counts, what follows it does not.
+        """`sum_t log p(x_t | x_<t)` of each sequence: the end token counts, what follows it does
+        not.
 
-        Args: params, one value per parameter; tokens, shape (..., length). Returns shape (...), in nats.
-        """
+        Args: params, one value per parameter; tokens, shape (..., length). Returns shape (...), in
+        nats."""
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
     def root_mean_square(self, params: Params, tokens: Any) -> Float[Array, ""]:
-        """Of the entries of the embedding path at the positions that count: the unit of `noisy_log_likelihood`."""
+        """Of the entries of the embedding path at the positions that count: the unit of
+        `noisy_log_likelihood`."""
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         mean_square = (self.path(params, tokens) ** 2).mean(-1)
         return jnp.sqrt(jnp.where(counted(tokens), mean_square, 0).sum() / counted(tokens).sum())
@@ -172,8 +198,8 @@ class LanguageModel:
     def noisy_log_likelihood(self, params: Params, tokens: Any, noise: Any) -> Float[Array, "..."]:
         """`log_likelihood` with the embedding path disturbed: `u_t + noise_t * root_mean_square`.
 
-        Args: noise, shape (..., length, dim), in units of the path's own root mean square, so that larger embeddings are no
-            protection.
+        Args: noise, shape (..., length, dim), in units of the path's own root mean square, so that
+            larger embeddings are no protection.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         u = self.path(params, tokens) + self.root_mean_square(params, tokens) * jnp.asarray(noise)
@@ -182,7 +208,8 @@ class LanguageModel:
         return jnp.where(counted(tokens), chosen, 0).sum(-1)
 
     def path_log_density(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """`sum_t [log N(e_t) + log det J_t]` of each sequence's embedding path, before the barrier weight."""
+        """`sum_t [log N(e_t) + log det J_t]` of each sequence's embedding path, before the barrier
+        weight."""
         return _path_log_density(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def next_token_logits(self, params: Params, tokens: Any) -> Float[Array, "... length vocab"]:
@@ -190,7 +217,8 @@ class LanguageModel:
         return _logits(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def margins(self, params: Params, tokens: Any) -> Float[Array, "... length"]:
-        """Stability margin `sigma_min(J_t)` at each position of the path; NaN after the end of a sequence.
+        """Stability margin `sigma_min(J_t)` at each position of the path; NaN after the end of a
+        sequence.
 
         Position t holds the symbol before x_t: position 1 is the start, position t + 1 is x_t.
         """
@@ -199,20 +227,25 @@ class LanguageModel:
         return jnp.where(counted(tokens), margin, jnp.nan)
 
     def outside_domain(self, params: Params, tokens: Any) -> Bool[Array, "... length"]:
-        """Positions of the path that are outside the local domain (some `det J_t <= 0`): there the joint is -inf."""
+        """Positions of the path that are outside the local domain (some `det J_t <= 0`): there the
+        joint is -inf."""
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         if self.barrier_weight == 0:
             return jnp.zeros(tokens.shape, bool)
-        density = path_log_density(self.path_attention(params), self.path(params, tokens), self.scale)
+        density = path_log_density(
+            self.path_attention(params), self.path(params, tokens), self.scale
+        )
         return counted(tokens) & jnp.isneginf(density)
 
     def quantities(self, params: Params, tokens: Any) -> dict[str, Array]:
-        """What is identified at given parameters, blind to rotations of the embeddings and to the order of heads.
+        """What is identified at given parameters, blind to rotations of the embeddings and to the
+        order of heads.
 
-        interaction        Gram form E A E^T (heads, vocab, vocab);   association    E O^T (vocab, vocab)
-        singular_values    of all heads' A, in ascending order
-        log_likelihood, log_det    of all sequences together;   smallest_margin    over the positions that count
-        support_position   mean over the sequences of where their support token is
+        interaction        Gram form E A E^T (heads, vocab, vocab);   association    E O^T (vocab,
+        vocab) singular_values    of all heads' A, in ascending order
+        log_likelihood, log_det    of all sequences together;   smallest_margin    over the
+        positions that count support_position   mean over the sequences of where their support token
+        is
 
         Source: theory, section 6.
         """
@@ -222,7 +255,9 @@ class LanguageModel:
         return {
             "interaction": gram(E, attention.interaction, E),
             "association": E @ params["readout"].T,
-            "singular_values": jnp.sort(jnp.linalg.svd(attention.interaction, compute_uv=False).ravel()),
+            "singular_values": jnp.sort(
+                jnp.linalg.svd(attention.interaction, compute_uv=False).ravel()
+            ),
             "log_likelihood": self.log_likelihood(params, tokens).sum(),
             "log_det": jnp.where(is_counted, log_det, 0).sum(),
             "smallest_margin": jnp.nanmin(margin),
@@ -242,15 +277,17 @@ class LanguageModel:
         return Attention(params["query"], params["key"], contraction=self.contraction)
 
     def readout_attention(self, params: Params) -> Attention:
-        """The attention that predicts: inclusive mask, its own value map, the same query and key."""
+        """The attention that predicts: inclusive mask, its own value map, the same query and
+        key."""
         return Attention(params["query"], params["key"], params["value"], mask="inclusive")
 
     def generate(self, params: Params, num_sequences: int, *, key: Array) -> Generation:
-        """Sample sequences left to right, with what each step was worth and which token supported it.
+        """Sample sequences left to right, with what each step was worth and which token supported
+        it.
 
-        The margin at t is that of the path position that predicts x_t (position 0, the start, predicts the first
-        token); the support token at t is the path position with the smallest margin so far.
-        """
+        The margin at t is that of the path position that predicts x_t (position 0, the start,
+        predicts the first token); the support token at t is the path position with the smallest
+        margin so far."""
         return _generate(self, self.process(params), key, num_sequences)
 
 
@@ -266,11 +303,13 @@ def _logits_of(params: Params, hidden: Array) -> Array:
     return jnp.matmul(hidden, params["readout"].T, precision="highest") + params["bias"]
 
 
-# Compiled once per model and shape: a model that NumPyro runs step by step to find its sites would otherwise
-# compile every operation by itself.
+# Compiled once per model and shape: a model that NumPyro runs step by step to find its sites would
+# otherwise compile every operation by itself.
 @jax.jit(static_argnums=0)
 def _path_log_density(model: LanguageModel, params: Params, tokens: Array) -> Array:
-    density = path_log_density(model.path_attention(params), model.path(params, tokens), model.scale)
+    density = path_log_density(
+        model.path_attention(params), model.path(params, tokens), model.scale
+    )
     return jnp.where(counted(tokens), density, 0).sum(-1)
 
 
@@ -285,12 +324,16 @@ def _logits_and_path(model: LanguageModel, params: Params, tokens: Array) -> tup
 
 
 @jax.jit(static_argnums=(0, 3))
-def _generate(model: LanguageModel, process: SequenceProcess, key: Array, num_sequences: int) -> Generation:
+def _generate(
+    model: LanguageModel, process: SequenceProcess, key: Array, num_sequences: int
+) -> Generation:
     tokens = process.sample(key, (num_sequences,))
     rows = process.conditionals(tokens)
     is_counted = counted(tokens)
     log_prob = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
-    margin = stability_margin(model.path_attention(process.params), model.path(process.params, tokens))
+    margin = stability_margin(
+        model.path_attention(process.params), model.path(process.params, tokens)
+    )
     return Generation(
         tokens,
         jnp.where(is_counted, log_prob, jnp.nan),
@@ -301,7 +344,8 @@ def _generate(model: LanguageModel, process: SequenceProcess, key: Array, num_se
 
 @functools.lru_cache(maxsize=128)
 def _functions(model: LanguageModel) -> dict[str, Any]:
-    """What a SequenceProcess needs of the model; the same functions for equal models, so that they compile once."""
+    """What a SequenceProcess needs of the model; the same functions for equal models, so that they
+    compile once."""
 
     def start(params: Params) -> Any:
         return empty_cache(model.readout_attention(params), model.length)
@@ -329,11 +373,13 @@ def _functions(model: LanguageModel) -> dict[str, Any]:
 def _end_probability_bound(model: LanguageModel, params: Params) -> Array:
     """`1 / (1 + sum_v exp(largest logit of v over the end's))`.
 
-    A logit is linear in u_t and in each head's mean, and that mean lies in the convex hull of the path: over all paths
-    a difference of logits is largest where each of them is one of the finitely many embeddings.
-    """
+    A logit is linear in u_t and in each head's mean, and that mean lies in the convex hull of the
+    path: over all paths a difference of logits is largest where each of them is one of the finitely
+    many embeddings."""
     u = (params["embedding"][:, None] + params["position"]).reshape(-1, model.dim)
     apart = params["readout"] - params["readout"][END]
     parts = jnp.concatenate([apart[None], jnp.einsum("vi,hij->hvj", apart, params["value"])])
-    largest = jnp.einsum("pvj,uj->pvu", parts, u).max(-1).sum(0) + params["bias"] - params["bias"][END]
+    largest = (
+        jnp.einsum("pvj,uj->pvu", parts, u).max(-1).sum(0) + params["bias"] - params["bias"][END]
+    )
     return 1 / jnp.exp(largest.at[END].set(0)).sum()

@@ -1,4 +1,5 @@
-"""The attention process with priors: a generative model of real-valued sequences (theory, sections 1 to 6)."""
+"""The attention process with priors: a generative model of real-valued sequences (theory, sections
+1 to 6)."""
 
 import math
 from dataclasses import dataclass
@@ -21,24 +22,27 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class LatentAttention:
-    """Bayesian attention on observed embeddings: the attention process with priors on its parameters.
+    """Bayesian attention on observed embeddings: the attention process with priors on its
+    parameters.
 
-        u_t = sum_h V_h sum_{s<t} alpha^h_ts u_s + e_t,   alpha^h_t = softmax_s(u_s^T A_h u_t),   e_t ~ N(0, scale^2 I)
+        u_t = sum_h V_h sum_{s<t} alpha^h_ts u_s + e_t,   e_t ~ N(0, scale^2 I)
+        alpha^h_t = softmax_s(u_s^T A_h u_t)
 
-    Call it as a NumPyro model: `model(u)` conditions on embeddings of shape (num_sequences, length, dim);
-    `model(num_sequences=n)` generates them; `model(u, batch_size=n)` conditions on a random batch of them, whose terms
-    count num_sequences / n times.
+    Call it as a NumPyro model: `model(u)` conditions on embeddings of shape (num_sequences, length,
+    dim); `model(num_sequences=n)` generates them; `model(u, batch_size=n)` conditions on a random
+    batch of them, whose terms count num_sequences / n times.
 
         site              batch (plate)       event
         each parameter    ()                  its shape below
         embeddings        (num_sequences,)    (length, dim), time first
 
-    Parameters and priors, with d = dim and r = rank. In each parametrisation the entries of the interaction A (heads,
-    d, d) have standard deviation 1/sqrt(d); off the diagonal of a symmetric one 1/sqrt(2d), which makes its law
-    invariant under rotations.
+    Parameters and priors, with d = dim and r = rank. In each parametrisation the entries of the
+    interaction A (heads, d, d) have standard deviation 1/sqrt(d); off the diagonal of a symmetric
+    one 1/sqrt(2d), which makes its law invariant under rotations.
         full        interaction (heads, d, d) ~ Normal
         factored    query, key (heads, r, d) ~ Normal(0, d^(-1/4)), A = key^T query / sqrt(r)
-        symmetric   interaction_entries (d (d + 1) / 2,) ~ Normal, the upper triangle of A row by row; one head
+        symmetric   interaction_entries (d (d + 1) / 2,) ~ Normal, one head;
+                    the upper triangle of A, row by row
         value (heads, d, d) ~ Normal(I / heads, 1 / (2 sqrt(d)))
         scale ~ LogNormal(0, 1/2)
 
@@ -46,9 +50,11 @@ class LatentAttention:
         dim, length: of the embeddings.
         heads, rank: of the attention; rank is for the factored parametrisation, and None is dim.
         parametrisation: "full", "factored" or "symmetric".
-        values: whether there are value maps; without, V_h = I / heads. None is yes, but no for symmetric.
-        contraction: cap kappa in (0, 1), under which every parameter is a proper model; None restricts the density
-            to its local domain, over which it does not integrate to one (theory, section 4).
+        values: whether there are value maps; without, V_h = I / heads. None is yes, but no for
+            symmetric.
+        contraction: cap kappa in (0, 1), under which every parameter is a proper model; None
+            restricts the density to its local domain, over which it does not integrate to one
+            (theory, section 4).
         branch: of AttentionProcess, for generating without a cap.
 
     Raises:
@@ -84,19 +90,25 @@ class LatentAttention:
             whole_number("rank", self.rank)
         if self.parametrisation not in ("full", "factored", "symmetric"):
             raise InputError(
-                f'parametrisation: expected "full", "factored" or "symmetric", got {self.parametrisation!r}'
+                'parametrisation: expected "full", "factored" or "symmetric", got '
+                f"{self.parametrisation!r}"
             )
         if self.rank is not None and self.parametrisation != "factored":
-            raise InputError(f'rank: expected None unless parametrisation="factored", got {self.rank}')
+            raise InputError(
+                f'rank: expected None unless parametrisation="factored", got {self.rank}'
+            )
         if self.parametrisation == "symmetric" and (self.heads != 1 or self.values):
             raise InputError(
-                f"parametrisation: symmetric expects one head and no value maps, got heads={self.heads}, "
+                "parametrisation: symmetric expects one head and no value maps, got "
+                f"heads={self.heads}, "
                 f"values={self.values}"
             )
         if self.values is None:
             object.__setattr__(self, "values", self.parametrisation != "symmetric")
         zero = jnp.zeros((1, 1, 1))
-        AttentionProcess(Attention(zero, zero, contraction=self.contraction), 1.0, 1, branch=self.branch)  # checks both
+        AttentionProcess(
+            Attention(zero, zero, contraction=self.contraction), 1.0, 1, branch=self.branch
+        )  # checks both
 
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of each parameter, by name."""
@@ -117,21 +129,29 @@ class LatentAttention:
         return priors
 
     def __call__(
-        self, embeddings: Any = None, num_sequences: int | None = None, batch_size: int | None = None
+        self,
+        embeddings: Any = None,
+        num_sequences: int | None = None,
+        batch_size: int | None = None,
     ) -> Array:
         if embeddings is not None:
             embeddings = self._checked(embeddings)
             if embeddings.ndim != 3:
                 raise InputError(
-                    f"embeddings: expected shape (num_sequences, {self.length}, {self.dim}), got {embeddings.shape}"
+                    f"embeddings: expected shape (num_sequences, {self.length}, {self.dim}), "
+                    f"got {embeddings.shape}"
                 )
             if num_sequences not in (None, len(embeddings)):
                 raise InputError(
-                    f"num_sequences: expected {len(embeddings)} to go with the embeddings, got {num_sequences}"
+                    f"num_sequences: expected {len(embeddings)} to go with the embeddings, got "
+                    f"{num_sequences}"
                 )
             num_sequences = len(embeddings)
         elif num_sequences is None or num_sequences < 1:
-            raise InputError(f"num_sequences: expected at least 1 when no embeddings are given, got {num_sequences!r}")
+            raise InputError(
+                "num_sequences: expected at least 1 when no embeddings are given, got "
+                f"{num_sequences!r}"
+            )
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
         with numpyro.plate("sequences", num_sequences, subsample_size=batch_size) as rows:
             if embeddings is not None and batch_size is not None:
@@ -143,21 +163,28 @@ class LatentAttention:
         return self.attention(params).interaction
 
     def attention(self, params: Params) -> Attention:
-        """The attention map at given parameters; leading axes of the parameters make a batch of maps."""
+        """The attention map at given parameters; leading axes of the parameters make a batch of
+        maps."""
         value = params["value"] if self.values else None
         if self.parametrisation == "factored":
             return Attention(params["query"], params["key"], value, contraction=self.contraction)
         if self.parametrisation == "full":
-            return Attention.from_interaction(params["interaction"], value=value, contraction=self.contraction)
+            return Attention.from_interaction(
+                params["interaction"], value=value, contraction=self.contraction
+            )
         row, column = np.triu_indices(self.dim)
         entries = jnp.asarray(params["interaction_entries"])
         interaction = jnp.zeros((*entries.shape[:-1], 1, self.dim, self.dim), entries.dtype)
-        interaction = interaction.at[..., 0, row, column].set(entries).at[..., 0, column, row].set(entries)
+        interaction = (
+            interaction.at[..., 0, row, column].set(entries).at[..., 0, column, row].set(entries)
+        )
         return Attention.from_interaction(interaction, contraction=self.contraction, symmetric=True)
 
     def process(self, params: Params) -> AttentionProcess:
         """The law of one sequence at given parameters."""
-        return AttentionProcess(self.attention(params), params["scale"], self.length, branch=self.branch)
+        return AttentionProcess(
+            self.attention(params), params["scale"], self.length, branch=self.branch
+        )
 
     def log_likelihood(self, params: Params, embeddings: Any) -> Float[Array, "..."]:
         """Log density of each sequence, in nats; embeddings of shape (..., length, dim)."""
@@ -169,10 +196,13 @@ class LatentAttention:
 
     def outside_domain(self, params: Params, embeddings: Any) -> Bool[Array, "... length"]:
         """Positions outside the local domain (some `det J_t <= 0`): there the density is 0."""
-        return jnp.isneginf(path_log_density(self.attention(params), self._checked(embeddings), params["scale"]))
+        return jnp.isneginf(
+            path_log_density(self.attention(params), self._checked(embeddings), params["scale"])
+        )
 
     def quantities(self, params: Params, embeddings: Any) -> dict[str, Array]:
-        """What is identified: interaction, scale, log likelihood of all sequences, and their smallest margin."""
+        """What is identified: interaction, scale, log likelihood of all sequences, and their
+        smallest margin."""
         return {
             "interaction": ordered_heads(self.interaction(params)),
             "scale": jnp.asarray(params["scale"]),
@@ -182,9 +212,14 @@ class LatentAttention:
 
     def _checked(self, embeddings: Any) -> Array:
         embeddings = as_float_array("embeddings", embeddings)
-        if embeddings.ndim < 2 or embeddings.shape[-2:] != (self.length, self.dim) or math.prod(embeddings.shape) == 0:
+        if (
+            embeddings.ndim < 2
+            or embeddings.shape[-2:] != (self.length, self.dim)
+            or math.prod(embeddings.shape) == 0
+        ):
             raise InputError(
-                f"embeddings: expected shape (num_sequences >= 1, {self.length}, {self.dim}), got {embeddings.shape}"
+                f"embeddings: expected shape (num_sequences >= 1, {self.length}, {self.dim}), "
+                f"got {embeddings.shape}"
             )
         return embeddings
 

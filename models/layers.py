@@ -1,4 +1,5 @@
-"""What the layers of a pre-norm transformer compute, and the attention in each of them (theory, section 2)."""
+"""What the layers of a pre-norm transformer compute, and the attention in each of them (theory,
+section 2)."""
 
 import math
 from typing import Any
@@ -18,22 +19,31 @@ def _held(matrices: Array, most: float | None) -> Array:
     """Matrices [h, r, d] with their largest singular value brought down to `most`."""
     if most is None:
         return matrices
-    return matrices / jnp.maximum(1, jnp.linalg.norm(matrices, 2, axis=(-2, -1), keepdims=True) / most)
+    return matrices / jnp.maximum(
+        1, jnp.linalg.norm(matrices, 2, axis=(-2, -1), keepdims=True) / most
+    )
 
 
-def forward(model: Any, params: dict[str, Any], u: Array, key: Array | None = None) -> tuple[Array, list]:
-    """Logits from the embedding path, and the attention of each layer with what it reads; dropout under a key."""
+def forward(
+    model: Any, params: dict[str, Any], u: Array, key: Array | None = None
+) -> tuple[Array, list]:
+    """Logits from the embedding path, and the attention of each layer with what it reads; dropout
+    under a key."""
     keys = iter([] if key is None else jax.random.split(key, 2 * model.layers + 1))
     causal = jnp.tri(u.shape[-2], dtype=bool)
 
     def drop(x: Array) -> Array:
         if key is None or not model.dropout:
             return x
-        return jnp.where(jax.random.bernoulli(next(keys), 1 - model.dropout, x.shape), x / (1 - model.dropout), 0)
+        return jnp.where(
+            jax.random.bernoulli(next(keys), 1 - model.dropout, x.shape), x / (1 - model.dropout), 0
+        )
 
     hidden, attentions = drop(u), []
     for layer in range(model.layers):
-        query, keys_of, value, output = (params[name][layer] for name in ("query", "key", "value", "output"))
+        query, keys_of, value, output = (
+            params[name][layer] for name in ("query", "key", "value", "output")
+        )
         query, keys_of = _held(query, model.spectral), _held(keys_of, model.spectral)
         x = _normalised(hidden)
         q, k, v = (jnp.einsum("hri,...ti->...htr", matrix, x) for matrix in (query, keys_of, value))
@@ -46,4 +56,6 @@ def forward(model: Any, params: dict[str, Any], u: Array, key: Array | None = No
         attentions.append((Attention(query, keys_of, output @ value, mask="inclusive"), x))
         inner = jax.nn.gelu(jnp.einsum("ji,...ti->...tj", params["up"][layer], _normalised(hidden)))
         hidden = hidden + drop(jnp.einsum("ij,...tj->...ti", params["down"][layer], inner))
-    return jnp.einsum("vi,...ti->...tv", params["readout"], _normalised(hidden)) + params["bias"], attentions
+    return jnp.einsum("vi,...ti->...tv", params["readout"], _normalised(hidden)) + params[
+        "bias"
+    ], attentions

@@ -6,7 +6,8 @@ from jax.typing import ArrayLike
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import AffineTransform
 
-# NumPyro starts a chain uniformly in (-2, 2) of the unconstrained coordinates: within half a standard deviation.
+# NumPyro starts a chain uniformly in (-2, 2) of the unconstrained coordinates: within half a
+# standard deviation.
 UNIT = 0.25
 
 
@@ -31,7 +32,9 @@ class _RealInUnits(constraints.Constraint):
     def eq(self, other, static=False):
         if not isinstance(other, _RealInUnits):
             return False
-        return bool(jnp.array_equal(self.origin, other.origin) & jnp.array_equal(self.unit, other.unit))
+        return bool(
+            jnp.array_equal(self.origin, other.origin) & jnp.array_equal(self.unit, other.unit)
+        )
 
 
 @biject_to.register(_RealInUnits)
@@ -42,10 +45,10 @@ def _(constraint):
 class NearMeanNormal(dist.Normal):
     """A normal to whose mean NumPyro's default start points come within half a standard deviation.
 
-    Attention starts in its local domain only when its interaction is small: under a plain Normal the default start
-    in (-2, 2) lies outside it almost surely once there are many sequences. The change of coordinates is linear, so
-    it moves neither the posterior nor the mode; it also makes one step size fit all parameters.
-    """
+    Attention starts in its local domain only when its interaction is small: under a plain Normal
+    the default start in (-2, 2) lies outside it almost surely once there are many sequences. The
+    change of coordinates is linear, so it moves neither the posterior nor the mode; it also makes
+    one step size fit all parameters."""
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self):

@@ -1,4 +1,5 @@
-"""A pre-norm transformer of several layers with priors, and penalties on its attention (theory, sections 2 and 7)."""
+"""A pre-norm transformer of several layers with priors, and penalties on its attention (theory,
+sections 2 and 7)."""
 
 import functools
 import math
@@ -26,36 +27,47 @@ PLACEMENTS = ("auxiliary", "own")
 class TransformerLM:
     """Causal transformer language model with priors; the LanguageModel is its one-layer cousin.
 
-    Sequences are padded with the end token, id 0, which is also the start: position t reads x_{t-1} and predicts x_t.
+    Sequences are padded with the end token, id 0, which is also the start: position t reads x_{t-1}
+    and predicts x_t.
 
-        u_t = E[x_{t-1}] + P_t                                       in each layer, with n(x) = x / root mean square of x
-        h_t = h_t + sum_h O_h sum_{s<=t} alpha^h_ts W_h n(h_s)       logits n(h_s)^T K_h^T Q_h n(h_t) / sqrt(r), r = d / heads
-        h_t = h_t + D gelu(U n(h_t))
+        u_t = E[x_{t-1}] + P_t
+        h_t = h_t + sum_h O_h sum_{s<=t} alpha^h_ts W_h n(h_s)       in each layer
+        h_t = h_t + D gelu(U n(h_t))                                 in each layer
         p(x_t | x_<t) = softmax(R n(h_t) + b)
+
+    with n(x) = x / root mean square of x, and alpha^h_ts the softmax over s of
+    n(h_s)^T K_h^T Q_h n(h_t) / sqrt(r), r = d / heads. The joint is
+
         log joint = sum_t log p(x_t | x_<t)  -  barrier_weight * sum_t penalty_t  +  log prior
 
     The penalty of a variant is that of `probattn.barrier_loss`, placed on
-        auxiliary   an attention of its own on u (strict mask, query and key of rank 4), capped in the variant "bounded"
-        own         the heads of every layer, inclusive mask and value maps O_h W_h, on what they read, n(h)
-    Called with a minibatch it may hold for the first sequences of it only (`barrier_sequences`), as their mean.
+        auxiliary   an attention of its own on u (strict mask, query and key of rank 4), capped in
+                    the variant "bounded"
+        own         the heads of every layer, with inclusive mask and value maps O_h W_h, on what
+                    they read, n(h)
 
-    For comparison: `noise` on u in training, in root mean squares of u; `dropout` of u and of what each block adds; `qk_norm`,
-    queries and keys of root mean square 1; `spectral`, largest singular value of each head's K and Q at most this.
+    Called with a minibatch it may hold for the first sequences of it only (`barrier_sequences`), as
+    their mean.
 
-    Parameters and priors, all Normal(0, s): E s = 1, P s = 1/2, R s = 2 / sqrt(d), b s = 1; matrices of n inputs s = 1 / sqrt(n);
-    the auxiliary query and key s = d^(-1/4).
+    For comparison: `noise` on u in training, in root mean squares of u; `dropout` of u and of what
+    each block adds; `qk_norm`, queries and keys of root mean square 1; `spectral`, largest singular
+    value of each head's K and Q at most this.
 
-    Call it as a NumPyro model: as the LanguageModel, with `model(tokens)`, `model(num_sequences=n)`, `model(tokens, batch_size=n)`.
+    Parameters and priors, all Normal(0, s): E s = 1, P s = 1/2, R s = 2 / sqrt(d), b s = 1;
+    matrices of n inputs s = 1 / sqrt(n); the auxiliary query and key s = d^(-1/4).
 
-    Raises: InputError for a field out of range, heads that do not divide dim, and tokens of a wrong shape, type or range.
-    Source: theory, sections 2 and 7.
+    Call it as a NumPyro model: as the LanguageModel, with `model(tokens)`,
+    `model(num_sequences=n)`, `model(tokens, batch_size=n)`.
+
+    Raises: InputError for a field out of range, heads that do not divide dim, and tokens of a wrong
+    shape, type or range. Source: theory, sections 2 and 7.
 
     Example:
 
         >>> import jax
         >>> from numpyro.infer import Predictive
         >>> from probattn.models import TransformerLM
-        >>> model = TransformerLM(vocab_size=5, length=6, dim=8, layers=2, heads=2, barrier_weight=0.02, placement="own")
+        >>> model = TransformerLM(vocab_size=5, length=6, dim=8, layers=2, heads=2, placement="own")
         >>> Predictive(model, num_samples=1)(jax.random.key(0), num_sequences=3)["tokens"].shape
         (1, 3, 6)
     """
@@ -94,11 +106,14 @@ class TransformerLM:
             raise InputError(f"spectral: expected a number > 0 or None, got {self.spectral!r}")
         if self.qk_norm and self.barrier_weight > 0 and self.placement == "own":
             raise InputError(
-                "qk_norm: the blocks of normalised queries and keys are others; use it without a barrier on its own heads"
+                "qk_norm: the blocks of normalised queries and keys are others; use it without "
+                "a barrier on its own heads"
             )
         for name, allowed in (("placement", PLACEMENTS), ("variant", VARIANTS)):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise InputError(
+                    f"{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
 
     @property
     def rank(self) -> int:
@@ -106,7 +121,8 @@ class TransformerLM:
 
     @property
     def law(self) -> "TransformerLM":
-        """The model without what bears on training alone: equal ones are one law of sequences, and compile once."""
+        """The model without what bears on training alone: equal ones are one law of sequences, and
+        compile once."""
         return replace(
             self,
             barrier_weight=0.0,
@@ -134,14 +150,21 @@ class TransformerLM:
         }
         if self.barrier_weight > 0 and self.placement == "auxiliary":
             rank = min(4, d)
-            found |= {name: normal(d**-0.25, 1, rank, d) for name in ("auxiliary_query", "auxiliary_key")}
+            found |= {
+                name: normal(d**-0.25, 1, rank, d) for name in ("auxiliary_query", "auxiliary_key")
+            }
         return found
 
-    def __call__(self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None) -> Array:
+    def __call__(
+        self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None
+    ) -> Array:
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
         elif num_sequences is None or num_sequences < 1:
-            raise InputError(f"num_sequences: expected at least 1 when no tokens are given, got {num_sequences!r}")
+            raise InputError(
+                "num_sequences: expected at least 1 when no tokens are given, got "
+                f"{num_sequences!r}"
+            )
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
         number = num_sequences if tokens is None else tokens.shape[0]
         key = numpyro.prng_key() if self.noise or self.dropout else None
@@ -152,15 +175,22 @@ class TransformerLM:
                 logits, penalty = _logits_and_penalty(self, params, tokens, key)
                 process = process.at_logits(logits)
                 if self.barrier_weight > 0:
-                    numpyro.factor("barrier", -self.barrier_weight * penalty * counted(tokens).sum(-1))
+                    numpyro.factor(
+                        "barrier", -self.barrier_weight * penalty * counted(tokens).sum(-1)
+                    )
             return numpyro.sample("tokens", process, obs=tokens)
 
     def process(self, params: Params) -> SequenceProcess:
         """The law of one sequence at given parameters."""
         return SequenceProcess(
-            _function(self), params, length=self.length, vocab_size=self.vocab_size, end_token=END, batched=True,
+            _function(self),
+            params,
+            length=self.length,
+            vocab_size=self.vocab_size,
+            end_token=END,
+            batched=True,
             validate_args=False,
-        )  # fmt: skip
+        )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """`sum_t log p(x_t | x_<t)` of each sequence, shape (...), in nats."""
@@ -171,22 +201,29 @@ class TransformerLM:
         return jnp.asarray(params["embedding"])[before(tokens)] + params["position"]
 
     def logits_at(self, params: Params, u: Array) -> Float[Array, "... length vocab"]:
-        """Logits of each position given the embedding path u (..., length, dim): what attacks and noise go through."""
+        """Logits of each position given the embedding path u (..., length, dim): what attacks and
+        noise go through."""
         return forward(self, params, u)[0]
 
     def auxiliary_attention(self, params: Params) -> Attention:
-        """The attention that the barrier placed "auxiliary" is on: strict mask, capped in the variant "bounded"."""
+        """The attention that the barrier placed "auxiliary" is on: strict mask, capped in the
+        variant "bounded"."""
         cap = 0.9 if self.variant == "bounded" else None
         return Attention(params["auxiliary_query"], params["auxiliary_key"], contraction=cap)
 
-    def attentions(self, params: Params, u: Array) -> list[tuple[Attention, Float[Array, "... length dim"]]]:
-        """The attention of each layer (inclusive mask, value maps `O_h W_h`) with what it reads, n(h)."""
+    def attentions(
+        self, params: Params, u: Array
+    ) -> list[tuple[Attention, Float[Array, "... length dim"]]]:
+        """The attention of each layer (inclusive mask, value maps `O_h W_h`) with what it reads,
+        n(h)."""
         return forward(self, params, u)[1]
 
 
 @jax.jit(static_argnums=0)
 @jax.default_matmul_precision("highest")
-def _logits_and_penalty(model: TransformerLM, params: Params, tokens: Array, key: Array | None) -> tuple[Array, Array]:
+def _logits_and_penalty(
+    model: TransformerLM, params: Params, tokens: Array, key: Array | None
+) -> tuple[Array, Array]:
     """Logits (n, length, vocab), and the mean penalty of a position."""
     u = clean = model.path(params, tokens)
     if key is not None and model.noise:

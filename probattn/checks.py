@@ -1,4 +1,5 @@
-"""Input checks that several parts share: each returns what it accepts and raises an InputError otherwise."""
+"""Input checks that several parts share: each returns what it accepts and raises an InputError
+otherwise."""
 
 from typing import Any
 
@@ -10,11 +11,14 @@ from probattn.errors import InputError
 
 
 def as_float_array(name: str, value: Any) -> jax.Array:
-    """`value` as a floating-point array; an InputError if it is none, or holds a NaN or an infinity."""
+    """`value` as a floating-point array; an InputError if it is none, or holds a NaN or an
+    infinity."""
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: expected an array of numbers, got {type(value).__name__}") from error
+        raise InputError(
+            f"{name}: expected an array of numbers, got {type(value).__name__}"
+        ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
@@ -26,7 +30,8 @@ def as_float_array(name: str, value: Any) -> jax.Array:
 
 
 def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
-    """`value` as standard deviations, one for each of a batch; an InputError if one is not positive or too many."""
+    """`value` as standard deviations, one for each of a batch; an InputError if one is not positive
+    or too many."""
     scale = as_float_array("scale", value)
     if not isinstance(scale, jax.core.Tracer) and not (np.asarray(scale) > 0).all():
         raise InputError(f"scale: expected positive numbers, got {np.asarray(scale).min()}")
@@ -34,7 +39,8 @@ def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
         np.broadcast_shapes(batch_shape, scale.shape)
     except ValueError as error:
         raise InputError(
-            f"scale: expected a shape that broadcasts against the batch {batch_shape} (one for each sequence or map), "
+            f"scale: expected a shape that broadcasts against the batch {batch_shape} (one for "
+            "each sequence or map), "
             f"got {scale.shape}"
         ) from error
     return scale

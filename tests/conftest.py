@@ -1,7 +1,8 @@
-"""Shared by all tests: jobs and precisions, shape checking, the kept compiled programs, and the browser.
+"""Shared by all tests: jobs and precisions, shape checking, the kept compiled programs, and the
+browser.
 
-`tests/where.py` says where each test runs; `pytest --job=NAME` chooses, and JAX_ENABLE_X64 the precision.
-"""
+`tests/where.py` says where each test runs; `pytest --job=NAME` chooses, and JAX_ENABLE_X64 the
+precision."""
 
 import gc
 import importlib
@@ -12,12 +13,16 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-# Compiled programs are kept between runs; workers and processes share them. The folder can be thrown away at any time.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache_path("probattn", appauthor=False) / "tests"))
+# Compiled programs are kept between runs; workers and processes share them. The folder can be
+# thrown away at any time.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(user_cache_path("probattn", appauthor=False) / "tests")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Most of the suite's time goes to compiling programs that run once or twice: they are not optimised, but for some files.
+# Most of the suite's time goes to compiling programs that run once or twice: they are not
+# optimised, but for some files.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
@@ -30,7 +35,13 @@ from tests import where
 KEPT = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 MOST_KEPT = 4e9  # bytes
 UNREADABLE = "Error (reading|writing) persistent compilation cache entry"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+]
 UNOPTIMISED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 PRECISION = "float64" if jax.config.jax_enable_x64 else "float32"
 HERE = Path(__file__).parent
@@ -44,7 +55,10 @@ with install_import_hook(["probattn"], "beartype.beartype"):
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--job", default="default", choices=["default", "fast", *where.JOBS, "all"], help="see tests/where.py"
+        "--job",
+        default="default",
+        choices=["default", "fast", *where.JOBS, "all"],
+        help="see tests/where.py",
     )
 
 
@@ -65,11 +79,14 @@ def pytest_collection_modifyitems(config, items):
             others.append(item)
     config.hook.pytest_deselected(items=others)
     order = {path: number for number, path in enumerate(where.LONGEST)}
-    items[:] = sorted(chosen, key=lambda item: order.get(item.path.relative_to(HERE).as_posix(), len(order)))
+    items[:] = sorted(
+        chosen, key=lambda item: order.get(item.path.relative_to(HERE).as_posix(), len(order))
+    )
 
 
 def pytest_warning_recorded(warning_message):
-    """Compiled programs that cannot be read are no failure: all that was kept goes, and is made again."""
+    """Compiled programs that cannot be read are no failure: all that was kept goes, and is made
+    again."""
     if re.match(UNREADABLE, str(warning_message.message)):
         throw_away()
 
@@ -90,7 +107,8 @@ def throw_away():
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs(request):
-    """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib crashes."""
+    """Each holds several memory maps, of which Linux gives a process 65,530; past them jaxlib
+    crashes."""
     path = request.path.relative_to(HERE).as_posix()
     jax.config.update("jax_disable_most_optimizations", UNOPTIMISED and path not in where.OPTIMISED)
     yield
@@ -100,8 +118,11 @@ def compiled_programs(request):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium. Without one the test skips; with PROBATTN_BROWSER=required, as in `.ci/run`, it fails."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    """Headless Chromium. Without one the test skips; with PROBATTN_BROWSER=required, as in
+    `.ci/run`, it fails."""
+    chromium = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if chromium is None:
         if os.environ.get("PROBATTN_BROWSER") == "required":
             pytest.fail("no Chromium was found; install Debian's package chromium")

@@ -1,4 +1,5 @@
-"""Examples of docstrings run under the check of shapes and types, and so do the code blocks of the pages."""
+"""Examples of docstrings run under the check of shapes and types, and so do the code blocks of the
+pages."""
 
 import doctest
 import re

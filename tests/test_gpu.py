@@ -1,4 +1,5 @@
-"""What a GPU must give: the figures of the CPU, at full precision, with chains side by side. Skipped without one."""
+"""What a GPU must give: the figures of the CPU, at full precision, with chains side by side.
+Skipped without one."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,9 @@ def value_and_gradient(dim, rank):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("dim", "rank"), [(4, 4), (16, 2), (LARGEST_UNROLLED + 1, LARGEST_UNROLLED + 1)])
+@pytest.mark.parametrize(
+    ("dim", "rank"), [(4, 4), (16, 2), (LARGEST_UNROLLED + 1, LARGEST_UNROLLED + 1)]
+)
 def test_density_and_gradient_are_those_of_the_cpu(dim, rank):
     on_gpu = gpu()
     with jax.default_device(jax.devices("cpu")[0]):
@@ -49,8 +52,12 @@ def test_fits_run_there_with_chains_side_by_side():
     gpu()
     assert place_chains(4).method == "vectorised" or jax.local_device_count() >= 4
     model = LanguageModel(4, 5, 2)
-    assert np.isfinite(fit_map(model, TOKENS, key=KEY, num_steps=50, progress=False).stats["loss"]).all()
-    settings = dict(num_chains=4, num_warmup=20, num_samples=20, max_tree_depth=4, start="prior", progress=False)
+    assert np.isfinite(
+        fit_map(model, TOKENS, key=KEY, num_steps=50, progress=False).stats["loss"]
+    ).all()
+    settings = dict(
+        num_chains=4, num_warmup=20, num_samples=20, max_tree_depth=4, start="prior", progress=False
+    )
     assert sample_posterior(model, TOKENS, key=KEY, **settings).shape == (4, 20)
 
 
@@ -74,6 +81,8 @@ def test_nothing_in_the_density_calls_the_host_or_a_library_of_the_cpu():
     draw = np.random.default_rng(0).standard_normal
     process = AttentionProcess(Attention(draw((2, 2, 8)), draw((2, 2, 8)), contraction=0.9), 1.0, 5)
     program = (
-        jax.jit(jax.value_and_grad(lambda u: process.log_prob(u).sum())).lower(jnp.asarray(draw((4, 5, 8)))).as_text()
+        jax.jit(jax.value_and_grad(lambda u: process.log_prob(u).sum()))
+        .lower(jnp.asarray(draw((4, 5, 8))))
+        .as_text()
     )
     assert "custom_call" not in program.replace("@Sharding", "")

@@ -1,4 +1,5 @@
-"""Notebooks executed in the fast setting, solutions too: no exception, no warning, no outputs of other code, no figure gone stale."""
+"""Notebooks executed in the fast setting, solutions too: no exception, no warning, no outputs of
+other code, no figure gone stale."""
 
 import re
 
@@ -26,9 +27,15 @@ def test_it_is_one_of_the_series(path):
     assert "assert" in code
     # The public interface only.
     assert not re.search(
-        r"probattn\.(?!models\b|inference\b)\w+ import|(models|inference)\.\w+ import|probattn[\w.]* import _", code
+        r"probattn\.(?!models\b|inference\b)\w+ import|(models|inference)\.\w+ import|"
+        r"probattn[\w.]* import _",
+        code,
     )
-    assert any("image/png" in output.get("data", {}) for cell in book.cells for output in cell.get("outputs", []))
+    assert any(
+        "image/png" in output.get("data", {})
+        for cell in book.cells
+        for output in cell.get("outputs", [])
+    )
 
 
 def book_of(code, metadata=None):

@@ -1,4 +1,5 @@
-"""The wheel installs probattn, probattn.models and probattn.inference, and nothing else at the top."""
+"""The wheel installs probattn, probattn.models and probattn.inference, and nothing else at the
+top."""
 
 import shutil
 import subprocess
@@ -22,7 +23,9 @@ def wheel(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     build = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     command = [sys.executable, *build, out, source]
-    built = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+    built = subprocess.run(
+        [str(word) for word in command], check=True, capture_output=True, text=True
+    )
     assert "would be ignored" not in built.stdout + built.stderr
     return next(out.glob("*.whl"))
 
@@ -34,10 +37,14 @@ def test_wheel_holds_one_top_level_package(wheel):
     for folder, prefix in (("probattn", ""), ("models", "models/"), ("inference", "inference/")):
         for path in (ROOT / folder).rglob("*.py"):
             name = path.relative_to(ROOT / folder).as_posix()
-            if not name.startswith(("models/", "inference/")):  # where they are installed in a checkout
+            if not name.startswith(
+                ("models/", "inference/")
+            ):  # where they are installed in a checkout
                 assert f"probattn/{prefix}{name}" in names
     assert "probattn/inference/report/templates/report.html" in names
-    assert {"probattn/py.typed", "probattn/__init__.pyi", "probattn/inference/__init__.pyi"} <= set(names)
+    assert {"probattn/py.typed", "probattn/__init__.pyi", "probattn/inference/__init__.pyi"} <= set(
+        names
+    )
     assert not [name for name in names if "test" in name]
 
 
@@ -52,16 +59,30 @@ def test_wheel_holds_one_top_level_package(wheel):
     ],
 )
 def test_arviz_may_be_imported_first(imports):
-    """It leaves a lazy numpyro behind, whose submodules go missing unless it is loaded before them."""
+    """It leaves a lazy numpyro behind, whose submodules go missing unless it is loaded before
+    them."""
     code = f"""{imports}; import sys
 for name, module in sys.modules.items():
     parent, _, child = name.rpartition(".")
-    if parent.split(".")[0] == "numpyro" and getattr(sys.modules[parent], child, None) is not module:
+    lazy = parent.split(".")[0] == "numpyro"
+    if lazy and getattr(sys.modules[parent], child, None) is not module:
         print(name)"""
     assert run(code) == ""
 
 
-HEAVY = {"jax", "numpy", "scipy", "numpyro", "optax", "optimistix", "arviz", "pandas", "xarray", "matplotlib", "zarr"}
+HEAVY = {
+    "jax",
+    "numpy",
+    "scipy",
+    "numpyro",
+    "optax",
+    "optimistix",
+    "arviz",
+    "pandas",
+    "xarray",
+    "matplotlib",
+    "zarr",
+}
 
 
 @pytest.mark.parametrize(
@@ -70,9 +91,18 @@ HEAVY = {"jax", "numpy", "scipy", "numpyro", "optax", "optimistix", "arviz", "pa
         ("import probattn", HEAVY),
         ("from probattn.cli.app import app; app(['--help'], standalone_mode=False)", HEAVY),
         ("from probattn.cli.app import app; app(['fit', '--help'], standalone_mode=False)", HEAVY),
-        ("from probattn import Attention, stability_margin", HEAVY - {"jax", "numpy", "scipy", "numpyro"}),
-        ("from probattn.inference import fit_map", {"arviz", "pandas", "xarray", "matplotlib", "zarr"}),
-        ("from probattn.inference import sample_posterior", {"arviz", "pandas", "xarray", "matplotlib"}),
+        (
+            "from probattn import Attention, stability_margin",
+            HEAVY - {"jax", "numpy", "scipy", "numpyro"},
+        ),
+        (
+            "from probattn.inference import fit_map",
+            {"arviz", "pandas", "xarray", "matplotlib", "zarr"},
+        ),
+        (
+            "from probattn.inference import sample_posterior",
+            {"arviz", "pandas", "xarray", "matplotlib"},
+        ),
     ],
 )
 def test_what_is_not_asked_for_is_not_loaded(code, light):
@@ -84,11 +114,13 @@ def test_what_is_not_asked_for_is_not_loaded(code, light):
 def test_names_load_when_they_are_asked_for():
     """`compare` is a function, and the module that it is in."""
     code = (
-        "import probattn.inference.report.comparing; from probattn.inference import compare; print(callable(compare))"
+        "import probattn.inference.report.comparing; from probattn.inference import compare; "
+        "print(callable(compare))"
     )
     assert run(code) == "True\n"
     code = (
-        "from probattn import *; print(Attention.__name__, inference.fit_map.__name__, models.LanguageModel.__name__)"
+        "from probattn import *; print(Attention.__name__, inference.fit_map.__name__, "
+        "models.LanguageModel.__name__)"
     )
     assert run(code) == "Attention fit_map LanguageModel\n"
     for package in (probattn, probattn.models, probattn.inference):
@@ -98,4 +130,6 @@ def test_names_load_when_they_are_asked_for():
 
 def run(code):
     """What Python prints."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# From the bottom up; a module imports from its own room and from those above it in this list, which are below it.
+# From the bottom up; a module imports from its own room and from those above it in this list, which
+# are below it.
 ROOMS = (
     "probattn",
     "probattn.attention",
@@ -45,7 +46,10 @@ def public_names(package):
     """The module of each public name of a package, from its stub."""
     path = ROOT / package.removeprefix("probattn.") / "__init__.pyi"
     stub = path.read_text() if path.exists() else ""
-    return {name: f"{package}.{module}" for module, name in re.findall(r"from \.([a-z_.]+) import (\w+)", stub)}
+    return {
+        name: f"{package}.{module}"
+        for module, name in re.findall(r"from \.([a-z_.]+) import (\w+)", stub)
+    }
 
 
 MODULES = modules()
@@ -58,12 +62,17 @@ def room_of(module):
 
 
 def imports_of(path):
-    """The modules that a file imports from, also inside functions; a public name counts as its own module."""
+    """The modules that a file imports from, also inside functions; a public name counts as its own
+    module."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("probattn"):
             for name in node.names:
                 inner = f"{node.module}.{name.name}"
-                yield inner if inner in MODULES else PUBLIC.get(node.module, {}).get(name.name, node.module)
+                yield (
+                    inner
+                    if inner in MODULES
+                    else PUBLIC.get(node.module, {}).get(name.name, node.module)
+                )
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name.startswith("probattn"))
 
@@ -78,7 +87,9 @@ def test_arrows_point_downwards(module):
         other = room_of(target)
         assert ROOMS.index(other) <= ROOMS.index(room), f"{module} imports {target}"
         for one, stranger in (STRANGERS, STRANGERS[::-1]):
-            assert not (room.startswith(one) and other.startswith(stranger)), f"{module} imports {target}"
+            assert not (room.startswith(one) and other.startswith(stranger)), (
+                f"{module} imports {target}"
+            )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -95,7 +106,14 @@ def test_every_room_says_what_lives_there():
 
 def test_evaluation_of_fits_loads_no_matplotlib():
     lower = [
-        module for module in MODULES if re.match(r"probattn\.inference\.(devices|data|fitting|evaluation)", module)
+        module
+        for module in MODULES
+        if re.match(r"probattn\.inference\.(devices|data|fitting|evaluation)", module)
     ]
     code = f"import sys, {', '.join(lower)}; print('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )

@@ -1,4 +1,5 @@
-"""The site is built without a warning, broken links among them, and reads well in a browser, on a phone and on a desk."""
+"""The site is built without a warning, broken links among them, and reads well in a browser, on a
+phone and on a desk."""
 
 import subprocess
 import sys
@@ -21,14 +22,28 @@ PAGES = (
     "notebooks/02_change_of_variables",
 )
 
-# What the theme and Sphinx leave: captions of the sidebar without a level, a drawer without a name, code that scrolls and takes no focus.
+# What the theme and Sphinx leave: captions of the sidebar without a level, a drawer without a name,
+# code that scrolls and takes no focus.
 OF_THE_THEME = {"aria-required-attr", "landmark-unique", "scrollable-region-focusable"}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", "docs", ".", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        "-c",
+        "docs",
+        ".",
+        str(out),
+    ]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-3000:]
     return out
@@ -51,7 +66,9 @@ def test_pages_fit_the_screen(site, browser, where):
     for page in PAGES:
         tab.goto((site / f"{page}.html").as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= WIDTHS[where], page
-        broken = tab.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+        broken = tab.evaluate(
+            "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+        )
         assert not broken, page
     tab.close()
     assert all(url.startswith(("file:", "data:")) for url in asked)  # nothing is fetched
@@ -62,7 +79,9 @@ def test_everyone_can_read_them(site, browser, scheme):
     tab = browser.new_context(color_scheme=scheme).new_page()
     for page in PAGES:
         tab.goto((site / f"{page}.html").as_uri())
-        assert {violation["id"] for violation in Axe().run(tab).response["violations"]} <= OF_THE_THEME, page
+        assert {
+            violation["id"] for violation in Axe().run(tab).response["violations"]
+        } <= OF_THE_THEME, page
     tab.context.close()
 
 

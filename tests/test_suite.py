@@ -1,4 +1,5 @@
-"""The suite itself: compiled programs that cannot be read are thrown away, and what hangs is killed and named."""
+"""The suite itself: compiled programs that cannot be read are thrown away, and what hangs is killed
+and named."""
 
 import os
 import subprocess
@@ -12,7 +13,13 @@ ONE = "tests/probattn/attention/test_barrier.py::test_what_bounds_a_runaway_dete
 def run(*arguments, **environment):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=600
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
 
 
@@ -31,6 +38,16 @@ def test_unreadable_programs_are_thrown_away(tmp_path):
 def test_what_hangs_is_killed_and_named(tmp_path):
     hanging = tmp_path / "test_hanging.py"
     hanging.write_text("import time\n\ndef test_it_never_ends():\n    time.sleep(600)\n")
-    found = run("--confcutdir", str(tmp_path), "-c", "pyproject.toml", "--timeout", "2", "-n", "1", str(hanging))
+    found = run(
+        "--confcutdir",
+        str(tmp_path),
+        "-c",
+        "pyproject.toml",
+        "--timeout",
+        "2",
+        "-n",
+        "1",
+        str(hanging),
+    )
     assert found.returncode != 0
     assert "test_it_never_ends" in found.stdout + found.stderr

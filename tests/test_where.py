@@ -9,7 +9,11 @@ HERE = Path(__file__).parent
 
 
 def functions_in(path):
-    return [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    return [
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
 
 
 def test_every_entry_names_something():
@@ -35,7 +39,9 @@ def test_the_longest_name_that_fits_counts():
     assert where.job_of("test_examples.py::test_it_runs_and_learns") == "examples"
     assert where.job_of("test_examples.py::test_it_runs_and_learns_more") == "default"
     assert where.precisions_of("models/test_priors.py::test_anything") == ("float32", "float64")
-    assert where.precisions_of("probattn/emission/test_emission_process.py::test_anything") == ("float32",)
+    assert where.precisions_of("probattn/emission/test_emission_process.py::test_anything") == (
+        "float32",
+    )
     assert where.precisions_of("cli/test_commands.py::test_anything") == ("float32",)
     assert where.precisions_of("inference/fitting/test_fits.py::test_anything") == ("float64",)
     assert where.runs("models/test_priors.py::test_anything", "fast", "float32")

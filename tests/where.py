@@ -1,12 +1,12 @@
 """Where each test runs: in which precision, and in which job. This table alone says so.
 
-The theory and the models are tested in float32 and in float64. Everything else runs in one precision: float32, or float64
-where its tolerances are tight; so do the tests of theory and models that hold random draws to their own standard error,
-or that run NumPyro's loops, where no digit decides. `make test` runs the default job in both precisions; `make test-NAME`
-runs another job.
+The theory and the models are tested in float32 and in float64. Everything else runs in one
+precision: float32, or float64 where its tolerances are tight; so do the tests of theory and models
+that hold random draws to their own standard error, or that run NumPyro's loops, where no digit
+decides. `make test` runs the default job in both precisions; `make test-NAME` runs another job.
 
-A name is a path below tests/, a folder, a file or a test (`folder/test_file.py::test_name`); the longest that fits counts.
-"""
+A name is a path below tests/, a folder, a file or a test (`folder/test_file.py::test_name`); the
+longest that fits counts."""
 
 from collections.abc import Iterable
 
@@ -153,7 +153,11 @@ SLOW = (
 JOBS = {
     "slow": SLOW,
     "notebooks": ("test_notebooks.py",),
-    "site": ("test_site.py", "test_docs.py::test_code_blocks_of_pages", "inference/report/test_browser.py"),
+    "site": (
+        "test_site.py",
+        "test_docs.py::test_code_blocks_of_pages",
+        "inference/report/test_browser.py",
+    ),
     "examples": ("test_examples.py::test_it_runs_and_learns",),
     "kill": ("inference/fitting/test_kill.py",),
     "processes": (
@@ -178,7 +182,8 @@ JOBS = {
     ),
 }
 
-# Seconds that one test may take, on a machine that is busy with other things too; past them it is killed and named.
+# Seconds that one test may take, on a machine that is busy with other things too; past them it is
+# killed and named.
 LIMITS = {
     "default": 300,
     "slow": 3600,
@@ -190,8 +195,8 @@ LIMITS = {
     "studies": 1800,
 }
 
-# Of `make test-fast`, which has the theory and the models in float32, what it leaves out: fits, particle filters and sampling
-# whose programs take seconds to compile.
+# Of `make test-fast`, which has the theory and the models in float32, what it leaves out: fits,
+# particle filters and sampling whose programs take seconds to compile.
 NOT_FAST = (
     "models/test_emission_model.py::test_generation_agrees_with_the_process",
     "models/test_emission_model.py::test_margins_are_means_given_the_tokens",
@@ -216,12 +221,14 @@ OPTIMISED = (
     "inference/report/test_html.py",
 )
 
-# Of the default job, the files that take longest, begun first: what one worker begins last, the other one waits for.
+# Of the default job, the files that take longest, begun first: what one worker begins last, the
+# other one waits for.
 LONGEST = ()
 
 
 def name_of(path: str, test: str) -> str:
-    """The name of a test in this table: of its file's path below tests/, and of the function, without parameters."""
+    """The name of a test in this table: of its file's path below tests/, and of the function,
+    without parameters."""
     return f"{path}::{test.split('[')[0]}"
 
 
@@ -232,11 +239,16 @@ def job_of(name: str) -> str:
 
 
 def runs(name: str, job: str, precision: str) -> bool:
-    """Whether a test runs in a job ("fast" and "all" are none of the table's own), in this precision."""
+    """Whether a test runs in a job ("fast" and "all" are none of the table's own), in this
+    precision."""
     if precision not in precisions_of(name):
         return False
     if job == "fast":
-        chosen = job_of(name) == "default" and bool(_fitting(name, BOTH)) and not _fitting(name, NOT_FAST)
+        chosen = (
+            job_of(name) == "default"
+            and bool(_fitting(name, BOTH))
+            and not _fitting(name, NOT_FAST)
+        )
         return chosen and precision == "float32"
     return job in ("all", job_of(name))
 
@@ -244,9 +256,13 @@ def runs(name: str, job: str, precision: str) -> bool:
 def precisions_of(name: str) -> tuple[str, ...]:
     """The precisions that a test runs in."""
     entries = ((BOTH, ("float32", "float64")), (FLOAT64, ("float64",)), (FLOAT32, ("float32",)))
-    fitting = {entry: precisions for names, precisions in entries for entry in _fitting(name, names)}
+    fitting = {
+        entry: precisions for names, precisions in entries for entry in _fitting(name, names)
+    }
     return fitting[max(fitting, key=len)] if fitting else ("float32",)
 
 
 def _fitting(name: str, entries: Iterable[str]) -> list[str]:
-    return [entry for entry in entries if name == entry or name.startswith((f"{entry}/", f"{entry}::"))]
+    return [
+        entry for entry in entries if name == entry or name.startswith((f"{entry}/", f"{entry}::"))
+    ]

@@ -73,9 +73,14 @@ def run_tests(tree: Path, tests: Any, float64: bool, limit: int) -> tuple[int | 
     environment |= {"PYTHONPATH": str(tree), "JAX_ENABLE_X64": str(int(float64))}
     environment["PYTHONDONTWRITEBYTECODE"] = ""
     process = subprocess.Popen(
-        [*PYTEST, *tests], cwd=tree, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        [*PYTEST, *tests],
+        cwd=tree,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         printed = process.communicate(timeout=limit)[0]
     except subprocess.TimeoutExpired:

@@ -13,16 +13,24 @@ text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 symbols = sorted(set(text))
 ids = jnp.array([symbols.index(character) for character in text])
 
-shapes = {"embedding": (len(symbols), DIM), "position": (LENGTH, DIM), "readout": (DIM, len(symbols))}
+shapes = {
+    "embedding": (len(symbols), DIM),
+    "position": (LENGTH, DIM),
+    "readout": (DIM, len(symbols)),
+}
 shapes |= {"query": (DIM, DIM), "key": (DIM, DIM), "value": (DIM, DIM)}
 keys = jax.random.split(jax.random.key(0), len(shapes))
 params = {
-    name: DIM**-0.5 * jax.random.normal(key, shape) for (name, shape), key in zip(shapes.items(), keys, strict=True)
+    name: DIM**-0.5 * jax.random.normal(key, shape)
+    for (name, shape), key in zip(shapes.items(), keys, strict=True)
 }
 
 
 def forward(params, u):
-    logits = jnp.einsum("bti,ri,rj,bsj->bts", u, params["query"], params["key"], u, optimize=True) / DIM**0.5
+    logits = (
+        jnp.einsum("bti,ri,rj,bsj->bts", u, params["query"], params["key"], u, optimize=True)
+        / DIM**0.5
+    )
     alpha = jax.nn.softmax(jnp.where(jnp.tri(LENGTH, dtype=bool), logits, -jnp.inf))
     return (u + alpha @ u @ params["value"].T) @ params["readout"]
 
@@ -41,7 +49,9 @@ optimiser = optax.adam(3e-3)
 @jax.jit
 def step(params, state, key):
     starts = jax.random.randint(key, (BATCH, 1), 0, len(ids) - LENGTH)
-    (_, cross_entropy), slope = jax.value_and_grad(loss_of, has_aux=True)(params, ids[starts + jnp.arange(LENGTH + 1)])
+    (_, cross_entropy), slope = jax.value_and_grad(loss_of, has_aux=True)(
+        params, ids[starts + jnp.arange(LENGTH + 1)]
+    )
     updates, state = optimiser.update(slope, state)
     return optax.apply_updates(params, updates), state, cross_entropy
 

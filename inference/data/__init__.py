@@ -1,1 +1,2 @@
-"""What is fitted: corpora, the n-grams they are compared with, typos, and arrays on disk. Nothing here knows a fit."""
+"""What is fitted: corpora, the n-grams they are compared with, typos, and arrays on disk. Nothing
+here knows a fit."""

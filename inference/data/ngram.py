@@ -22,7 +22,8 @@ class Ngram:
     k: float
 
     def log_prob(self, tokens: np.ndarray) -> np.ndarray:
-        """Log probability of each sequence, shape (num_sequences,): the end token counts, what follows does not."""
+        """Log probability of each sequence, shape (num_sequences,): the end token counts, what
+        follows does not."""
         before, is_counted = _before(tokens)
         return np.where(is_counted, self.log_table[before, tokens], 0).sum(-1)
 

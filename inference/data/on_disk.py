@@ -10,15 +10,18 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer.util import log_density
 
-COORDINATES_FACTOR = "coordinates"  # of `in_unconstrained_coordinates`: it counts once, as the prior does
+COORDINATES_FACTOR = (
+    "coordinates"  # of `in_unconstrained_coordinates`: it counts once, as the prior does
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of an array `data`, as a rule memory-mapped (num_sequences, ...), each of `size` sequences.
+    """Windows of an array `data`, as a rule memory-mapped (num_sequences, ...), each of `size`
+    sequences.
 
-    A window of random sequences stands for all of them: its likelihood counts `scale` times, the prior once.
-    """
+    A window of random sequences stands for all of them: its likelihood counts `scale` times, the
+    prior once."""
 
     data: np.ndarray
     size: int
@@ -34,8 +37,13 @@ class Windows:
         return len(self.data) / self.size
 
     def draw(self) -> Array:
-        """The next window; in the order in which they lie on disk, since minibatches are drawn from it at random."""
-        return jnp.asarray(self.data[np.sort(self.random.choice(len(self.data), self.size, replace=self.scale > 2))])
+        """The next window; in the order in which they lie on disk, since minibatches are drawn from
+        it at random."""
+        return jnp.asarray(
+            self.data[
+                np.sort(self.random.choice(len(self.data), self.size, replace=self.scale > 2))
+            ]
+        )
 
     def in_order(self) -> Iterator[Array]:
         """All sequences, once."""
@@ -47,12 +55,16 @@ class Windows:
         total: Any = None
         for rows in self.in_order():
             share = len(rows) / len(self.data)
-            part = jax.tree.map(lambda leaf, share=share: share * np.asarray(leaf, float), function(rows, 1 / share))
+            part = jax.tree.map(
+                lambda leaf, share=share: share * np.asarray(leaf, float), function(rows, 1 / share)
+            )
             total = part if total is None else jax.tree.map(np.add, total, part)
         return total
 
 
-def scaled_log_density(model: Any, args: tuple, settings: dict[str, Any], values: Any, scale: Any) -> Array:
+def scaled_log_density(
+    model: Any, args: tuple, settings: dict[str, Any], values: Any, scale: Any
+) -> Array:
     """`log p(values) + scale * log p(data | values)`; factors count with the data."""
     density, sites = log_density(model, args, settings, values)
     if scale == 1:

@@ -1,4 +1,5 @@
-"""Where programs run: devices and processes, their share of the data, and the programs kept on disk.
+"""Where programs run: devices and processes, their share of the data, and the programs kept on
+disk.
 
 The lowest room of `inference`: nothing here knows what a model or a fit is.
 """

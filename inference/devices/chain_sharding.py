@@ -10,10 +10,11 @@ from probattn.inference.devices.device_placement import Placement
 
 
 def over_chains(function: Callable, placement: Placement, compiler_options: Any = None) -> Callable:
-    """`function(chain, *shared)` of each chain, compiled; chains are the leading axis of `chain` and of what it returns.
+    """`function(chain, *shared)` of each chain, compiled; chains are the leading axis of `chain`
+    and of what it returns.
 
-    Groups of devices run apart, each for as long as its own trajectories are; within a group XLA divides the work where
-    `function` splits something over "data".
+    Groups of devices run apart, each for as long as its own trajectories are; within a group XLA
+    divides the work where `function` splits something over "data".
     """
     side_by_side = placement.method == "vectorised"
 
@@ -32,9 +33,13 @@ def over_chains(function: Callable, placement: Placement, compiler_options: Any 
         whole = jax.tree.map(lambda _: PartitionSpec(), shared)
         split = PartitionSpec("chains")
         on_all = jax.shard_map(
-            on_one_group, mesh=placement.mesh, in_specs=(split, *whole), out_specs=split, axis_names={"chains"},
+            on_one_group,
+            mesh=placement.mesh,
+            in_specs=(split, *whole),
+            out_specs=split,
+            axis_names={"chains"},
             check_vma=False,
-        )  # fmt: skip
+        )
         return on_all(chain, *shared)
 
     return jax.jit(sharded, compiler_options=compiler_options)

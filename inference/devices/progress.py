@@ -16,8 +16,8 @@ LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
 class Progress:
     """Progress as a context manager: `update(done, text)` from the host, between chunks of work.
 
-    In a terminal a bar, else a line every ten seconds and one at the end, on standard error; nothing if `show` is False, or
-    in another process than the first.
+    In a terminal a bar, else a line every ten seconds and one at the end, on standard error;
+    nothing if `show` is False, or in another process than the first.
     """
 
     def __init__(self, name: str, total: int, show: bool = True):
@@ -30,7 +30,11 @@ class Progress:
             BarColumn(),
             TextColumn("{task.completed}/{task.total} {task.fields[text]}"),
         )
-        self.bar = Bar(*columns, console=console, transient=True) if self.show and console.is_terminal else None
+        self.bar = (
+            Bar(*columns, console=console, transient=True)
+            if self.show and console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> "Progress":
         if self.bar is not None:
@@ -39,7 +43,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.bar is not None:
             self.bar.stop()

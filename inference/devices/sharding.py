@@ -1,9 +1,10 @@
 """Sequences split over devices: each computes from its part, and XLA adds what the parts give.
 
-A compiled function whose data are split computes the same as one whose data are not, whatever the model. So models need no
-change: only the data are told where to lie, and whatever is computed of each sequence lies there too. The tokens
-themselves, four bytes each, are on every device; activations and gradients, which take the memory and the time, are not.
-"""
+A compiled function whose data are split computes the same as one whose data are not, whatever the
+model. So models need no
+change: only the data are told where to lie, and whatever is computed of each sequence lies there
+too. The tokens themselves, four bytes each, are on every device; activations and gradients, which
+take the memory and the time, are not."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ ON_ALL_DEVICES = PartitionSpec(("chains", "data"))
 
 @dataclass(frozen=True)
 class Split:
-    """A model whose sequences are split when it is compiled; of a minibatch, the sequences in it."""
+    """A model whose sequences are split when it is compiled; of a minibatch, the sequences in
+    it."""
 
     model: Any
     sharding: NamedSharding
@@ -38,7 +40,8 @@ class Split:
 
 
 class _SplitRows(Messenger):
-    """Splits the numbers of the sequences that a plate draws, and with them what a model takes from the data by these."""
+    """Splits the numbers of the sequences that a plate draws, and with them what a model takes from
+    the data by these."""
 
     def __init__(self, sharding: NamedSharding):
         super().__init__()
@@ -49,8 +52,11 @@ class _SplitRows(Messenger):
             msg["value"] = with_sharding_constraint(msg["value"], self.sharding)
 
 
-def split_model(model: Any, placement: Placement | None, over: PartitionSpec = ON_ALL_DEVICES) -> Any:
-    """The model with its sequences split over all devices, or over those of one chain; as it is where there is one."""
+def split_model(
+    model: Any, placement: Placement | None, over: PartitionSpec = ON_ALL_DEVICES
+) -> Any:
+    """The model with its sequences split over all devices, or over those of one chain; as it is
+    where there is one."""
     axes = over[0] if isinstance(over[0], tuple) else over
     if placement is None or all(placement.mesh.shape[axis] == 1 for axis in axes):
         return model
@@ -59,20 +65,25 @@ def split_model(model: Any, placement: Placement | None, over: PartitionSpec = O
 
 def everywhere(placement: Placement | None) -> NamedSharding | None:
     """The sharding of what every device has whole; None where there is one device."""
-    return None if placement is None or placement.num_devices == 1 else NamedSharding(placement.mesh, PartitionSpec())
+    return (
+        None
+        if placement is None or placement.num_devices == 1
+        else NamedSharding(placement.mesh, PartitionSpec())
+    )
 
 
 def on_all(data: Any, placement: Placement | None) -> Any:
     """The data, whole on every device.
 
-    Raises: InputError for fewer sequences than shards, or data that are not the same in every process.
-    """
+    Raises: InputError for fewer sequences than shards, or data that are not the same in every
+    process."""
     whole = everywhere(placement)
     if placement is None or whole is None:
         return data
     if len(data) < placement.num_shards:
         raise InputError(
-            f"devices: {placement.num_shards} shards of the data need as many sequences, got {len(data)}; use fewer "
+            f"devices: {placement.num_shards} shards of the data need as many sequences, got "
+            f"{len(data)}; use fewer "
             "devices, or, with several chains, as many of them as devices"
         )
     try:

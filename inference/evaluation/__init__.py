@@ -1,1 +1,2 @@
-"""Numbers about fits: scores, predictions, margins, convergence. No figures, and nothing of matplotlib."""
+"""Numbers about fits: scores, predictions, margins, convergence. No figures, and nothing of
+matplotlib."""

@@ -1,4 +1,5 @@
-"""Convergence of a posterior in three tiers: raw weights, what is identified, and predictions (theory, section 6)."""
+"""Convergence of a posterior in three tiers: raw weights, what is identified, and predictions
+(theory, section 6)."""
 
 import math
 import warnings
@@ -32,8 +33,8 @@ class Tier:
     Args:
         name: "raw", "identified" or "predictive".
         count: how many numbers were looked at; those that are the same in all draws do not count.
-        rhat: the largest rank-normalised R-hat, and `rhat_of`, whose it is; where chains share starts the largest of it
-            and of nested R-hat.
+        rhat: the largest rank-normalised R-hat, and `rhat_of`, whose it is; where chains share
+            starts the largest of it and of nested R-hat.
         ess_bulk, ess_tail: the smallest effective sample sizes; ess_of, whose the smaller one is.
     """
 
@@ -52,12 +53,14 @@ class Diagnosis:
 
     Args:
         name: of the fit.
-        quantity: the headline of the predictive tier: the log probability of all sequences together, or where that is
-            an estimate, of the training tokens given their embeddings; rhat, ess_bulk, ess_tail are its.
+        quantity: the headline of the predictive tier: the log probability of all sequences
+            together, or where that is an estimate, of the training tokens given their embeddings;
+            rhat, ess_bulk, ess_tail are its.
         chains, draws: numbers of; planned, draws that a chain is to have.
         start: how chains were started; num_starts: from how many points.
-        divergences: of all draws; steps_per_draw: gradients; at_most_depth: share of trajectories that
-            max_tree_depth cut short; bfmi: the smallest, over chains, of the Bayesian fraction of missing information.
+        divergences: of all draws; steps_per_draw: gradients; at_most_depth: share of trajectories
+            that max_tree_depth cut short; bfmi: the smallest, over chains, of the Bayesian fraction
+            of missing information.
         tiers: raw, identified, predictive; the verdict rests on the last two.
     """
 
@@ -84,9 +87,9 @@ def diagnose(
 ) -> Diagnosis:
     """Has a posterior converged, in the quantities that mean something?
 
-    Raw weights may look converged while the chains sit in different arrangements of the tokens, or the reverse: so the
-    verdict rests on gauge-invariant quantities (`model.quantities`) and on log probabilities of sequences. A model that
-    has neither is judged by its raw parameters.
+    Raw weights may look converged while the chains sit in different arrangements of the tokens, or
+    the reverse: so the verdict rests on gauge-invariant quantities (`model.quantities`) and on log
+    probabilities of sequences. A model that has neither is judged by its raw parameters.
 
     Args:
         fit: a posterior, finished or not.
@@ -94,18 +97,27 @@ def diagnose(
         name: of the fit, for reports.
         log_prob: their log probabilities (chains, draws, num_sequences), if they are known.
 
-    Raises: InputError for a fit that is no sample of Markov chains: R-hat means nothing there. Source: theory, section 6.
-    """
+    Raises: InputError for a fit that is no sample of Markov chains: R-hat means nothing there.
+    Source: theory, section 6."""
     if not fit.sampled:
-        raise InputError(f"diagnose: expected draws of Markov chains, got a fit by {fit.method}; see its `verdict`")
+        raise InputError(
+            f"diagnose: expected draws of Markov chains, got a fit by {fit.method}; see its "
+            "`verdict`"
+        )
     chains, draws = fit.shape
     quantity, predicted = _predictions(fit, sequences, log_prob)
     tiers = tuple(
         _tier(tier, values, fit.origins)
-        for tier, values in (("raw", _columns(fit.draws)), ("identified", _identified(fit)), ("predictive", predicted))
+        for tier, values in (
+            ("raw", _columns(fit.draws)),
+            ("identified", _identified(fit)),
+            ("predictive", predicted),
+        )
         if values
     )
-    headline = _tier("headline", {quantity: predicted[quantity]}, fit.origins) if predicted else tiers[0]
+    headline = (
+        _tier("headline", {quantity: predicted[quantity]}, fit.origins) if predicted else tiers[0]
+    )
     steps = np.asarray(fit.stats["n_steps"]) if "n_steps" in fit.stats else np.ones((chains, draws))
     enough = "energy" in fit.stats and draws >= LEAST_DRAWS
     found: dict[str, Any] = dict(
@@ -117,34 +129,56 @@ def diagnose(
         divergences=int(fit.stats["diverging"].sum()) if "diverging" in fit.stats else 0,
         steps_per_draw=float(steps.mean()),
         at_most_depth=float(np.mean(fit.stats.get("reached_max_treedepth", 0.0))),
-        bfmi=float(np.min(array_stats.bfmi(np.asarray(fit.stats["energy"])))) if enough else math.nan,
+        bfmi=float(np.min(array_stats.bfmi(np.asarray(fit.stats["energy"]))))
+        if enough
+        else math.nan,
     )
     verdict = _verdict(tiers, found)
     return Diagnosis(
-        name, quantity, rhat=headline.rhat, ess_bulk=headline.ess_bulk, ess_tail=headline.ess_tail, tiers=tiers,
-        verdict=verdict, **found,
-    )  # fmt: skip
+        name,
+        quantity,
+        rhat=headline.rhat,
+        ess_bulk=headline.ess_bulk,
+        ess_tail=headline.ess_tail,
+        tiers=tiers,
+        verdict=verdict,
+        **found,
+    )
 
 
-def _predictions(fit: Fit, sequences: Any, log_prob: np.ndarray | None) -> tuple[str, dict[str, np.ndarray]]:
+def _predictions(
+    fit: Fit, sequences: Any, log_prob: np.ndarray | None
+) -> tuple[str, dict[str, np.ndarray]]:
     if fit.estimated:
         quantity = "log probability of the training tokens given their embeddings"
-        values = over_draws(type(fit.model).emitted, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data)
+        values = over_draws(
+            type(fit.model).emitted, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data
+        )
         return quantity, {quantity: values.reshape(fit.shape)}
     if not hasattr(fit.model, "log_likelihood"):
         return "raw parameters", {}
-    quantity = "training log probability" if sequences is None and log_prob is None else "held-out log probability"
+    quantity = (
+        "training log probability"
+        if sequences is None and log_prob is None
+        else "held-out log probability"
+    )
     if log_prob is None:
         log_prob = fit.draw_log_prob(fit.data if sequences is None else sequences)
     total = {quantity: log_prob.sum(-1)}
-    return quantity, total | {f"sequence {i}": log_prob[..., i] for i in range(min(MOST_SEQUENCES, log_prob.shape[-1]))}
+    return quantity, total | {
+        f"sequence {i}": log_prob[..., i] for i in range(min(MOST_SEQUENCES, log_prob.shape[-1]))
+    }
 
 
 def _identified(fit: Fit) -> dict[str, np.ndarray]:
     if not hasattr(fit.model, "quantities"):
         return {}
-    values = over_draws(type(fit.model).quantities, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data)
-    return _columns({name: value.reshape(*fit.shape, *value.shape[1:]) for name, value in values.items()})
+    values = over_draws(
+        type(fit.model).quantities, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data
+    )
+    return _columns(
+        {name: value.reshape(*fit.shape, *value.shape[1:]) for name, value in values.items()}
+    )
 
 
 def _columns(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -164,10 +198,13 @@ def _tier(name: str, columns: Mapping[str, np.ndarray], origins: tuple[int, ...]
     names, values = list(varying), np.stack(list(varying.values()), axis=-1).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         rhat = np.atleast_1d(array_stats.rhat(values, **AXES))
-        # A chain in which a quantity never changes, while it differs between chains, is as far from mixing as can be.
+        # A chain in which a quantity never changes, while it differs between chains, is as far from
+        # mixing as can be.
         rhat = np.where(np.isnan(rhat), np.inf, rhat)
         shared = len(origins) // max(len(set(origins)), 1)
-        if 1 < len(set(origins)) < len(origins) and all(origins.count(one) == shared for one in origins):
+        if 1 < len(set(origins)) < len(origins) and all(
+            origins.count(one) == shared for one in origins
+        ):
             nested = np.atleast_1d(array_stats.rhat_nested(values, np.array(origins), **AXES))
             rhat = np.fmax(rhat, nested)
         bulk = np.atleast_1d(array_stats.ess(values, method="bulk", **AXES))
@@ -189,18 +226,23 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
     findings, advice, notes = [], [], []
     for tier in judged:
         if tier.count and not tier.rhat <= RHAT_LIMIT:
-            findings.append(f"R-hat of {tier.rhat_of or 'all'} ({tier.name}) is {tier.rhat:.3f} (limit {RHAT_LIMIT}).")
+            findings.append(
+                f"R-hat of {tier.rhat_of or 'all'} ({tier.name}) is {tier.rhat:.3f} (limit "
+                f"{RHAT_LIMIT})."
+            )
         elif tier.count and min(tier.ess_bulk, tier.ess_tail) < ESS_LIMIT:
             size = min(tier.ess_bulk, tier.ess_tail)
             findings.append(
-                f"The effective sample size of {tier.ess_of} ({tier.name}) is {size:.0f} (limit {ESS_LIMIT})."
+                f"The effective sample size of {tier.ess_of} ({tier.name}) is {size:.0f} "
+                f"(limit {ESS_LIMIT})."
             )
     if findings:
         apart = any(not tier.rhat <= RHAT_LIMIT for tier in judged)
         advice.append(
             "Give it more warmup and draws (num_warmup, num_samples)"
             + (
-                "; if chains stay apart, they sit in different modes, and the spread between them is real."
+                "; if chains stay apart, they sit in different modes, and the spread between "
+                "them is real."
                 if apart
                 else "."
             )
@@ -208,9 +250,13 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
     raw = next((tier for tier in tiers if tier.name == "raw"), None)
     if raw is not None and raw not in judged and (raw.rhat <= RHAT_LIMIT) != (not findings):
         looks = "look converged" if raw.rhat <= RHAT_LIMIT else "have not converged"
-        notes.append(f"Raw weights {looks} (R-hat {raw.rhat:.3f}), which symmetries make meaningless here.")
+        notes.append(
+            f"Raw weights {looks} (R-hat {raw.rhat:.3f}), which symmetries make meaningless here."
+        )
     if found["num_starts"] == 1 and found["chains"] > 1:
-        notes.append("All chains started from one point: that they agree says nothing of other modes.")
+        notes.append(
+            "All chains started from one point: that they agree says nothing of other modes."
+        )
     if found["chains"] == 1:
         notes.append("There is one chain only: R-hat compares its halves.")
     if found["draws"] < found["planned"]:
@@ -222,7 +268,8 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
         notes.append(f"{found['divergences']} of {total} draws diverged{cause if many else ''}.")
     if found["at_most_depth"] > DEPTH_SHARE:
         notes.append(
-            f"{found['at_most_depth']:.0%} of trajectories had the greatest length there was (max_tree_depth)."
+            f"{found['at_most_depth']:.0%} of trajectories had the greatest length there was "
+            "(max_tree_depth)."
         )
     if found["bfmi"] < BFMI_LIMIT:
         notes.append(f"BFMI is {found['bfmi']:.2f}: tails are explored slowly.")
@@ -233,7 +280,10 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
         worst = max(judged, key=lambda tier: tier.rhat)
         least = min(min(tier.ess_bulk, tier.ess_tail) for tier in judged)
         fine = (
-            f"Largest R-hat {worst.rhat:.3f}, smallest effective sample size {least:.0f}, of {sum(t.count for t in judged)} identified and predictive quantities.",
+            (
+                f"Largest R-hat {worst.rhat:.3f}, smallest effective sample size {least:.0f}, of "
+                f"{sum(t.count for t in judged)} identified and predictive quantities."
+            ),
         )
         return Verdict(True, fine, (), tuple(notes), numbers)
     return Verdict(False, tuple(findings), tuple(advice), tuple(notes), numbers)
@@ -242,36 +292,56 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
 def leave_one_out(fit: Fit) -> "LeaveOneOut":
     """PSIS-LOO: what each training sequence's log probability would be, had it been left out.
 
-    `log p(x_i | x_-i)` for each sequence, from the posterior's draws by Pareto-smoothed importance sampling (ArviZ), with
-    a verdict of its own: where k-hat is above its limit, leaving the sequence out moves the posterior too far for that.
+    `log p(x_i | x_-i)` for each sequence, from the posterior's draws by Pareto-smoothed importance
+    sampling (ArviZ), with
+    a verdict of its own: where k-hat is above its limit, leaving the sequence out moves the
+    posterior too far for that.
 
-    Raises: InputError for a fit that is no sample of Markov chains, fewer than 25 draws, or an estimated likelihood.
-    """
+    Raises: InputError for a fit that is no sample of Markov chains, fewer than 25 draws, or an
+    estimated likelihood."""
     if not fit.sampled:
-        raise InputError(f"leave_one_out: expected draws of Markov chains, got a fit by {fit.method}")
+        raise InputError(
+            f"leave_one_out: expected draws of Markov chains, got a fit by {fit.method}"
+        )
     if fit.estimated:
-        raise InputError("leave_one_out: the likelihood of this model is an estimate; use held-out sequences")
+        raise InputError(
+            "leave_one_out: the likelihood of this model is an estimate; use held-out sequences"
+        )
     if fit.shape[0] * fit.shape[1] < LEAST_FOR_LOO:
-        raise InputError(f"leave_one_out: expected at least {LEAST_FOR_LOO} draws, got {fit.shape[0] * fit.shape[1]}")
+        raise InputError(
+            f"leave_one_out: expected at least {LEAST_FOR_LOO} draws, got "
+            f"{fit.shape[0] * fit.shape[1]}"
+        )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Estimated shape parameter")  # the verdict says so
+        warnings.filterwarnings(
+            "ignore", message="Estimated shape parameter"
+        )  # the verdict says so
         found = loo(fit.to_datatree(), pointwise=True, var_name=fit.model.observed)
     khat, limit = np.asarray(found.pareto_k), float(found.good_k)
     bad = int((khat > limit).sum())
     ok = f"All k-hat are below {limit:.2f}."
-    poor = f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {khat.max():.2f}): their terms are not to be trusted."
+    poor = (
+        f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {khat.max():.2f}): "
+        "their terms are not to be trusted."
+    )
     verdict = Verdict(
-        not bad, (poor if bad else ok,), ("Sample more, or use held-out sequences.",) if bad else (), (), {"k-hat": float(khat.max())}
-    )  # fmt: skip
-    return LeaveOneOut(float(found.elpd), float(found.se), float(found.p), np.asarray(found.elpd_i), khat, verdict)
+        not bad,
+        (poor if bad else ok,),
+        ("Sample more, or use held-out sequences.",) if bad else (),
+        (),
+        {"k-hat": float(khat.max())},
+    )
+    return LeaveOneOut(
+        float(found.elpd), float(found.se), float(found.p), np.asarray(found.elpd_i), khat, verdict
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut:
     """Leave-one-out log probabilities, in nats.
 
-    Args: log_prob, the sum over sequences, and its standard_error; effective_parameters; per_sequence and khat, one for each.
-    """
+    Args: log_prob, the sum over sequences, and its standard_error; effective_parameters;
+    per_sequence and khat, one for each."""
 
     log_prob: float
     standard_error: float

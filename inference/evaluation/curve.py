@@ -13,7 +13,12 @@ from probattn.inference.evaluation.measured import Measured, ratio
 from probattn.inference.fitting.density import data_hash
 from probattn.inference.fitting.fit import CHAINS
 
-PER_SIZE = ("converged", "seconds", "gradients", "unfinished")  # of a curve: a value for each name and size
+PER_SIZE = (
+    "converged",
+    "seconds",
+    "gradients",
+    "unfinished",
+)  # of a curve: a value for each name and size
 
 Converged = tuple[bool | None, ...]
 
@@ -22,12 +27,14 @@ Converged = tuple[bool | None, ...]
 class LearningCurve:
     """Held-out log probabilities of fits to growing prefixes of the same training sequences.
 
-    The standard errors are across held-out sequences. What another draw of training sequences would change is not in
+    The standard errors are across held-out sequences. What another draw of training sequences would
+    change is not in
     them: there is one prefix of each size.
 
     Args:
         sizes: numbers of training sequences, ascending, (num_sizes,).
-        log_prob: by name, the log probability of each held-out sequence in nats, (num_sizes, num_heldout).
+        log_prob: by name, the log probability of each held-out sequence in nats, (num_sizes,
+            num_heldout).
         counts: tokens that count in each held-out sequence, (num_heldout,).
         methods: by name, the method of its fits; "baseline" for the bigram.
         converged: by name, the verdict at each size; None where there is none.
@@ -50,51 +57,66 @@ class LearningCurve:
     heldout: str
 
     def losses(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out loss of one method and its standard error at each size, in nats per token, each (num_sizes,)."""
+        """Held-out loss of one method and its standard error at each size, in nats per token, each
+        (num_sizes,)."""
         return _columns(self._per_token(-self._of(name)))
 
     def differences(self, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
-        """By how much `first` predicts better than `second` at each size, and the standard error of that.
+        """By how much `first` predicts better than `second` at each size, and the standard error of
+        that.
 
-        `sum_i (log p_first(x_i) - log p_second(x_i)) / sum_i counts_i`, in nats per token, each (num_sizes,). The
+        `sum_i (log p_first(x_i) - log p_second(x_i)) / sum_i counts_i`, in nats per token, each
+        (num_sizes,). The
         differences are paired: what makes a sequence hard for both is not in the error.
         """
         return _columns(self._gains(first, second))
 
     def verdicts(self) -> list[str]:
-        """What the curve says, in sentences: who predicts better at which sizes, and where the difference is noise.
+        """What the curve says, in sentences: who predicts better at which sizes, and where the
+        difference is noise.
 
-        Each difference comes with its standard error, and within two of them it is called noise. Fits that have not converged
-        or are unfinished are named.
+        Each difference comes with its standard error, and within two of them it is called noise.
+        Fits that have not converged or are unfinished are named.
         """
-        ranked = sorted(self.methods, key=lambda name: (self.methods[name] == "baseline", not self._sampled(name)))
+        ranked = sorted(
+            self.methods,
+            key=lambda name: (self.methods[name] == "baseline", not self._sampled(name)),
+        )
         sentences = [self._pair_verdict(first, second) for first, second in combinations(ranked, 2)]
         for name in self.methods:
             if apart := self._sizes_where(value is False for value in self.converged[name]):
                 sentences.append(
-                    f"{name} has not converged at {apart} sequences: its numbers there are those of the fit as it is."
+                    f"{name} has not converged at {apart} sequences: its numbers there are "
+                    "those of the fit as it is."
                 )
             if short := self._sizes_where(self.unfinished[name]):
                 sentences.append(
-                    f"{name} is unfinished at {short} sequences: its numbers there are those of the draws so far."
+                    f"{name} is unfinished at {short} sequences: its numbers there are those "
+                    "of the draws so far."
                 )
         return sentences
 
     def trusted(self, name: str) -> np.ndarray:
-        """Whether the fits of one method are finished and nothing says that they have not converged, (num_sizes,)."""
+        """Whether the fits of one method are finished and nothing says that they have not
+        converged, (num_sizes,)."""
         pairs = zip(self.converged[name], self.unfinished[name], strict=True)
-        return np.array([converged is not False and not unfinished for converged, unfinished in pairs])
+        return np.array(
+            [converged is not False and not unfinished for converged, unfinished in pairs]
+        )
 
     def refuse_other(self, heldout_tokens: Any) -> None:
         """InputError unless the curve is of these held-out sequences, (num_sequences, length)."""
         if data_hash(heldout_tokens) != self.heldout:
             raise InputError(
-                "learning curve: it is of other held-out sequences than those given; make one of the same corpus and length"
+                "learning curve: it is of other held-out sequences than those given; make one "
+                "of the same corpus and length"
             )
 
     def _of(self, name: str) -> np.ndarray:
         if name not in self.log_prob:
-            raise InputError(f"learning curve: expected one of {', '.join(self.log_prob)}, got {name!r}")
+            raise InputError(
+                f"learning curve: expected one of {', '.join(self.log_prob)}, got {name!r}"
+            )
         return self.log_prob[name]
 
     def _sampled(self, name: str) -> bool:
@@ -107,22 +129,31 @@ class LearningCurve:
         return self._per_token(self._of(first) - self._of(second))
 
     def _sizes_where(self, true: Any) -> str:
-        return _listed([f"{size:,}" for size, chosen in zip(self.sizes, true, strict=True) if chosen])
+        return _listed(
+            [f"{size:,}" for size, chosen in zip(self.sizes, true, strict=True) if chosen]
+        )
 
     def _pair_verdict(self, first: str, second: str) -> str:
-        """One sentence, a clause for each stretch of sizes at which the difference says the same."""
+        """One sentence, a clause for each stretch of sizes at which the difference says the
+        same."""
         gains = self._gains(first, second)
         signs = [np.sign(gain.value) if gain.sure else 0 for gain in gains]
-        stretches = [list(places) for _, places in groupby(range(len(signs)), key=lambda place: signs[place])]
+        stretches = [
+            list(places) for _, places in groupby(range(len(signs)), key=lambda place: signs[place])
+        ]
         clauses = []
         for number, places in enumerate(stretches):
             sign = signs[places[0]]
-            by = _listed([str(Measured(abs(gains[place].value), gains[place].error)) for place in places])
+            by = _listed(
+                [str(Measured(abs(gains[place].value), gains[place].error)) for place in places]
+            )
             where = self._where(places, begins=number == 0, ends=number == len(stretches) - 1)
             better, worse = (first, second) if sign > 0 else (second, first)
             who = "they" if number else f"{first} and {second}"
             says = f"{better} predicts better than {worse} by {by} nats per token"
-            clauses.append(f"{where} {says if sign else f'{who} differ by {by} nats per token, within noise'}")
+            clauses.append(
+                f"{where} {says if sign else f'{who} differ by {by} nats per token, within noise'}"
+            )
         return "; ".join(clauses) + "."
 
     def _where(self, places: list[int], begins: bool, ends: bool) -> str:
@@ -134,26 +165,35 @@ class LearningCurve:
 
 
 def join(curves: Sequence[LearningCurve]) -> LearningCurve:
-    """One curve of several of the same methods, model and held-out sequences, each of other training sizes.
+    """One curve of several of the same methods, model and held-out sequences, each of other
+    training sizes.
 
-    Raises: InputError if they are not. That the training sequences are prefixes of one another is for the caller to know.
-    """
+    Raises: InputError if they are not. That the training sequences are prefixes of one another is
+    for the caller to know."""
     first = curves[0]
     for other in curves[1:]:
         for what in ("methods", "model", "heldout"):
             if getattr(other, what) != getattr(first, what):
                 raise InputError(
-                    f"learning curve: expected one of the same {what} ({getattr(first, what)}), got {getattr(other, what)}"
+                    f"learning curve: expected one of the same {what} "
+                    f"({getattr(first, what)}), got {getattr(other, what)}"
                 )
     ordered = sorted(curves, key=lambda curve: curve.sizes[0])
     sizes = np.concatenate([curve.sizes for curve in ordered])
     if (np.diff(sizes) <= 0).any():
-        raise InputError(f"learning curve: expected each training size once, got {', '.join(map(str, sizes))}")
+        raise InputError(
+            f"learning curve: expected each training size once, got {', '.join(map(str, sizes))}"
+        )
     per_size: dict[str, Any] = {
-        what: {name: sum((getattr(curve, what)[name] for curve in ordered), ()) for name in first.methods}
+        what: {
+            name: sum((getattr(curve, what)[name] for curve in ordered), ())
+            for name in first.methods
+        }
         for what in PER_SIZE
     }
-    log_prob = {name: np.concatenate([curve.log_prob[name] for curve in ordered]) for name in first.methods}
+    log_prob = {
+        name: np.concatenate([curve.log_prob[name] for curve in ordered]) for name in first.methods
+    }
     return dataclasses.replace(first, sizes=sizes, log_prob=log_prob, **per_size)
 
 

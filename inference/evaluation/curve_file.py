@@ -17,17 +17,21 @@ JUDGED = (None, False, True)  # `converged` in a file is the place in here
 def save_curve(path: str | Path, curve: LearningCurve) -> None:
     """Write a curve to one file, whole or not at all; one that is there is replaced.
 
-    Raises: InputError if the folder is missing or the path is one; FitError if the disk does not take it.
-    """
+    Raises: InputError if the folder is missing or the path is one; FitError if the disk does not
+    take it."""
     path = Path(path)
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: cannot be written (expected the name of a file in a folder that exists)")
+        raise InputError(
+            f"{path}: cannot be written (expected the name of a file in a folder that exists)"
+        )
     names = list(curve.methods)
     table: dict[str, np.ndarray] = {
         what: np.array([getattr(curve, what)[name] for name in names])
         for what in ("seconds", "gradients", "unfinished")
     }
-    table["converged"] = np.array([[JUDGED.index(value) for value in curve.converged[name]] for name in names])
+    table["converged"] = np.array(
+        [[JUDGED.index(value) for value in curve.converged[name]] for name in names]
+    )
     table["log_prob"] = np.stack([curve.log_prob[name] for name in names])
     about = {"format": FORMAT, "names": names, "methods": list(curve.methods.values())}
     about |= {"model": curve.model, "heldout": curve.heldout}
@@ -38,8 +42,8 @@ def load_curve(path: str | Path, heldout_tokens: Any = None) -> LearningCurve:
     """Read a curve back.
 
     Args: heldout_tokens, if given, those that the curve must be of, (num_sequences, length).
-    Raises: InputError if the file is missing, damaged or of another format, or the curve is of other held-out sequences.
-    """
+    Raises: InputError if the file is missing, damaged or of another format, or the curve is of
+    other held-out sequences."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; make one with `probattn learning-curve`")
@@ -48,9 +52,14 @@ def load_curve(path: str | Path, heldout_tokens: Any = None) -> LearningCurve:
         if about["format"] == FORMAT:
             curve = _from_arrays(arrays, about)
     except (DamagedFile, KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: no learning curve, or a damaged one ({error}); make it again") from error
+        raise InputError(
+            f"{path}: no learning curve, or a damaged one ({error}); make it again"
+        ) from error
     if about["format"] != FORMAT:
-        raise InputError(f"{path}: written in format {about['format']}, this probattn reads {FORMAT}; make it again")
+        raise InputError(
+            f"{path}: written in format {about['format']}, this probattn reads {FORMAT}; make "
+            "it again"
+        )
     if heldout_tokens is not None:
         curve.refuse_other(heldout_tokens)
     return curve
@@ -67,7 +76,10 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> 
         log_prob=dict(zip(names, arrays["log_prob"], strict=True)),
         counts=arrays["counts"],
         methods=dict(zip(names, about["methods"], strict=True)),
-        converged={name: tuple(JUDGED[value] for value in row) for name, row in by_name("converged").items()},
+        converged={
+            name: tuple(JUDGED[value] for value in row)
+            for name, row in by_name("converged").items()
+        },
         seconds=by_name("seconds"),
         gradients=by_name("gradients"),
         unfinished=by_name("unfinished"),

@@ -1,4 +1,5 @@
-"""Interaction spectra, and whether the density of the embedding path is one (theory, sections 4 and 6)."""
+"""Interaction spectra, and whether the density of the embedding path is one (theory, sections 4 and
+6)."""
 
 import math
 from collections.abc import Iterator
@@ -24,15 +25,20 @@ ROOT_STARTS = 16  # the tokens of the past come first among them: the attractors
 
 @dataclass(frozen=True)
 class Uniqueness:
-    """Whether the implicit equation has one solution, and the density integrates to one, under a fit.
+    """Whether the implicit equation has one solution, and the density integrates to one, under a
+    fit.
 
     Args:
-        capped: whether the contraction cap proves it for every parameter and history; nothing else is then looked at.
-        positions: share of the held-out positions whose history a bound certifies (`certified`), mean over the draws.
-        draws: share of the draws, the posterior's mass, under which every held-out position is certified; num_draws, of
-            these. Errors are across draws, as if they were independent, or across chains where that is more; 0 of a single one.
-        roots: expected number of solutions (`expected_roots`), the mean over the histories with the smallest margins of
-            some draws; roots_largest, the largest of these, and roots_error, its standard error. NaN where none is looked at.
+        capped: whether the contraction cap proves it for every parameter and history; nothing else
+            is then looked at.
+        positions: share of the held-out positions whose history a bound certifies (`certified`),
+            mean over the draws.
+        draws: share of the draws, the posterior's mass, under which every held-out position is
+            certified; num_draws, of these. Errors are across draws, as if they were independent, or
+            across chains where that is more; 0 of a single one.
+        roots: expected number of solutions (`expected_roots`), the mean over the histories with the
+            smallest margins of some draws; roots_largest, the largest of these, and roots_error,
+            its standard error. NaN where none is looked at.
         histories: how many were looked at, with `ROOT_NOISES` draws of the noise each.
         unbalanced: share of noise draws in which roots are known to have been missed.
     """
@@ -50,10 +56,18 @@ class Uniqueness:
     def verdict(self) -> str:
         """What the numbers say, in words."""
         if self.capped:
-            return "under the contraction cap the density of the path integrates to one for every parameter and history"
-        everywhere = f", and at all of them under {_percent(self.draws)} of the draws" if self.num_draws > 1 else ""
+            return (
+                "under the contraction cap the density of the path integrates to one for every "
+                "parameter and history"
+            )
+        everywhere = (
+            f", and at all of them under {_percent(self.draws)} of the draws"
+            if self.num_draws > 1
+            else ""
+        )
         certain = (
-            f"a bound proves one solution, so that the path's density integrates to one, at {_percent(self.positions)} of held-out "
+            "a bound proves one solution, so that the path's density integrates to one, at "
+            f"{_percent(self.positions)} of held-out "
             f"positions{everywhere}"
         )
         if not self.histories:
@@ -62,18 +76,22 @@ class Uniqueness:
             # The 95 % bound on a probability whose event was never seen, rounded up.
             rare = math.ceil(1e4 * 3 / (self.histories * ROOT_NOISES)) / 1e4
             return (
-                f"{certain}; at {self.histories} histories near the boundary no second one was found (with 95 % confidence fewer "
+                f"{certain}; at {self.histories} histories near the boundary no second one was "
+                "found (with 95 % confidence fewer "
                 f"than {rare:.2%} of draws of the noise have one)"
             )
         return (
-            f"{certain}; at {self.histories} histories near the boundary there are {self.roots:.3f} on average and at most "
-            f"{self.roots_largest:.3f} ± {self.roots_error:.3f}, where the density on the local domain integrates to "
+            f"{certain}; at {self.histories} histories near the boundary there are "
+            f"{self.roots:.3f} on average and at most "
+            f"{self.roots_largest:.3f} ± {self.roots_error:.3f}, where the density on the "
+            "local domain integrates to "
             f"{(self.roots_largest + 1) / 2:.3f} and not to one"
         )
 
 
 def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
-    """Certificates and root counts of the paths of sequences under the draws of a fit. Source: theory, section 4."""
+    """Certificates and root counts of the paths of sequences under the draws of a fit. Source:
+    theory, section 4."""
     model, tokens = fit.model, np.asarray(tokens)
     if model.contraction is not None:
         return Uniqueness(capped=True, positions=Measured(1.0, 0.0), draws=Measured(1.0, 0.0))
@@ -100,13 +118,18 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
 
 
 def singular_values(fit: Fit) -> np.ndarray:
-    """Of the interaction matrix of each head, the largest first, under evenly spaced draws: (draws, heads, dim)."""
+    """Of the interaction matrix of each head, the largest first, under evenly spaced draws: (draws,
+    heads, dim)."""
     return over_draws(_singular_values, fit.model, fit.flat_draws(MOST_DRAWS))
 
 
 def attention_of(model: Any, params: Any) -> Attention:
     """The attention whose margins and barrier a model is about."""
-    return model.path_attention(params) if hasattr(model, "path_attention") else model.attention(params)
+    return (
+        model.path_attention(params)
+        if hasattr(model, "path_attention")
+        else model.attention(params)
+    )
 
 
 def _over_draws(values: np.ndarray) -> Measured:
@@ -130,7 +153,8 @@ def _certified(model: Any, params: Any, tokens: Any) -> Array:
 
 
 def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
-    """Root counts at the histories with the smallest margins, all at the position where margins are smallest."""
+    """Root counts at the histories with the smallest margins, all at the position where margins are
+    smallest."""
     model, draws = fit.model, fit.flat_draws(ROOT_DRAWS)
     margins = over_draws(type(model).margins, model, draws, tokens)
     counting = np.flatnonzero(np.isfinite(margins).any((0, 1)))
@@ -142,4 +166,11 @@ def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
         for i in np.argsort(at)[:ROOT_HISTORIES]:
             if np.isfinite(at[i]) and position > 0:
                 key = jax.random.fold_in(jax.random.key(seed), len(tokens) * number + int(i))
-                yield expected_roots(model.path_attention(params), paths[i, :position], model.scale, key=key, num_draws=ROOT_NOISES, num_starts=ROOT_STARTS)  # fmt: skip
+                yield expected_roots(
+                    model.path_attention(params),
+                    paths[i, :position],
+                    model.scale,
+                    key=key,
+                    num_draws=ROOT_NOISES,
+                    num_starts=ROOT_STARTS,
+                )

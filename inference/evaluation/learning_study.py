@@ -23,27 +23,35 @@ MOST_DRAWS = 200  # of a posterior, evenly spaced, that score held-out sequences
 def learning_curve(
     fits: Mapping[str, Sequence[Fit]], heldout_tokens: Any, *, most_draws: int = MOST_DRAWS
 ) -> LearningCurve:
-    """Score fits to growing prefixes of the same training sequences on held-out ones, with the bigram of each prefix.
+    """Score fits to growing prefixes of the same training sequences on held-out ones, with the
+    bigram of each prefix.
 
     A posterior's log probability is that of the mixture over its draws (theory, section 8).
 
     Args:
-        fits: by name, a fit for each training size, in any order; all of one model, and the same sizes for each name.
+        fits: by name, a fit for each training size, in any order; all of one model, and the same
+            sizes for each name.
         heldout_tokens: shape (num_sequences, length).
-        most_draws: of a posterior that score sequences, evenly spaced; convergence is judged by all of them.
+        most_draws: of a posterior that score sequences, evenly spaced; convergence is judged by all
+            of them.
 
     Raises:
-        InputError: no fits, a fit named "bigram", a size twice or not for each name, models that differ, training
-            sequences that are no prefixes of one another, or tokens that a model refuses.
+        InputError: no fits, a fit named "bigram", a size twice or not for each name, models that
+            differ, training sequences that are no prefixes of one another, or tokens that a model
+            refuses.
         FitError: a log probability that is not finite.
     """
     whole_number("most_draws", most_draws)
     ordered = _checked(fits)
     heldout = np.asarray(heldout_tokens)
     if heldout.ndim != 2 or len(heldout) < 2:
-        raise InputError(f"held-out tokens: expected at least two sequences, got shape {heldout.shape}")
+        raise InputError(
+            f"held-out tokens: expected at least two sequences, got shape {heldout.shape}"
+        )
     points = zip(*ordered.values(), strict=True)
-    return join([_point(dict(zip(ordered, point, strict=True)), heldout, most_draws) for point in points])
+    return join(
+        [_point(dict(zip(ordered, point, strict=True)), heldout, most_draws) for point in points]
+    )
 
 
 def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
@@ -51,19 +59,25 @@ def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
     if not fits or not all(fits.values()):
         raise InputError("learning curve: expected at least one fit of each name, got none")
     if BASELINE in fits:
-        raise InputError(f"learning curve: {BASELINE!r} is the name of a baseline; give the fits another name")
-    ordered = {name: sorted(several, key=lambda fit: len(fit.data)) for name, several in fits.items()}
+        raise InputError(
+            f"learning curve: {BASELINE!r} is the name of a baseline; give the fits another name"
+        )
+    ordered = {
+        name: sorted(several, key=lambda fit: len(fit.data)) for name, several in fits.items()
+    }
     sizes = {name: [len(fit.data) for fit in several] for name, several in ordered.items()}
     (first, expected), *_ = sizes.items()
     longest = ordered[first][-1]
     for name, several in ordered.items():
         if len(set(sizes[name])) < len(several):
             raise InputError(
-                f"learning curve: {name} has a training size twice ({_joined(sizes[name])}); give each once"
+                f"learning curve: {name} has a training size twice ({_joined(sizes[name])}); "
+                "give each once"
             )
         if sizes[name] != expected:
             raise InputError(
-                f"learning curve: {name} has training sizes {_joined(sizes[name])}, {first} has {_joined(expected)}; fit "
+                f"learning curve: {name} has training sizes {_joined(sizes[name])}, {first} "
+                f"has {_joined(expected)}; fit "
                 "both at the same"
             )
         for fit in several:
@@ -72,17 +86,20 @@ def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
 
 
 def _refuse_other(which: str, fit: Fit, longest: Fit) -> None:
-    """InputError unless a fit is of the same model as another, and of the first of its training sequences."""
+    """InputError unless a fit is of the same model as another, and of the first of its training
+    sequences."""
     if not hasattr(fit.model, "vocab_size"):
         raise InputError(f"learning curve: {which}: expected a model of tokens, got {fit.model}")
     known = dataclasses.replace(fit.density, data="")
     if apart := known.differences(dataclasses.replace(longest.density, data="")):
         raise InputError(
-            f"learning curve: {which}: expected one model throughout, got others ({'; '.join(apart)}); a curve of each"
+            f"learning curve: {which}: expected one model throughout, got others "
+            f"({'; '.join(apart)}); a curve of each"
         )
     if not np.array_equal(fit.data, longest.data[: len(fit.data)]):
         raise InputError(
-            f"learning curve: {which}: its training sequences are not the first of those of the largest size; fit to "
+            f"learning curve: {which}: its training sequences are not the first of those of "
+            "the largest size; fit to "
             "corpus.train[:size]"
         )
 
@@ -91,7 +108,10 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
     """The curve of one size, the bigram included."""
     first = next(iter(fits.values()))
     scored = {name: _scored(name, fit, heldout, most_draws) for name, fit in fits.items()}
-    scored[BASELINE] = fit_ngram(first.data, first.model.vocab_size, "bigram").log_prob(heldout), None
+    scored[BASELINE] = (
+        fit_ngram(first.data, first.model.vocab_size, "bigram").log_prob(heldout),
+        None,
+    )
 
     def with_baseline(of_fits: dict[str, Any], of_baseline: Any) -> dict[str, Any]:
         return {name: (value,) for name, value in of_fits.items()} | {BASELINE: (of_baseline,)}
@@ -103,7 +123,9 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
         methods={**{name: fit.method for name, fit in fits.items()}, BASELINE: "baseline"},
         converged={name: (value,) for name, (_, value) in scored.items()},
         seconds=with_baseline({name: float(fit.seconds) for name, fit in fits.items()}, math.nan),
-        gradients=with_baseline({name: float(fit.gradients) for name, fit in fits.items()}, math.nan),
+        gradients=with_baseline(
+            {name: float(fit.gradients) for name, fit in fits.items()}, math.nan
+        ),
         unfinished=with_baseline({name: fit.unfinished for name, fit in fits.items()}, False),
         model=first.density.law,
         heldout=data_hash(heldout),
@@ -111,17 +133,22 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
 
 
 def _refuse_infinite(which: str, log_prob: np.ndarray) -> None:
-    """FitError for a log probability that is no finite number: no loss and no difference could be told of it."""
+    """FitError for a log probability that is no finite number: no loss and no difference could be
+    told of it."""
     if not np.isfinite(log_prob).all():
         worst = int(np.argmin(np.isfinite(log_prob)))
         raise FitError(
-            f"learning curve: {which} gives held-out sequence {worst + 1} a log probability of {log_prob[worst]}; fit "
+            f"learning curve: {which} gives held-out sequence {worst + 1} a log probability of "
+            f"{log_prob[worst]}; fit "
             "again with another seed"
         )
 
 
-def _scored(name: str, fit: Fit, heldout: np.ndarray, most_draws: int) -> tuple[np.ndarray, bool | None]:
-    """Held-out log probabilities of a fit, and whether it has converged: by all its draws, which thinning would make few."""
+def _scored(
+    name: str, fit: Fit, heldout: np.ndarray, most_draws: int
+) -> tuple[np.ndarray, bool | None]:
+    """Held-out log probabilities of a fit, and whether it has converged: by all its draws, which
+    thinning would make few."""
     thin = affordable(fit).thinned(most_draws)
     per_draw = thin.draw_log_prob(heldout)
     with np.errstate(invalid="ignore"):  # what is not finite is refused just below

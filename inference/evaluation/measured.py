@@ -9,7 +9,9 @@ import numpy as np
 
 SURE = 2  # standard errors beyond which a difference is not called noise
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # what an interval shows: nine tenths, a half, the median
-INTERNAL: Mapping[str, Any] = {"internal": True}  # metadata of fields that a report's JSON leaves out
+INTERNAL: Mapping[str, Any] = {
+    "internal": True
+}  # metadata of fields that a report's JSON leaves out
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,16 @@ class Measured:
 def ratio(sums: np.ndarray, counts: np.ndarray) -> Measured:
     """`sum sums / sum counts`, with the standard error of a ratio of two means across sequences.
 
-    Tokens of a sequence depend on each other, sequences do not: so these are what an error is counted over.
-    """
+    Tokens of a sequence depend on each other, sequences do not: so these are what an error is
+    counted over."""
     value = sums.sum() / counts.sum()
     error = np.std(sums - value * counts, ddof=1) / (counts.mean() * math.sqrt(len(counts)))
     return Measured(float(value), float(error))
 
 
 def resampled_weights(number: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """How often each of `number` sequences is drawn in each bootstrap resample, (resamples, number)."""
-    return np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
+    """How often each of `number` sequences is drawn in each bootstrap resample, (resamples,
+    number)."""
+    return np.random.default_rng(seed).multinomial(
+        number, np.full(number, 1 / number), size=resamples
+    )

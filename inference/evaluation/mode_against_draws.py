@@ -1,4 +1,5 @@
-"""The mode beside the draws: a mode is where the density is highest, and not where the posterior's mass is."""
+"""The mode beside the draws: a mode is where the density is highest, and not where the posterior's
+mass is."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ class DrawScores:
 
     Args:
         method: of the fit.
-        log_joint: log density of parameters, latent variables and training data under each draw, in nats.
+        log_joint: log density of parameters, latent variables and training data under each draw, in
+            nats.
         per_token: held-out log probability per token under each draw, in nats.
         mixture: that of all these draws together, a mixture.
     """
@@ -30,7 +32,10 @@ class DrawScores:
     mixture: float
 
     def __repr__(self) -> str:
-        return f"DrawScores({self.method}, {len(self.log_joint)} draws, together {self.mixture:.4f} nats per token)"
+        return (
+            f"DrawScores({self.method}, {len(self.log_joint)} draws, together {self.mixture:.4f} "
+            "nats per token)"
+        )
 
 
 def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
@@ -41,7 +46,10 @@ def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
     log_prob = fit.draw_log_prob(tokens)
     total = token_counts(np.asarray(tokens)).sum()
     return DrawScores(
-        fit.method, joint, log_prob.sum(-1).ravel() / total, float(mixture_log_prob(log_prob).sum() / total)
+        fit.method,
+        joint,
+        log_prob.sum(-1).ravel() / total,
+        float(mixture_log_prob(log_prob).sum() / total),
     )
 
 

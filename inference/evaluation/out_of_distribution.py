@@ -22,10 +22,10 @@ class Detection:
     Args:
         method: of the fit.
         elsewhere: where the others are from.
-        score: "mutual information" or "data uncertainty", means per token of the sequence, or "surprise", minus its log
-            probability per token.
-        area: under the ROC curve, with DeLong's standard error: the probability that a sequence from elsewhere has the
-            higher score, ties counting half; 0.5 is chance.
+        score: "mutual information" or "data uncertainty", means per token of the sequence, or
+            "surprise", minus its log probability per token.
+        area: under the ROC curve, with DeLong's standard error: the probability that a sequence
+            from elsewhere has the higher score, ties counting half; 0.5 is chance.
         hits: share of those from elsewhere that are found at the false alarm rates `CURVE`.
         ours, theirs: DeLong's placements of each held-out sequence, and of each from elsewhere.
     """
@@ -73,8 +73,11 @@ def reversed_order(tokens: np.ndarray) -> np.ndarray:
     return _reordered(tokens, np.flip)
 
 
-def detection(ours: Prediction, theirs: Prediction, *, elsewhere: str, method: str) -> tuple[Detection, ...]:
-    """Each score's power to tell two sets of sequences apart. A fit with one draw has no mutual information.
+def detection(
+    ours: Prediction, theirs: Prediction, *, elsewhere: str, method: str
+) -> tuple[Detection, ...]:
+    """Each score's power to tell two sets of sequences apart. A fit with one draw has no mutual
+    information.
 
     Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
     """
@@ -103,12 +106,17 @@ def _score(prediction: Prediction, score: str) -> np.ndarray:
     if score == "surprise":
         values = -prediction.token_log_probs
     else:
-        values = prediction.mutual_information if score == "mutual information" else prediction.data_entropy
+        values = (
+            prediction.mutual_information
+            if score == "mutual information"
+            else prediction.data_entropy
+        )
     return np.where(prediction.counted, values, 0).sum(1) / prediction.counted.sum(1)
 
 
 def _area(ours: np.ndarray, theirs: np.ndarray) -> tuple[Measured, tuple[np.ndarray, np.ndarray]]:
-    """The probability that one of theirs is larger, from ranks; and the placements its error comes from."""
+    """The probability that one of theirs is larger, from ranks; and the placements its error comes
+    from."""
     m, n = len(ours), len(theirs)
     together = rankdata(np.concatenate([ours, theirs]))
     below = (together[m:] - rankdata(theirs)) / m  # share of ours under each of theirs, ties half

@@ -1,4 +1,5 @@
-"""Next-token predictions of a fit: those of the mixture over its draws, and what the draws agree on (theory, section 8)."""
+"""Next-token predictions of a fit: those of the mixture over its draws, and what the draws agree on
+(theory, section 8)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ from probattn.inference.fitting.fit import Fit
 from probattn.sequence.tokens import check_tokens, counted
 
 MOST_DRAWS = 200  # of a posterior, evenly spaced, that predictions are made of
-# Of a model whose likelihood is an estimate each draw is a particle filter for each sequence: fewer draws, with fewer
-# particles each, whose errors the mixture averages.
+# Of a model whose likelihood is an estimate each draw is a particle filter for each sequence: fewer
+# draws, with fewer particles each, whose errors the mixture averages.
 FILTERED_DRAWS = 32
 PARTICLE_SHARE = 0.25
 
@@ -30,9 +31,10 @@ class Prediction:
 
     Args:
         tokens: shape (num_sequences, length), padded with the end token.
-        log_probs: `log p(x_t = v | x_<t)` for every v, (num_sequences, length, vocab_size), in nats.
-        data_entropy: entropy of that law at given parameters, expected over the draws given x_<t, (num_sequences,
-            length), in nats; of one draw, the entropy itself.
+        log_probs: `log p(x_t = v | x_<t)` for every v, (num_sequences, length, vocab_size), in
+            nats.
+        data_entropy: entropy of that law at given parameters, expected over the draws given x_<t,
+            (num_sequences, length), in nats; of one draw, the entropy itself.
         counted: which positions count: those up to and including the end, (num_sequences, length).
     """
 
@@ -52,31 +54,42 @@ class Prediction:
 
     @cached_property
     def mutual_information(self) -> np.ndarray:
-        """Of the next token and the parameters, given x_<t: `entropy - data_entropy`, what the draws disagree about."""
+        """Of the next token and the parameters, given x_<t: `entropy - data_entropy`, what the
+        draws disagree about."""
         return np.maximum(self.entropy - self.data_entropy, 0)  # below 0 by rounding only
 
     @property
     def token_log_probs(self) -> np.ndarray:
-        """`log p(x_t | x_<t)` of the tokens that are there, 0 where none counts, (num_sequences, length)."""
+        """`log p(x_t | x_<t)` of the tokens that are there, 0 where none counts, (num_sequences,
+        length)."""
         chosen = np.take_along_axis(self.log_probs, self.tokens[..., None], axis=-1)[..., 0]
         return np.where(self.counted, chosen, 0)
 
     def first(self, number: int) -> "Prediction":
         """Of the first sequences only."""
-        return Prediction(*(array[:number] for array in (self.tokens, self.log_probs, self.data_entropy, self.counted)))
+        return Prediction(
+            *(
+                array[:number]
+                for array in (self.tokens, self.log_probs, self.data_entropy, self.counted)
+            )
+        )
 
 
 def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Prediction:
-    """Next-token laws of a fit along sequences; those of a posterior reweight its draws by how each found the prefix.
+    """Next-token laws of a fit along sequences; those of a posterior reweight its draws by how each
+    found the prefix.
 
-        p(x_t | x_<t) = sum over draws w_theta(x_<t) p_theta(x_t | x_<t),   w_theta proportional to P_theta(x_<t)
+        p(x_t | x_<t) = sum over draws w_theta(x_<t) p_theta(x_t | x_<t),
+        w_theta(x_<t) proportional to P_theta(x_<t)
 
-    Args: tokens, shape (num_sequences, length); most_draws, evenly spaced, that are used. Source: theory, section 8.
-    """
+    Args: tokens, shape (num_sequences, length); most_draws, evenly spaced, that are used. Source:
+    theory, section 8."""
     tokens = _checked(fit, tokens)
     fit = affordable(fit)
     log_probs, data_entropy = _predict(fit.model, fit.flat_draws(most_draws), tokens)
-    return Prediction(*(np.asarray(array) for array in (tokens, log_probs, data_entropy, counted(tokens))))
+    return Prediction(
+        *(np.asarray(array) for array in (tokens, log_probs, data_entropy, counted(tokens)))
+    )
 
 
 def predict_ngram(ngram: Ngram, tokens: np.ndarray) -> Prediction:
@@ -85,40 +98,55 @@ def predict_ngram(ngram: Ngram, tokens: np.ndarray) -> Prediction:
     return Prediction(tokens, rows, entr(np.exp(rows)).sum(-1), np.asarray(counted(tokens)))
 
 
-def token_log_probs(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Float[np.ndarray, "draws n length"]:
+def token_log_probs(
+    fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS
+) -> Float[np.ndarray, "draws n length"]:
     """`log p_theta(x_t | x_<t)` of each token under each draw, in nats; 0 after the end."""
     tokens = _checked(fit, tokens)
     fit = affordable(fit)
     draws = fit.flat_draws(most_draws)
-    each = [{name: value[i] for name, value in draws.items()} for i in range(len(next(iter(draws.values()))))]
-    return np.stack([_token_log_probs(fit.model, params, np.int32(i), tokens) for i, params in enumerate(each)])
+    each = [
+        {name: value[i] for name, value in draws.items()}
+        for i in range(len(next(iter(draws.values()))))
+    ]
+    return np.stack(
+        [_token_log_probs(fit.model, params, np.int32(i), tokens) for i, params in enumerate(each)]
+    )
 
 
 def mixture_conditionals(log_probs: np.ndarray) -> np.ndarray:
-    """`log p(x_t | x_<t)` of the mixture, from those of its draws (draws, ..., length): ratios of its prefix laws."""
+    """`log p(x_t | x_<t)` of the mixture, from those of its draws (draws, ..., length): ratios of
+    its prefix laws."""
     prefixes = np.logaddexp.reduce(np.cumsum(log_probs, axis=-1), axis=0) - np.log(len(log_probs))
     return np.diff(prefixes, axis=-1, prepend=0)
 
 
 def as_fits(fits: Any) -> dict[str, Fit]:
-    """Fits by name; a single one goes by its method. Raises: InputError for none, or for something else."""
+    """Fits by name; a single one goes by its method. Raises: InputError for none, or for something
+    else."""
     if isinstance(fits, Fit):
         return {fits.method: fits}
-    if not isinstance(fits, Mapping) or not fits or not all(isinstance(fit, Fit) for fit in fits.values()):
+    if (
+        not isinstance(fits, Mapping)
+        or not fits
+        or not all(isinstance(fit, Fit) for fit in fits.values())
+    ):
         given = "none" if isinstance(fits, Mapping) and not fits else type(fits).__name__
         raise InputError(f"fits: expected at least one fit, alone or by name, got {given}")
     return dict(fits)
 
 
 def each(fits: Any, kind: type, find: Callable[[Fit], Any]) -> dict[str, Any]:
-    """What a panel shows of each fit: found now, or given in the place of the fits, as values of this kind by name."""
+    """What a panel shows of each fit: found now, or given in the place of the fits, as values of
+    this kind by name."""
     if isinstance(fits, Mapping) and fits and all(isinstance(one, kind) for one in fits.values()):
         return dict(fits)
     return {name: find(fit) for name, fit in as_fits(fits).items()}
 
 
 def affordable(fit: Fit) -> Fit:
-    """The fit itself, or of one whose likelihood is an estimate, fewer draws with fewer particles each."""
+    """The fit itself, or of one whose likelihood is an estimate, fewer draws with fewer particles
+    each."""
     if not fit.estimated or fit.method == "map":
         return fit
     particles = max(2, round(PARTICLE_SHARE * fit.model.num_particles))
@@ -129,7 +157,9 @@ def affordable(fit: Fit) -> Fit:
 
 def _checked(fit: Fit, tokens: Any) -> Array:
     if tokens is None:
-        raise InputError("tokens: expected held-out sequences (num_sequences, length) to go with fits, got none")
+        raise InputError(
+            "tokens: expected held-out sequences (num_sequences, length) to go with fits, got none"
+        )
     return check_tokens(np.asarray(tokens), fit.model.vocab_size, fit.model.length, rank=2)
 
 
@@ -138,10 +168,17 @@ def _rows(model: Any, params: Any, number: Array, tokens: Array) -> Array:
     return process.at(process.params, number).conditionals(tokens)
 
 
-def _predict(model: Any, draws: dict[str, np.ndarray], tokens: Array) -> tuple[np.ndarray, np.ndarray]:
-    """`log p(x_t | x_<t)` of the mixture and the entropy expected over its draws; one draw at a time, however many."""
+def _predict(
+    model: Any, draws: dict[str, np.ndarray], tokens: Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """`log p(x_t | x_<t)` of the mixture and the entropy expected over its draws; one draw at a
+    time, however many."""
     shape = tokens.shape
-    total: Any = np.full((*shape, model.vocab_size), -np.inf), np.full(shape, -np.inf), np.full(shape, -np.inf)
+    total: Any = (
+        np.full((*shape, model.vocab_size), -np.inf),
+        np.full(shape, -np.inf),
+        np.full(shape, -np.inf),
+    )
     total = jax.tree.map(lambda part: part.astype(jax.dtypes.canonicalize_dtype(part.dtype)), total)
     for number in range(len(next(iter(draws.values())))):
         params = {name: value[number] for name, value in draws.items()}
@@ -151,8 +188,11 @@ def _predict(model: Any, draws: dict[str, np.ndarray], tokens: Array) -> tuple[n
 
 
 @partial(jax.jit, static_argnums=0)
-def _add_draw(model: Any, params: dict[str, Array], number: Array, tokens: Array, total: Any) -> Any:
-    """Running sums over draws, as logarithms, weighted by `P_theta(x_<t)`: of the next token's law, its entropy, and 1."""
+def _add_draw(
+    model: Any, params: dict[str, Array], number: Array, tokens: Array, total: Any
+) -> Any:
+    """Running sums over draws, as logarithms, weighted by `P_theta(x_<t)`: of the next token's law,
+    its entropy, and 1."""
     rows = _rows(model, params, number, tokens)
     chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
     prefix = jnp.cumsum(chosen, axis=-1) - chosen  # log P_theta(x_<t)

@@ -22,12 +22,16 @@ class Score:
     Args:
         name: of the predictor; method, of the fit, or "baseline".
         per_token, per_sequence: log probability in nats, with standard errors across sequences.
-        density: the model's name; parameters: how many numbers its priors are over; 0 for a baseline.
-        gradients: evaluations of the log density's gradient on all training data; seconds: wall time; NaN if unknown.
-        monte_carlo_error: part of the standard error per token that is due to particles, where the log probability is
-            estimated by them; monte_carlo_bias: by how much it is then too low on average.
+        density: the model's name; parameters: how many numbers its priors are over; 0 for a
+            baseline.
+        gradients: evaluations of the log density's gradient on all training data; seconds: wall
+            time; NaN if unknown.
+        monte_carlo_error: part of the standard error per token that is due to particles, where the
+            log probability is estimated by them; monte_carlo_bias: by how much it is then too low
+            on average.
         num_tokens: how many held-out tokens count.
-        log_probs: of each sequence; per_draw: of each under each draw (chains, draws, num_sequences), None of a baseline.
+        log_probs: of each sequence; per_draw: of each under each draw (chains, draws,
+            num_sequences), None of a baseline.
     """
 
     name: str
@@ -52,7 +56,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference of two predictors' held-out log probability, first minus second, in nats."""
+    """Paired difference of two predictors' held-out log probability, first minus second, in
+    nats."""
 
     first: str
     second: str
@@ -62,7 +67,8 @@ class Difference:
 
 
 def score_fit(name: str, fit: Fit, tokens: Any) -> Score:
-    """Score of one fit: a posterior gives each sequence its probability under the mixture of its draws."""
+    """Score of one fit: a posterior gives each sequence its probability under the mixture of its
+    draws."""
     used = affordable(fit)
     per_draw, errors = used.estimate_log_prob(tokens)
     counts = token_counts(np.asarray(tokens))
@@ -83,8 +89,11 @@ def score_fit(name: str, fit: Fit, tokens: Any) -> Score:
     )
 
 
-def score_baselines(train: np.ndarray, tokens: np.ndarray, vocab_size: int, more: Any = None) -> list[Score]:
-    """Scores of a unigram and a bigram of the training sequences, and of a bigram of `more` of them."""
+def score_baselines(
+    train: np.ndarray, tokens: np.ndarray, vocab_size: int, more: Any = None
+) -> list[Score]:
+    """Scores of a unigram and a bigram of the training sequences, and of a bigram of `more` of
+    them."""
     data: dict[str, Any] = {name: (train, name) for name in BASELINES}
     if more is not None:
         data[f"bigram, {len(more):,} sequences"] = (more, "bigram")
@@ -93,7 +102,9 @@ def score_baselines(train: np.ndarray, tokens: np.ndarray, vocab_size: int, more
         log_probs = fit_ngram(sequences, vocab_size, order).log_prob(tokens)
         counts = token_counts(tokens)
         measured = _measured(log_probs, counts)
-        found.append(Score(name, "baseline", *measured, num_tokens=int(counts.sum()), log_probs=log_probs))
+        found.append(
+            Score(name, "baseline", *measured, num_tokens=int(counts.sum()), log_probs=log_probs)
+        )
     return found
 
 

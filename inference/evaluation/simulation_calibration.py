@@ -1,4 +1,5 @@
-"""Simulation-based calibration: does the sampler draw from the posterior of the model that made the data?"""
+"""Simulation-based calibration: does the sampler draw from the posterior of the model that made the
+data?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,10 +31,12 @@ class Calibration:
     """Ranks of the true quantities among their posterior draws, over many simulated data sets.
 
     Args:
-        ranks: by quantity, shape (num_simulations,), from 0 to num_draws; uniform if sampler and model agree.
+        ranks: by quantity, shape (num_simulations,), from 0 to num_draws; uniform if sampler and
+            model agree.
         num_draws: posterior draws of each simulation.
         diverging: share of transitions that diverged.
-        probability: that the bands hold all quantities together when all ranks are uniform (Bonferroni).
+        probability: that the bands hold all quantities together when all ranks are uniform
+            (Bonferroni).
     """
 
     ranks: Mapping[str, np.ndarray]
@@ -43,7 +46,8 @@ class Calibration:
 
     def ecdf(self, name: str) -> "RankECDF":
         """Distribution function of one quantity's ranks with its simultaneous bands."""
-        # A rank is one of num_draws + 1 values: spread over its cell it is uniform on (0, 1) if the rank is uniform.
+        # A rank is one of num_draws + 1 values: spread over its cell it is uniform on (0, 1) if the
+        # rank is uniform.
         spread = np.random.default_rng(0).uniform(size=len(self.ranks[name]))
         level = 1 - (1 - self.probability) / len(self.ranks)
         uniform = (self.ranks[name] + spread) / (self.num_draws + 1)
@@ -51,12 +55,14 @@ class Calibration:
         return RankECDF(points, compute_ecdf(uniform, points), lower, upper)
 
     def outside(self) -> list[str]:
-        """Quantities whose ranks leave their bands: the sampler does not draw from the model's posterior."""
+        """Quantities whose ranks leave their bands: the sampler does not draw from the model's
+        posterior."""
         return [name for name in self.ranks if not self.ecdf(name).inside]
 
 
 class RankECDF(NamedTuple):
-    """Empirical distribution function of ranks at `points` in (0, 1), with simultaneous bands `lower`, `upper`."""
+    """Empirical distribution function of ranks at `points` in (0, 1), with simultaneous bands
+    `lower`, `upper`."""
 
     points: np.ndarray
     values: np.ndarray
@@ -71,9 +77,12 @@ class RankECDF(NamedTuple):
 
 @lru_cache
 def _bands(count: int, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points, lower and upper band of the ECDF of `count` uniform numbers, all inside with probability `level`."""
+    """Points, lower and upper band of the ECDF of `count` uniform numbers, all inside with
+    probability `level`."""
     anything = np.linspace(0, 1, count)
-    points, _, lower, upper = ecdf_pit(anything, level, BAND_SIMULATIONS, rng=np.random.default_rng(1))
+    points, _, lower, upper = ecdf_pit(
+        anything, level, BAND_SIMULATIONS, rng=np.random.default_rng(1)
+    )
     return points, lower, upper
 
 
@@ -93,29 +102,39 @@ def simulation_based_calibration(
 ) -> Calibration:
     """Rank true quantities among posterior draws, for parameters and data drawn from the model.
 
-    If theta ~ prior, data ~ model(theta) and theta_1 ... theta_L ~ posterior given the data, then theta is one more
-    posterior draw, and the rank of any f(theta, data) among the f(theta_l, data) is uniform on 0 ... L. All
-    simulations are one compiled program, vectorised on a GPU. Chains start at another draw from the prior.
+    If theta ~ prior, data ~ model(theta) and theta_1 ... theta_L ~ posterior given the data, then
+    theta is one more posterior draw, and the rank of any f(theta, data) among the f(theta_l, data)
+    is uniform on 0 ... L. All simulations are one compiled program, vectorised on a GPU. Chains
+    start at another draw from the prior.
 
     Args:
-        model: a NumPyro model called as `model(data)` and `model(num_sequences=n)`, with the name of what it observes
-            as `observed` and the quantities to rank as `quantities(params, data)`, such as LatentAttention.
+        model: a NumPyro model called as `model(data)` and `model(num_sequences=n)`, with the name
+            of what it observes as `observed` and the quantities to rank as `quantities(params,
+            data)`, such as LatentAttention.
         key: random key.
         num_simulations, num_sequences: data sets (at least 10), and sequences in each.
         num_draws, thinning: draws kept of each posterior, every `thinning`-th.
         num_warmup, max_tree_depth: of NUTS.
         probability: of the bands, over all quantities together.
-        method: "nuts"; or "laplace", whose Gaussian is not the posterior, and "map", whose draws are all the same: they
-            are no samplers of the posterior, and their ranks show how far they are from one.
-        posterior_model: the model whose posterior is sampled, if not `model`: what a wrong one looks like.
+        method: "nuts"; or "laplace", whose Gaussian is not the posterior, and "map", whose draws
+            are all the same: they are no samplers of the posterior, and their ranks show how far
+            they are from one.
+        posterior_model: the model whose posterior is sampled, if not `model`: what a wrong one
+            looks like.
 
     Raises:
         InputError: a count out of range.
         FitError: simulated data or draws that are not finite.
 
-    Source: Talts et al., arXiv:1804.06788; the bands: Saeilynoja et al., arXiv:2103.10522, by ArviZ.
-    """
-    least = {"num_simulations": 10, "num_sequences": 1, "num_draws": 1, "thinning": 1, "num_warmup": 1}
+    Source: Talts et al., arXiv:1804.06788; the bands: Saeilynoja et al., arXiv:2103.10522, by
+    ArviZ."""
+    least = {
+        "num_simulations": 10,
+        "num_sequences": 1,
+        "num_draws": 1,
+        "thinning": 1,
+        "num_warmup": 1,
+    }
     given = (num_simulations, num_sequences, num_draws, thinning, num_warmup)
     for (name, low), value in zip(least.items(), given, strict=True):
         whole_number(name, value, low)
@@ -129,7 +148,9 @@ def simulation_based_calibration(
     truth, draws = (_entries(quantities, axes) for quantities, axes in ((truth, 1), (draws, 2)))
     for name, values in [*truth.items(), *draws.items()]:
         if not np.isfinite(values).all():
-            raise FitError(f"calibration: {name} is not finite in {int((~np.isfinite(values)).sum())} cases")
+            raise FitError(
+                f"calibration: {name} is not finite in {int((~np.isfinite(values)).sum())} cases"
+            )
     ranks = {name: _ranks(truth[name], draws[name]) for name in truth}
     return Calibration(ranks, num_draws, float(np.mean(diverging)), probability)
 
@@ -144,10 +165,12 @@ class _Settings(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _simulate_and_sample(model: Any, posterior_model: Any, settings: _Settings, keys: Array) -> tuple:
+def _simulate_and_sample(
+    model: Any, posterior_model: Any, settings: _Settings, keys: Array
+) -> tuple:
     one = partial(_one_simulation, model, posterior_model, settings)
-    # Side by side, every simulation waits for the longest trajectory and the arrays leave a CPU's cache: there one
-    # after the other, inside one program, was five times as fast.
+    # Side by side, every simulation waits for the longest trajectory and the arrays leave a CPU's
+    # cache: there one after the other, inside one program, was five times as fast.
     return jax.lax.map(one, keys) if jax.default_backend() == "cpu" else jax.vmap(one)(keys)
 
 
@@ -182,14 +205,18 @@ def _nuts(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> t
     return jax.lax.scan(draw, state, None, length=settings.num_draws)[1]
 
 
-def _around_mode(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> tuple[Any, Array]:
-    """Draws of Laplace's approximation around the unconstrained mode, or that mode again and again."""
+def _around_mode(
+    model: Any, settings: _Settings, data: Array, z: Any, key: Array
+) -> tuple[Any, Array]:
+    """Draws of Laplace's approximation around the unconstrained mode, or that mode again and
+    again."""
     flat, unravel = ravel_pytree(z)
 
     def energy(x: Array, _: Any = None) -> Array:
         return potential(model, data)(unravel(x))
 
-    # Quasi-Newton, since descent by SVI is many times as long and does not compile into one program.
+    # Quasi-Newton, since descent by SVI is many times as long and does not compile into one
+    # program.
     solver: Any = optimistix.BFGS(rtol=1e-4, atol=1e-4)
     mode = optimistix.minimise(energy, solver, flat, max_steps=MODE_STEPS, throw=False).value
     noise = jnp.zeros((settings.num_draws, flat.size))
@@ -204,8 +231,8 @@ def _around_mode(model: Any, settings: _Settings, data: Array, z: Any, key: Arra
 def _ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Ranks of the truth (n,) among draws (n, L); among those that equal it, at random.
 
-    Margins of short sequences are 1 whatever the parameters: were the truth always put first, its ranks would not be uniform.
-    """
+    Margins of short sequences are 1 whatever the parameters: were the truth always put first, its
+    ranks would not be uniform."""
     below, equal = ((compared(draws, truth[:, None])).sum(-1) for compared in (np.less, np.equal))
     return below + np.random.default_rng(0).integers(0, equal + 1)
 

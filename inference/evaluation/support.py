@@ -21,7 +21,8 @@ class Example:
     Args:
         labels: what each position of the path holds.
         margins: by fit, quantiles 5, 25, 50, 75 and 95 % over its draws, (5, positions).
-        probability: by fit, of each position to be the support token; 0 or 1 where there is one draw.
+        probability: by fit, of each position to be the support token; 0 or 1 where there is one
+            draw.
         methods: of each fit.
     """
 
@@ -37,10 +38,13 @@ class Disagreement:
 
     Args:
         point, draws: names of the two fits.
-        share: of the sequences where the draws' most probable support token is not the point's, with its binomial error.
-        unsure: share of the sequences where no position is the support token with probability above one half.
-        sequences: those where the draws give the point's choice the least probability, least first: the sequence, the
-            point's support token, its probability under the draws, their own choice and its probability.
+        share: of the sequences where the draws' most probable support token is not the point's,
+            with its binomial error.
+        unsure: share of the sequences where no position is the support token with probability above
+            one half.
+        sequences: those where the draws give the point's choice the least probability, least first:
+            the sequence, the point's support token, its probability under the draws, their own
+            choice and its probability.
     """
 
     point: str
@@ -51,19 +55,24 @@ class Disagreement:
 
 
 def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MOST_DRAWS) -> np.ndarray:
-    """Stability margins (draws, num_sequences, positions) of evenly spaced draws; NaN after the end."""
-    return over_draws(type(fit.model).margins, fit.model, fit.flat_draws(most_draws), np.asarray(tokens))
+    """Stability margins (draws, num_sequences, positions) of evenly spaced draws; NaN after the
+    end."""
+    return over_draws(
+        type(fit.model).margins, fit.model, fit.flat_draws(most_draws), np.asarray(tokens)
+    )
 
 
 def support_probability(margins: np.ndarray) -> np.ndarray:
-    """Share of draws in which each position has the smallest margin; margins (draws, positions), NaN not counted."""
+    """Share of draws in which each position has the smallest margin; margins (draws, positions),
+    NaN not counted."""
     return np.bincount(np.nanargmin(margins, axis=1), minlength=margins.shape[1]) / len(margins)
 
 
 def path_labels(
     tokens: Sequence[int] | np.ndarray, symbols: Sequence[str], positions: int, start: bool = True
 ) -> tuple[str, ...]:
-    """What each of the first positions of an embedding path holds: the start if the path has one, then the tokens."""
+    """What each of the first positions of an embedding path holds: the start if the path has one,
+    then the tokens."""
     held = tuple(symbols[token] for token in tokens)
     return (("start", *held) if start else held)[:positions]
 
@@ -74,16 +83,25 @@ def example(fits: Mapping[str, Fit], tokens: np.ndarray, symbols: Sequence[str])
     positions = int(np.isfinite(next(iter(margins.values()))[0]).sum())
     return Example(
         path_labels(tokens, symbols, positions, next(iter(fits.values())).model.path_has_start),
-        {name: np.quantile(values[:, :positions], QUANTILES, axis=0) for name, values in margins.items()},
+        {
+            name: np.quantile(values[:, :positions], QUANTILES, axis=0)
+            for name, values in margins.items()
+        },
         {name: support_probability(values[:, :positions]) for name, values in margins.items()},
         {name: fit.method for name, fit in fits.items()},
     )
 
 
 def disagreement(
-    point: str, draws: str, margins: Mapping[str, np.ndarray], tokens: np.ndarray, symbols: Sequence[str], start: bool
+    point: str,
+    draws: str,
+    margins: Mapping[str, np.ndarray],
+    tokens: np.ndarray,
+    symbols: Sequence[str],
+    start: bool,
 ) -> Disagreement | None:
-    """Where the support tokens of two fits differ, from their margins (draws, num_sequences, positions).
+    """Where the support tokens of two fits differ, from their margins (draws, num_sequences,
+    positions).
 
     Sequences without a choice, of two positions or fewer, do not count; None if there is no other.
     """
@@ -101,7 +119,9 @@ def disagreement(
         text = " ".join(symbols[token] for token in tokens[i] if token)
         first = 0 if start else 1  # so that the token at position n is n on the path too
         names = [f"{labels[k]} ({k + first})" for k in (chosen, favourite)]
-        rows.append((text, names[0], float(probability[chosen]), names[1], float(probability[favourite])))
+        rows.append(
+            (text, names[0], float(probability[chosen]), names[1], float(probability[favourite]))
+        )
     rows.sort(key=lambda row: row[2])
     listed = tuple(row for row in rows[:LISTED] if row[1] != row[3])
     return Disagreement(point, draws, _share(differs, len(rows)), _share(unsure, len(rows)), listed)

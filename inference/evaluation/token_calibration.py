@@ -21,24 +21,28 @@ LEVEL = 0.95
 class Reliability:
     """Calibration and proper scores of one predictor's next-token probabilities.
 
-    Confidence is the probability of the most probable token, accuracy how often it was right. Bins hold about equally
-    many tokens, as far as equal confidences allow.
+    Confidence is the probability of the most probable token, accuracy how often it was right. Bins
+    hold about equally many tokens, as far as equal confidences allow.
 
         ECE = sum over bins of (share of tokens) |accuracy - confidence|
 
     Args:
         method: of the fit, or "baseline".
         confidence, accuracy, share: of each bin.
-        low, high: of each bin, where accuracy would lie with probability 0.95 were the predictor calibrated.
-        calibration_error: ECE, which noise alone makes positive; corrected_error, less what noise adds to it, by the
-            bootstrap over sequences; calibration_interval, of that at level 0.95 (basic bootstrap).
-        calibrated_limit: what the ECE of a calibrated predictor would stay under with probability 0.95; noise alone
-            makes an ECE positive.
+        low, high: of each bin, where accuracy would lie with probability 0.95 were the predictor
+            calibrated.
+        calibration_error: ECE, which noise alone makes positive; corrected_error, less what noise
+            adds to it, by the bootstrap over sequences; calibration_interval, of that at level 0.95
+            (basic bootstrap).
+        calibrated_limit: what the ECE of a calibrated predictor would stay under with probability
+            0.95; noise alone makes an ECE positive.
         overconfidence: mean confidence minus accuracy.
-        log_score: minus the log probability of the token, nats; brier: squared distance of the probabilities from the
-            token that came, sum over v of (p_v - [v came])^2, from 0 to 2. Both are proper; lower is better.
+        log_score: minus the log probability of the token, nats; brier: squared distance of the
+            probabilities from the token that came, sum over v of (p_v - [v came])^2, from 0 to 2.
+            Both are proper; lower is better.
         log_sums, brier_sums, counts: of each sequence.
-        resampled: ECE in each bootstrap resample; the same resamples for all predictors of the same sequences.
+        resampled: ECE in each bootstrap resample; the same resamples for all predictors of the same
+            sequences.
     """
 
     method: str
@@ -60,17 +64,24 @@ class Reliability:
     resampled: np.ndarray = field(metadata=INTERNAL)
 
     def __repr__(self) -> str:
-        return f"Reliability({self.verdict()} log score {self.log_score} nats, Brier score {self.brier})"
+        return (
+            f"Reliability({self.verdict()} log score {self.log_score} nats, Brier score "
+            f"{self.brier})"
+        )
 
     def verdict(self) -> str:
         """What the numbers say, in words."""
         error, (low, high) = self.calibration_error, self.calibration_interval
         figure = (
-            f"expected calibration error {error:.4f}, corrected for noise {self.corrected_error:.4f} (95 % interval {low:.4f} to "
+            f"expected calibration error {error:.4f}, corrected for noise "
+            f"{self.corrected_error:.4f} (95 % interval {low:.4f} to "
             f"{high:.4f})"
         )
         if error <= self.calibrated_limit:
-            return f"calibrated within noise: {figure}, and a calibrated predictor stays under {self.calibrated_limit:.4f}."
+            return (
+                f"calibrated within noise: {figure}, and a calibrated predictor stays under "
+                f"{self.calibrated_limit:.4f}."
+            )
         signed = self.overconfidence
         if not signed.sure:
             return f"miscalibrated, neither over- nor underconfident on the whole: {figure}."
@@ -81,8 +92,9 @@ class Reliability:
 def reliability(prediction: Prediction, *, method: str = "baseline", seed: int = 0) -> Reliability:
     """Calibration of predictions of sequences.
 
-    Raises: InputError on fewer than two sequences. Source of the error: Guo et al., arXiv:1706.04599; of the band: the
-    law of a bin's accuracy were each token as probable as it is said to be.
+    Raises: InputError on fewer than two sequences. Source of the error: Guo et al.,
+    arXiv:1706.04599; of the band: the law of a bin's accuracy were each token as probable as it is
+    said to be.
     """
     if len(prediction.tokens) < 2:
         raise InputError(f"tokens: expected at least two sequences, got {len(prediction.tokens)}")
@@ -100,12 +112,15 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
     number = len(edges) + 1
     member = (bins[..., None] == np.arange(number)) & at[..., None]  # (sequences, length, bins)
     said, hits, tokens = (
-        np.where(member, values[..., None], 0).sum(1) for values in (confidence, right, np.ones_like(confidence))
+        np.where(member, values[..., None], 0).sum(1)
+        for values in (confidence, right, np.ones_like(confidence))
     )
 
     if_calibrated = _hits_if_calibrated(confidence[at], bins[at], number, seed)  # (resamples, bins)
     total = tokens.sum(0)
-    band = np.quantile(if_calibrated / np.maximum(total, 1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    band = np.quantile(
+        if_calibrated / np.maximum(total, 1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0
+    )
     error = float(_calibration_error(said.sum(0), hits.sum(0), total))
     weights = resampled_weights(len(counts), RESAMPLES, seed)
     resampled = _calibration_error(weights @ said, weights @ hits, weights @ tokens)
@@ -121,7 +136,9 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
         calibration_error=error,
         corrected_error=max(0.0, float(2 * error - resampled.mean())),
         calibration_interval=(max(0.0, float(low)), float(high)),
-        calibrated_limit=float(np.quantile(_calibration_error(said.sum(0), if_calibrated, total), LEVEL)),
+        calibrated_limit=float(
+            np.quantile(_calibration_error(said.sum(0), if_calibrated, total), LEVEL)
+        ),
         overconfidence=ratio((said - hits).sum(1), counts),
         log_score=ratio(log_sums, counts),
         brier=ratio(brier_sums, counts),
@@ -133,12 +150,15 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
 
 
 def _edges(values: np.ndarray, number: int) -> np.ndarray:
-    """Where bins begin but the first, so that each holds about as many of the sorted values, and at least half as many.
+    """Where bins begin but the first, so that each holds about as many of the sorted values, and at
+    least half as many.
 
     Many tokens may share one confidence, the first ones of all sequences do, and share a bin.
     """
     kept, before, least = [], 0, len(values) / (2 * number)
-    for edge in np.unique(np.quantile(values, np.linspace(0, 1, number + 1)[1:-1], method="nearest")):
+    for edge in np.unique(
+        np.quantile(values, np.linspace(0, 1, number + 1)[1:-1], method="nearest")
+    ):
         below = int(np.searchsorted(values, edge))
         if below - before >= least and len(values) - below >= least:
             kept.append(edge)
@@ -146,8 +166,11 @@ def _edges(values: np.ndarray, number: int) -> np.ndarray:
     return np.array(kept)
 
 
-def _hits_if_calibrated(confidence: np.ndarray, bins: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """How many tokens of each bin would be right, were each as probable as it is said to be; resampled."""
+def _hits_if_calibrated(
+    confidence: np.ndarray, bins: np.ndarray, number: int, seed: int
+) -> np.ndarray:
+    """How many tokens of each bin would be right, were each as probable as it is said to be;
+    resampled."""
     rng, order = np.random.default_rng(seed), np.argsort(bins, kind="stable")
     starts = np.searchsorted(bins[order], np.arange(number))
     parts = []

@@ -1,4 +1,5 @@
-"""Uncertainty of the next token, split into what is in the data and what the draws disagree about."""
+"""Uncertainty of the next token, split into what is in the data and what the draws disagree
+about."""
 
 from dataclasses import dataclass
 
@@ -19,8 +20,10 @@ class Uncertainty:
 
     Args:
         method: of the fit.
-        total, data, mutual_information: means over all tokens that count, with standard errors across sequences.
-        by_position: shape (2, length), data uncertainty and mutual information at each position; NaN where none counts.
+        total, data, mutual_information: means over all tokens that count, with standard errors
+            across sequences.
+        by_position: shape (2, length), data uncertainty and mutual information at each position;
+            NaN where none counts.
     """
 
     method: str
@@ -34,7 +37,8 @@ def uncertainty(prediction: Prediction, *, method: str) -> Uncertainty:
     """The uncertainty in predictions of some sequences. Source: Houlsby et al., arXiv:1112.5745."""
     at, counts = prediction.counted, prediction.counted.sum(1)
     parts = [
-        np.where(at, part, 0) for part in (prediction.entropy, prediction.data_entropy, prediction.mutual_information)
+        np.where(at, part, 0)
+        for part in (prediction.entropy, prediction.data_entropy, prediction.mutual_information)
     ]
     with np.errstate(invalid="ignore"):
         by_position = np.stack([part.sum(0) / at.sum(0) for part in parts[1:]])

@@ -24,7 +24,8 @@ MODE_STEPS = 1000  # a start need not be a mode to the last digit
 
 
 def check_start(start: str | Fit, num_chains: int, num_starts: int | None) -> int:
-    """How many points the chains start from. Raises: InputError for an unknown start, or more points than chains."""
+    """How many points the chains start from. Raises: InputError for an unknown start, or more
+    points than chains."""
     single = not isinstance(start, str) or start == "map"
     if isinstance(start, str) and start not in START_WORDS:
         raise InputError(f"start: expected {', '.join(START_WORDS)} or a MAP fit, got {start!r}")
@@ -34,7 +35,9 @@ def check_start(start: str | Fit, num_chains: int, num_starts: int | None) -> in
         return 1 if single else num_chains
     whole_number("num_starts", num_starts)
     if num_starts > num_chains or (single and num_starts != 1):
-        raise InputError(f"num_starts: expected at most {1 if single else num_chains}, got {num_starts}")
+        raise InputError(
+            f"num_starts: expected at most {1 if single else num_chains}, got {num_starts}"
+        )
     return num_starts
 
 
@@ -44,19 +47,30 @@ def origins(num_chains: int, num_starts: int) -> tuple[int, ...]:
 
 
 def start_points(
-    model: Any, data: Array, key: Array, start: str | Fit, num_starts: int, progress: bool,
+    model: Any,
+    data: Array,
+    key: Array,
+    start: str | Fit,
+    num_starts: int,
+    progress: bool,
     placement: Placement | None = None,
-) -> tuple[Values, float]:  # fmt: skip
-    """Points in unconstrained coordinates, (num_starts, ...), and how many gradients the descents to them took.
+) -> tuple[Values, float]:
+    """Points in unconstrained coordinates, (num_starts, ...), and how many gradients the descents
+    to them took.
 
     Args: placement, of whose devices all have a part of the sequences; None is one device.
     """
     if not isinstance(start, str):
-        mode = {name: jnp.asarray(value[0, 0]) for name, value in {**start.draws, **start.latents}.items()}
+        mode = {
+            name: jnp.asarray(value[0, 0])
+            for name, value in {**start.draws, **start.latents}.items()
+        }
         return jax.tree.map(lambda leaf: leaf[None], unconstrain(model, data, mode)), 0.0
     split = split_model(model, placement)
     points = draw_start(split, data, jax.random.split(key, num_starts), prior=start == "prior")
     if start not in ("maps", "map"):
         return points, 0.0
-    modes, descent = find_modes(model, data, points, key, num_steps=MODE_STEPS, progress=progress, placement=placement)
+    modes, descent = find_modes(
+        model, data, points, key, num_steps=MODE_STEPS, progress=progress, placement=placement
+    )
     return modes, gradients_of(descent, data)

@@ -16,13 +16,15 @@ from probattn.inference.fitting.fit import Fit
 def to_datatree(fit: Fit) -> xr.DataTree:
     """An ArviZ DataTree, which NetCDF and zarr take.
 
-    Draws of Markov chains are in the groups posterior, sample_stats (energy, n_steps, tree_depth, acceptance_rate,
-    step_size, diverging, lp: the log density of the unconstrained coordinates), log_likelihood (per training sequence)
-    and observed_data. A MAP has the group `map` in place of the first two, and Laplace's approximation and an ensemble
-    the group `approximation`: they are no sample to diagnose. Latent variables are in the group of the parameters. A
-    model whose likelihood is an estimate has no log_likelihood: it would be a particle filter for each draw
-    (`thinned(100).draw_log_prob(data)` runs it for some). Attributes say of which density the fit is, and how it started.
-    """
+    Draws of Markov chains are in the groups posterior, sample_stats (energy, n_steps, tree_depth,
+    acceptance_rate,
+    step_size, diverging, lp: the log density of the unconstrained coordinates), log_likelihood (per
+    training sequence) and observed_data. A MAP has the group `map` in place of the first two, and
+    Laplace's approximation and an ensemble the group `approximation`: they are no sample to
+    diagnose. Latent variables are in the group of the parameters. A
+    model whose likelihood is an estimate has no log_likelihood: it would be a particle filter for
+    each draw (`thinned(100).draw_log_prob(data)` runs it for some). Attributes say of which density
+    the fit is, and how it started."""
     site, values = fit.model.observed, {**fit.draws, **fit.latents}
     dims: dict[Any, Any] = {
         name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()
@@ -48,7 +50,11 @@ def to_datatree(fit: Fit) -> xr.DataTree:
 
 
 def _sample_stats(fit: Fit) -> dict[str, np.ndarray]:
-    stats = {name: np.asarray(value) for name, value in fit.stats.items() if np.shape(value)[:2] == fit.shape}
+    stats = {
+        name: np.asarray(value)
+        for name, value in fit.stats.items()
+        if np.shape(value)[:2] == fit.shape
+    }
     if "n_steps" in stats:
         stats["tree_depth"] = np.floor(np.log2(stats["n_steps"])).astype(int) + 1
     if "potential_energy" in stats:

@@ -13,7 +13,8 @@ NOT_OF_THE_DENSITY = ("num_particles", "one_hot")  # fields that say how well so
 
 @dataclass(frozen=True)
 class Density:
-    """Identity of a joint density: fits of one density can be compared, others answer different questions.
+    """Identity of a joint density: fits of one density can be compared, others answer different
+    questions.
 
     Args:
         model: name of the class.
@@ -51,10 +52,17 @@ class Density:
 
 
 def density_of(model: Any, data: Any) -> Density:
-    """The identity of `model` conditioned on `data`; of a model that is no dataclass, its name stands for its fields."""
-    fields = dataclasses.asdict(model) if dataclasses.is_dataclass(model) and not isinstance(model, type) else {}
+    """The identity of `model` conditioned on `data`; of a model that is no dataclass, its name
+    stands for its fields."""
+    fields = (
+        dataclasses.asdict(model)
+        if dataclasses.is_dataclass(model) and not isinstance(model, type)
+        else {}
+    )
     name = model.__name__ if hasattr(model, "__name__") else type(model).__name__
-    kept = tuple((field, value) for field, value in fields.items() if field not in NOT_OF_THE_DENSITY)
+    kept = tuple(
+        (field, value) for field, value in fields.items() if field not in NOT_OF_THE_DENSITY
+    )
     return Density(name, kept, data_hash(data))
 
 
@@ -63,6 +71,12 @@ def data_hash(data: Any) -> str:
     array = np.asarray(data)
     kind = "<i8" if array.dtype.kind in "iub" else "<f8"
     found = hashlib.sha256(repr((array.shape, kind)).encode())
-    for first in range(0, len(array) if array.ndim else 1, ROWS):  # an array on disk may be larger than memory
-        found.update(np.ascontiguousarray(array[first : first + ROWS] if array.ndim else array, kind).tobytes())
+    for first in range(
+        0, len(array) if array.ndim else 1, ROWS
+    ):  # an array on disk may be larger than memory
+        found.update(
+            np.ascontiguousarray(
+                array[first : first + ROWS] if array.ndim else array, kind
+            ).tobytes()
+        )
     return found.hexdigest()

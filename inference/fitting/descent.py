@@ -1,4 +1,5 @@
-"""Descent that stays in the domain: steps of an optimiser under SVI, side by side from several starts."""
+"""Descent that stays in the domain: steps of an optimiser under SVI, side by side from several
+starts."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -17,13 +18,16 @@ from probattn.inference.devices.progress import Progress
 
 CHUNK = 50  # steps between two looks from the host
 HALVINGS = 30  # a step shorter than 2^-30 of its length is no step
-RETURNS = 8  # times that a chunk of minibatch steps may leave the domain of the whole data and be taken back, in a row
+# times that a chunk of minibatch steps may leave the domain of the whole data and be taken back, in
+# a row
+RETURNS = 8
 PLATEAU = 0.05  # nats within which four chunks agree when descent has come to rest
 AT_REST = 4
 
 
 class Descent(NamedTuple):
-    """Where descent ended, for each start: SVI states, losses (starts, steps) and at the end, whether it is at rest, NaNs."""
+    """Where descent ended, for each start: SVI states, losses (starts, steps) and at the end,
+    whether it is at rest, NaNs."""
 
     states: SVIState
     losses: np.ndarray
@@ -42,14 +46,21 @@ class _Chunk(NamedTuple):
 
 
 def descend(
-    svi: SVI, states: SVIState, take: Callable[[], Any], num_steps: int, whole: Any, explain: Any, bar: Progress,
+    svi: SVI,
+    states: SVIState,
+    take: Callable[[], Any],
+    num_steps: int,
+    whole: Any,
+    explain: Any,
+    bar: Progress,
     sharding: NamedSharding | None = None,
-) -> Descent:  # fmt: skip
+) -> Descent:
     """Descend until at rest, or for `num_steps`.
 
-    Each start has a rate, by which it shortens the optimiser's steps. With all data in each step it is halved whenever a
-    chunk of steps gains less than twice its standard error; at rest is where four chunks agree within 0.05 nats. With
-    minibatches it falls along a cosine, and at rest is where the last chunks differ by less than their noise.
+    Each start has a rate, by which it shortens the optimiser's steps. With all data in each step it
+    is halved whenever a chunk of steps gains less than twice its standard error; at rest is where
+    four chunks agree within 0.05 nats. With minibatches it falls along a cosine, and at rest is
+    where the last chunks differ by less than their noise.
 
     Args:
         svi: its `static_kwargs` may ask for minibatches.
@@ -80,7 +91,8 @@ def descend(
             if returns > RETURNS:
                 worst = _of_start(chunk.states, np.isfinite(at_end).argmin())
                 raise FitError(
-                    f"MAP: minibatch steps keep leaving the domain: {explain(worst)}; use a larger batch_size"
+                    f"MAP: minibatch steps keep leaving the domain: {explain(worst)}; use a "
+                    "larger batch_size"
                 )
             continue
         returns, states, done = 0, chunk.states, done + number
@@ -88,7 +100,8 @@ def descend(
         if stuck.any():
             beyond = svi.update(_of_start(states, stuck.argmax()), data)[0]
             raise FitError(
-                f"MAP: at step {done} every step leads out of the domain, however short: {explain(beyond)}; start elsewhere "
+                f"MAP: at step {done} every step leads out of the domain, however short: "
+                f"{explain(beyond)}; start elsewhere "
                 "(another key), or use the contraction cap, which has no boundary (contraction=0.9)"
             )
         history.append(np.asarray(chunk.losses, float)[:, :number])
@@ -107,7 +120,8 @@ def _of_start(states: SVIState, start: Any) -> SVIState:
 
 
 def _drowns(history: list[np.ndarray]) -> np.ndarray:
-    """Whether the last chunk gained less than twice the standard error of the difference of means."""
+    """Whether the last chunk gained less than twice the standard error of the difference of
+    means."""
     if len(history) < 2:
         return np.zeros(len(history[0]), bool)
     before, after = history[-2:]
@@ -125,7 +139,8 @@ def _agree(history: list[np.ndarray]) -> np.ndarray:
 
 
 class _Place(NamedTuple):
-    """Where a descent stands: what it tries, and the last point that is known to be inside, with its loss."""
+    """Where a descent stands: what it tries, and the last point that is known to be inside, with
+    its loss."""
 
     state: SVIState
     safe: Any
@@ -133,7 +148,8 @@ class _Place(NamedTuple):
 
 
 class _Tally(NamedTuple):
-    """What a chunk counts: losses (CHUNK,), whether a step was halved, how many met a NaN, halvings after the last step."""
+    """What a chunk counts: losses (CHUNK,), whether a step was halved, how many met a NaN, halvings
+    after the last step."""
 
     losses: Array
     outside: Array
@@ -148,29 +164,39 @@ def _program(svi: SVI, whole: Any, sharding: NamedSharding | None) -> Callable:
 
 
 def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number: Array) -> _Chunk:
-    """`number` steps from each state, at most CHUNK, and back towards the last safe point if they end outside."""
+    """`number` steps from each state, at most CHUNK, and back towards the last safe point if they
+    end outside."""
 
     def one(state: SVIState, rate: Array) -> _Chunk:
         def goes_on(carry: tuple[Array, _Place, _Tally, Array]) -> Array:
             index, _, tally, inside = carry
             return (index < number) | (~inside & (tally.halvings <= HALVINGS))
 
-        # The point that the last step leads to is looked at in one pass more, in which nothing moves but a halving: the
-        # same pass, so that the gradient, most of what is compiled, stands in the program once.
+        # The point that the last step leads to is looked at in one pass more, in which nothing
+        # moves but a halving: the same pass, so that the gradient, most of what is compiled, stands
+        # in the program once.
         def step(carry: tuple[Array, _Place, _Tally, Array]) -> tuple[Array, _Place, _Tally, Array]:
             index, place, tally, _ = carry
             moving = index < number
             moved, inside, is_nan = _step(svi, rate, data, place, moving)
             losses = tally.losses.at[index].set(moved.loss, mode="drop")
             counted = moving & ~inside
-            tally = _Tally(losses, tally.outside | counted, tally.nans + (moving & is_nan), tally.halvings + ~moving)
+            tally = _Tally(
+                losses,
+                tally.outside | counted,
+                tally.nans + (moving & is_nan),
+                tally.halvings + ~moving,
+            )
             return index + 1, moved, tally, ~moving & inside
 
         losses = jnp.full(CHUNK, jnp.nan)
         tally = _Tally(losses, jnp.zeros((), bool), jnp.zeros((), int), jnp.zeros((), int))
         begun = _Place(state, _params(state), jnp.full((), jnp.nan))
-        _, place, tally, _ = jax.lax.while_loop(goes_on, step, (jnp.zeros((), int), begun, tally, jnp.zeros((), bool)))
-        # Where every halving is outside, the last safe point; its loss is then the last that was finite.
+        _, place, tally, _ = jax.lax.while_loop(
+            goes_on, step, (jnp.zeros((), int), begun, tally, jnp.zeros((), bool))
+        )
+        # Where every halving is outside, the last safe point; its loss is then the last that was
+        # finite.
         last = place.state._replace(optim_state=_with_params(place.state.optim_state, place.safe))
         same = jax.tree.map(lambda old, new: (old == new).all(), begun.safe, place.safe)
         blocked = tally.outside & jnp.stack(jax.tree.leaves(same)).all()
@@ -180,12 +206,15 @@ def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number
     return jax.vmap(one)(states, rates)
 
 
-def _step(svi: SVI, rate: Array, data: Any, place: _Place, moving: Array) -> tuple[_Place, Array, Array]:
-    """One step, shortened by the rate; where the last one led out of the domain, half of that one instead.
+def _step(
+    svi: SVI, rate: Array, data: Any, place: _Place, moving: Array
+) -> tuple[_Place, Array, Array]:
+    """One step, shortened by the rate; where the last one led out of the domain, half of that one
+    instead.
 
-    Past the boundary the density rises again (theory, section 3), so that nothing is learnt from where it is 0. Second,
-    whether the point it starts from is inside, third, whether the loss there is no number. If it is not `moving`, a point
-    inside stays as it is, and with it the optimiser.
+    Past the boundary the density rises again (theory, section 3), so that nothing is learnt from
+    where it is 0. Second, whether the point it starts from is inside, third, whether the loss there
+    is no number. If it is not `moving`, a point inside stays as it is, and with it the optimiser.
     """
     proposed, loss = svi.update(place.state, data)
     inside = jnp.isfinite(loss)

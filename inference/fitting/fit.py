@@ -29,22 +29,26 @@ class Fit:
     """A model fitted to data.
 
     Args:
-        model: anything with `log_likelihood(params, data)` and the name of the site it observes, `observed`, such as
-            LanguageModel and LatentAttention.
+        model: anything with `log_likelihood(params, data)` and the name of the site it observes,
+            `observed`, such as LanguageModel and LatentAttention.
         method: "map", "laplace", "ensemble", "posterior" (by NUTS) or "microcanonical".
-        data: the training data: tokens of shape (num_sequences, length), or embeddings with an axis more.
+        data: the training data: tokens of shape (num_sequences, length), or embeddings with an axis
+            more.
         draws: parameters by name with leading axes (chains, draws); (1, 1) for a MAP.
-        latents: likewise the latent variables of the training sequences, (chains, draws, num_sequences, ...), of a model
-            that has some (`EmissionModel`).
-        stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint; for a
-            posterior per-draw arrays of shape (chains, draws).
+        latents: likewise the latent variables of the training sequences, (chains, draws,
+            num_sequences, ...), of a model that has some (`EmissionModel`).
+        stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint;
+            for a posterior per-draw arrays of shape (chains, draws).
         seconds: wall time of the fit, compilation included.
-        gradients: how many gradients of the log density on all the data the fit took, of all its starts and chains,
-            warmup included; one of a minibatch counts as its share of the data. Second derivatives, and the few
-            gradients that look for start points of finite density, are not counted.
-        start: how chains were started, in words; origins: the number of the start that each chain came from.
+        gradients: how many gradients of the log density on all the data the fit took, of all its
+            starts and chains, warmup included; one of a minibatch counts as its share of the data.
+            Second derivatives, and the few gradients that look for start points of finite density,
+            are not counted.
+        start: how chains were started, in words; origins: the number of the start that each chain
+            came from.
         planned: draws that each chain is to have, if they are not there yet; None if they are.
-        coordinates: in which a MAP is a mode, "constrained" or "unconstrained"; other_mode: the parameters of the other.
+        coordinates: in which a MAP is a mode, "constrained" or "unconstrained"; other_mode: the
+            parameters of the other.
         verdict: of a MAP, whether it is a mode; of chains, see `diagnose`.
     """
 
@@ -65,7 +69,11 @@ class Fit:
 
     def __repr__(self) -> str:
         chains, draws = self.shape
-        number = f"{chains} chains of {draws} draws" if self.sampled else f"{draws} draw{'s' if draws > 1 else ''}"
+        number = (
+            f"{chains} chains of {draws} draws"
+            if self.sampled
+            else f"{draws} draw{'s' if draws > 1 else ''}"
+        )
         unfinished = f" of {self.planned}" if self.unfinished else ""
         return f"Fit({self.method}, {number}{unfinished}, {self.density})"
 
@@ -76,13 +84,17 @@ class Fit:
 
     @property
     def sampled(self) -> bool:
-        """Whether the draws are those of Markov chains, which R-hat, effective sample size and LOO presuppose."""
+        """Whether the draws are those of Markov chains, which R-hat, effective sample size and LOO
+        presuppose."""
         return self.method in CHAINS
 
     @property
     def modes(self) -> dict[str, dict[str, np.ndarray]]:
-        """The parameters of a MAP in both coordinates: where their density is highest, and where that of z is."""
-        other = {"constrained": "unconstrained", "unconstrained": "constrained"}[self.coordinates or "constrained"]
+        """The parameters of a MAP in both coordinates: where their density is highest, and where
+        that of z is."""
+        other = {"constrained": "unconstrained", "unconstrained": "constrained"}[
+            self.coordinates or "constrained"
+        ]
         return {self.coordinates: self.params, other: dict(self.other_mode)}
 
     @property
@@ -112,14 +124,20 @@ class Fit:
     def params(self) -> dict[str, np.ndarray]:
         """The parameters of a MAP; for a posterior there is no single one."""
         if self.method != "map":
-            raise AttributeError("params: a posterior has draws, not one value; use `draws` or `flat_draws()`")
+            raise AttributeError(
+                "params: a posterior has draws, not one value; use `draws` or `flat_draws()`"
+            )
         return {name: np.asarray(value[0, 0]) for name, value in self.draws.items()}
 
     def thinned(self, most: int) -> "Fit":
-        """The same fit with about `most` draws, evenly spaced in each chain and as many in each; `stats` stay whole."""
+        """The same fit with about `most` draws, evenly spaced in each chain and as many in each;
+        `stats` stay whole."""
         chains, total = self.shape
         chosen = np.linspace(0, total - 1, min(total, -(-most // chains))).round().astype(int)
-        draws, latents = ({name: value[:, chosen] for name, value in of.items()} for of in (self.draws, self.latents))
+        draws, latents = (
+            {name: value[:, chosen] for name, value in of.items()}
+            for of in (self.draws, self.latents)
+        )
         return dataclasses.replace(self, draws=draws, latents=latents)
 
     def draw_log_prob(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
@@ -129,33 +147,38 @@ class Fit:
     def estimate_log_prob(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
         """`draw_log_prob`, and the standard error of each: 0 unless it is by particles."""
         if self.estimated:
-            found = particle_log_prob(self.model, self.draws, data, self.model.num_particles, jax.random.key(0))
+            found = particle_log_prob(
+                self.model, self.draws, data, self.model.num_particles, jax.random.key(0)
+            )
             return np.asarray(found.log_prob), np.asarray(found.standard_error)
-        per_draw = over_draws(type(self.model).log_likelihood, self.model, self.flat_draws(), data).reshape(
-            *self.shape, -1
-        )
+        per_draw = over_draws(
+            type(self.model).log_likelihood, self.model, self.flat_draws(), data
+        ).reshape(*self.shape, -1)
         return per_draw, np.zeros_like(per_draw)
 
     def predictive_log_prob(self, data: Any) -> Float[np.ndarray, " num_sequences"]:
         """Log probability of each sequence, `log mean over draws of P_theta(sequence)`, in nats.
 
-        The mixture is over whole sequences: averaging per-token conditionals would be a different law. Source:
-        theory, section 8.
+        The mixture is over whole sequences: averaging per-token conditionals would be a different
+        law. Source: theory, section 8.
         """
         return mixture_log_prob(self.draw_log_prob(data))
 
     def process(self) -> SequenceProcess:
-        """The law over token sequences: of a MAP the model's process, of a posterior the mixture over its draws.
+        """The law over token sequences: of a MAP the model's process, of a posterior the mixture
+        over its draws.
 
-        Raises: InputError for a model whose process is not one over tokens. Source: theory, section 8.
-        """
+        Raises: InputError for a model whose process is not one over tokens. Source: theory, section
+        8."""
         draws = self.flat_draws()
         one = self.model.process({name: jnp.asarray(value[0]) for name, value in draws.items()})
         if not isinstance(one, SequenceProcess):
             raise InputError(f"process: expected a model of token sequences, got {self.model}")
         if self.method == "map":
             return one
-        return ProcessMixture(one, jax.vmap(lambda params: self.model.process(params).params)(draws))
+        return ProcessMixture(
+            one, jax.vmap(lambda params: self.model.process(params).params)(draws)
+        )
 
     @property
     def density(self) -> Density:
@@ -204,10 +227,14 @@ def _dictionary(names: Any, values: Any) -> Any:
     return dict(zip(names, values, strict=True))
 
 
-jax.tree_util.register_pytree_node(OnDemand, _leaves, _dictionary)  # to JAX it is the dictionary of its arrays
+jax.tree_util.register_pytree_node(
+    OnDemand, _leaves, _dictionary
+)  # to JAX it is the dictionary of its arrays
 
 
-def split_latents(model: Any, draws: Mapping[str, Any]) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+def split_latents(
+    model: Any, draws: Mapping[str, Any]
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Draws of parameters, and of the model's latent variables, if it has any."""
     names = getattr(model, "latents", ())
     parts = (
@@ -227,7 +254,9 @@ def flatten(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def mixture_log_prob(log_prob: np.ndarray) -> np.ndarray:
     """`log mean exp` over the two leading axes, chains and draws."""
     chains, draws = log_prob.shape[:2]
-    return np.logaddexp.reduce(log_prob.reshape(chains * draws, -1), axis=0) - math.log(chains * draws)
+    return np.logaddexp.reduce(log_prob.reshape(chains * draws, -1), axis=0) - math.log(
+        chains * draws
+    )
 
 
 def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -237,20 +266,26 @@ def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
     return np.sqrt(((share * error.reshape(flat.shape)) ** 2).sum(0))
 
 
-def over_draws(function: Callable, model: Any, draws: Mapping[str, np.ndarray], *given: Any, key: Any = None) -> Any:
+def over_draws(
+    function: Callable, model: Any, draws: Mapping[str, np.ndarray], *given: Any, key: Any = None
+) -> Any:
     """`function(model, params, *given)` at each draw, as arrays on the host with the draws first.
 
-    It is compiled for one draw, and so once for all fits of equal models, however many draws they have.
+    It is compiled for one draw, and so once for all fits of equal models, however many draws they
+    have.
 
-    Args: key, of which each draw has its own, an argument after `params`; None for functions that are not random.
-    """
+    Args: key, of which each draw has its own, an argument after `params`; None for functions that
+    are not random."""
     number = len(next(iter(draws.values())))
     # The data not traced, so that bad ones are refused.
     keys = [()] * number if key is None else [(one,) for one in jax.random.split(key, number)]
     each = [{name: value[i] for name, value in draws.items()} for i in range(number)]
     jax.eval_shape(lambda params: function(model, params, *keys[0], *given), each[0])
     given = jax.tree.map(jnp.asarray, given)
-    found = [_at_draw(function, model, params, *own, *given) for params, own in zip(each, keys, strict=True)]
+    found = [
+        _at_draw(function, model, params, *own, *given)
+        for params, own in zip(each, keys, strict=True)
+    ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 

@@ -1,4 +1,5 @@
-"""Gradient and Hessian of a mode's objective at a point: how far is it from a mode, and along which directions is it flat?"""
+"""Gradient and Hessian of a mode's objective at a point: how far is it from a mode, and along which
+directions is it flat?"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +17,9 @@ from probattn.inference.fitting.unconstrained import objective, tree_size
 
 MOST_PARAMETERS = 1000  # of which a Hessian is made: its entries are their square
 BATCH = 32
-FLAT = 1e-6  # of the largest eigenvalue: below it a direction is flat, by a symmetry such as a rotation, or to rounding
+# of the largest eigenvalue: below it a direction is flat, by a symmetry such as a rotation, or to
+# rounding
+FLAT = 1e-6
 SADDLE = 1e-4  # of the largest eigenvalue: a more negative one than this is no rounding
 
 
@@ -25,9 +28,11 @@ class Curvature(NamedTuple):
 
     Args:
         gradient_norm: Euclidean norm of the gradient.
-        eigenvalues, eigenvectors: of the Hessian, in ascending order, or None where it is too large.
-        decrement: `1/2 g^T H^+ g` over the directions that are not flat, in nats: what a Newton step would gain. At 1/2 the
-            mode is one posterior standard deviation away in all directions together. NaN without a Hessian.
+        eigenvalues, eigenvectors: of the Hessian, in ascending order, or None where it is too
+            large.
+        decrement: `1/2 g^T H^+ g` over the directions that are not flat, in nats: what a Newton
+            step would gain. At 1/2 the mode is one posterior standard deviation away in all
+            directions together. NaN without a Hessian.
     """
 
     gradient_norm: float
@@ -50,11 +55,15 @@ class Curvature(NamedTuple):
 
 
 def curvature(model: Any, data: Any, z: Any, coordinates: str) -> Curvature:
-    """Gradient and, for at most a thousand coordinates, Hessian of the objective of a mode in `coordinates`, at z."""
+    """Gradient and, for at most a thousand coordinates, Hessian of the objective of a mode in
+    `coordinates`, at z."""
     if tree_size(z) > MOST_PARAMETERS:
         gradient = gathered(_gradient(model, coordinates, data, z)).astype(float)
         return Curvature(float(np.linalg.norm(gradient)), None, None, float("nan"))
-    gradient, hessian = (found.astype(float) for found in gathered(_gradient_and_hessian(model, coordinates, data, z)))
+    gradient, hessian = (
+        found.astype(float)
+        for found in gathered(_gradient_and_hessian(model, coordinates, data, z))
+    )
     norm = float(np.linalg.norm(gradient))
     if not np.isfinite(hessian).all():
         return Curvature(norm, None, None, float("nan"))
@@ -71,9 +80,12 @@ def _gradient(model: Any, coordinates: str, data: Any, z: Any) -> Any:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _gradient_and_hessian(model: Any, coordinates: str, data: Any, z: Any) -> tuple[Any, Any]:
-    """Column by column, so that intermediate arrays are those of a few gradients and not of all of them."""
+    """Column by column, so that intermediate arrays are those of a few gradients and not of all of
+    them."""
     flat, unravel = ravel_pytree(z)
     slope = jax.grad(lambda x: objective(model, data, coordinates)(unravel(x)))
     basis = jnp.eye(flat.size, dtype=flat.dtype)
-    gradients, columns = map_in_batches(lambda along: jax.jvp(slope, (flat,), (along,)), basis, BATCH)
+    gradients, columns = map_in_batches(
+        lambda along: jax.jvp(slope, (flat,), (along,)), basis, BATCH
+    )
     return gradients[0], columns

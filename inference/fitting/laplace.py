@@ -20,7 +20,13 @@ from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fitting.map import LEARNING_RATE, NUM_STEPS, adam, find_modes, gradients_of
 from probattn.inference.fitting.map_verdict import judge
-from probattn.inference.fitting.unconstrained import Values, constrain_each, draw_start, potential, tree_size
+from probattn.inference.fitting.unconstrained import (
+    Values,
+    constrain_each,
+    draw_start,
+    potential,
+    tree_size,
+)
 from probattn.inference.fitting.verdict import Verdict
 
 LEAST_INSIDE = 0.05  # of a Gaussian's draws, for those of finite density to stand for it
@@ -38,14 +44,16 @@ def fit_laplace(
     devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Draws from Laplace's approximation: a Gaussian around the unconstrained mode, of the density's curvature there.
+    """Draws from Laplace's approximation: a Gaussian around the unconstrained mode, of the
+    density's curvature there.
 
         z ~ N(z_MAP, H^+),   H = Hessian of -log p(z, data) at z_MAP
 
-    Directions along which the density is flat, such as rotations of the embeddings, have no spread: predictions and all
-    that is identified do not move along them. Draws outside the local domain are drawn again; `stats["outside"]` is
-    their share, and a large one says how poor the approximation is. `gradients` are those of the descent, without the
-    Hessian, which costs about as much as a gradient for each parameter.
+    Directions along which the density is flat, such as rotations of the embeddings, have no spread:
+    predictions and all that is identified do not move along them. Draws outside the local domain
+    are drawn again; `stats["outside"]` is their share, and a large one says how poor the
+    approximation is. `gradients` are those of the descent, without the Hessian, which costs about
+    as much as a gradient for each parameter.
 
     Args: as `fit_map`; num_draws of the approximation.
     Raises:
@@ -62,13 +70,21 @@ def fit_laplace(
     one = jax.tree.map(lambda leaf: leaf[0], starts)
     if tree_size(one) > MOST_PARAMETERS:
         raise InputError(
-            f"Laplace: {tree_size(one)} numbers to be approximated, at most {MOST_PARAMETERS} have a Hessian here; use a "
+            f"Laplace: {tree_size(one)} numbers to be approximated, at most {MOST_PARAMETERS} "
+            "have a Hessian here; use a "
             "smaller model, or an ensemble"
         )
     ends, descent = find_modes(
-        model, data, starts, key, coordinates="unconstrained", optimiser=adam(learning_rate), num_steps=num_steps,
-        progress=progress, placement=placement,
-    )  # fmt: skip
+        model,
+        data,
+        starts,
+        key,
+        coordinates="unconstrained",
+        optimiser=adam(learning_rate),
+        num_steps=num_steps,
+        progress=progress,
+        placement=placement,
+    )
     losses = descent.at_end
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
@@ -87,18 +103,29 @@ def fit_laplace(
         raise FitError(f"Laplace: no mode to approximate around. {verdict}")
     z, outside = gaussian_draws(split, data, mode, found, key, num_draws)
     values = constrain_each(model, data, z)
-    draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})
+    draws, latents = split_latents(
+        model, {name: np.asarray(value)[None] for name, value in values.items()}
+    )
     stats = {"loss": descent.losses[best], "outside": np.array(outside)}
     return Fit(
-        model, "laplace", np.asarray(data), draws, stats, latents, time.perf_counter() - started,
-        gradients_of(descent, data), coordinates="unconstrained", verdict=verdict,
-    )  # fmt: skip
+        model,
+        "laplace",
+        np.asarray(data),
+        draws,
+        stats,
+        latents,
+        time.perf_counter() - started,
+        gradients_of(descent, data),
+        coordinates="unconstrained",
+        verdict=verdict,
+    )
 
 
 def gaussian_draws(
     model: Any, data: Array, mode: Values, found: Curvature, key: Array, num_draws: int
 ) -> tuple[Values, float]:
-    """Draws around a mode inside the domain, (num_draws, ...), and the share of all that were outside."""
+    """Draws around a mode inside the domain, (num_draws, ...), and the share of all that were
+    outside."""
     assert found.eigenvalues is not None
     assert found.eigenvectors is not None
     flat, unravel = ravel_pytree(mode)
@@ -114,7 +141,8 @@ def gaussian_draws(
             break
     if len(kept) < num_draws:
         raise FitError(
-            f"Laplace: only {len(kept)} of {tried} draws are inside the local domain; the approximation is of no use here, "
+            f"Laplace: only {len(kept)} of {tried} draws are inside the local domain; the "
+            "approximation is of no use here, "
             "sample the posterior instead"
         )
     return jax.vmap(unravel)(jnp.asarray(kept[:num_draws], flat.dtype)), 1 - len(kept) / tried
@@ -148,18 +176,38 @@ def fit_ensemble(
     data, placement = jnp.asarray(data), place_data(devices)
     starts = draw_start(split_model(model, placement), data, jax.random.split(key, num_members))
     ends, descent = find_modes(
-        model, data, starts, key, optimiser=adam(learning_rate), num_steps=num_steps, batch_size=batch_size,
-        progress=progress, placement=placement,
-    )  # fmt: skip
+        model,
+        data,
+        starts,
+        key,
+        optimiser=adam(learning_rate),
+        num_steps=num_steps,
+        batch_size=batch_size,
+        progress=progress,
+        placement=placement,
+    )
     values = constrain_each(model, data, ends)
-    draws, latents = split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})
+    draws, latents = split_latents(
+        model, {name: np.asarray(value)[None] for name, value in values.items()}
+    )
     still = int((~descent.at_rest).sum())
     finding = (
-        f"{still} of {num_members} members were still falling." if still else f"All {num_members} members came to rest."
+        f"{still} of {num_members} members were still falling."
+        if still
+        else f"All {num_members} members came to rest."
     )
-    verdict = Verdict(not still, (finding,), ("Allow more steps (num_steps, --num-steps).",) if still else ())
+    verdict = Verdict(
+        not still, (finding,), ("Allow more steps (num_steps, --num-steps).",) if still else ()
+    )
     return Fit(
-        model, "ensemble", np.asarray(data), draws, {"member_loss": descent.losses[:, -1]}, latents,
-        time.perf_counter() - started, gradients_of(descent, data, batch_size), coordinates="constrained",
+        model,
+        "ensemble",
+        np.asarray(data),
+        draws,
+        {"member_loss": descent.losses[:, -1]},
+        latents,
+        time.perf_counter() - started,
+        gradients_of(descent, data, batch_size),
+        coordinates="constrained",
         verdict=verdict,
-    )  # fmt: skip
+    )

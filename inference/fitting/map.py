@@ -61,22 +61,26 @@ def fit_map(
     devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Mode of the joint density, by SVI with a point guide and an optax optimiser; it stops when it has come to rest.
+    """Mode of the joint density, by SVI with a point guide and an optax optimiser; it stops when it
+    has come to rest.
 
-    A mode belongs to coordinates. `"constrained"` is where the density of the sites themselves is highest (NumPyro's
-    AutoDelta), `"unconstrained"` where that of the coordinates is in which samplers move, the one that Laplace's
-    approximation needs: for Exponential(1) they are at 0 and at 1. `fit.modes` has both. Latent variables are included.
+    A mode belongs to coordinates. `"constrained"` is where the density of the sites themselves is
+    highest (NumPyro's AutoDelta), `"unconstrained"` where that of the coordinates is in which
+    samplers move, the one that Laplace's
+    approximation needs: for Exponential(1) they are at 0 and at 1. `fit.modes` has both. Latent
+    variables are included.
 
-    A step that would leave the local domain is halved until it does not, since past the boundary the density rises again
-    (theory, section 3). `fit.verdict` says whether this is a mode: at rest, a small gradient, no direction of negative
-    curvature (up to 1,000 parameters).
+    A step that would leave the local domain is halved until it does not, since past the boundary
+    the density rises again (theory, section 3). `fit.verdict` says whether this is a mode: at rest,
+    a small gradient, no direction of negative curvature (up to 1,000 parameters).
 
     Args:
-        model: a NumPyro model called as `model(data)`; with `batch_size`, as `model(data, batch_size=)`, whose plate
-            subsamples.
-        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings. With `batch_size`, a
-            memory-mapped array (`numpy.load(path, mmap_mode="r")`) stays on disk: every fifty steps draw their
-            minibatches from as many sequences, read at random. Its curvature is then not looked at.
+        model: a NumPyro model called as `model(data)`; with `batch_size`, as `model(data,
+            batch_size=)`, whose plate subsamples.
+        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
+            With `batch_size`, a memory-mapped array (`numpy.load(path, mmap_mode="r")`) stays on
+            disk: every fifty steps draw their minibatches from as many sequences, read at random.
+            Its curvature is then not looked at.
         key: JAX random key; it draws start points and batches.
         num_steps: at most.
         learning_rate: of Adam, in unconstrained coordinates.
@@ -84,13 +88,14 @@ def fit_map(
         num_starts: descents from independent points, side by side; the best is the fit.
         batch_size: sequences in a minibatch; None is all of them.
         coordinates: "constrained" or "unconstrained".
-        devices: over how many the sequences, or those of each minibatch, are split; None is one, or in several processes
-            all of theirs. The result does not depend on it but for rounding.
+        devices: over how many the sequences, or those of each minibatch, are split; None is one, or
+            in several processes all of theirs. The result does not depend on it but for rounding.
         progress: show progress.
 
     Raises:
-        InputError: data that the model refuses, a count below 1, a model without minibatches, or devices that are not there.
-        FitError: no start point of finite density, a NaN loss, or a boundary that no step leads away from, with its
+        InputError: data that the model refuses, a count below 1, a model without minibatches, or
+        devices that are not there. FitError: no start point of finite density, a NaN loss, or a
+        boundary that no step leads away from, with its
             position.
 
     Source: theory, sections 6 and 7.
@@ -120,7 +125,9 @@ def fit_map(
         print(placement.devices)
     starts = draw_start(split, data, jax.random.split(key, num_starts))
     optimiser = adam(learning_rate) if optimiser is None else optimiser
-    settings: dict[str, Any] = dict(optimiser=optimiser, num_steps=num_steps, batch_size=batch_size, progress=progress)
+    settings: dict[str, Any] = dict(
+        optimiser=optimiser, num_steps=num_steps, batch_size=batch_size, progress=progress
+    )
     settings |= dict(placement=placement, windows=windows)
     ends, descent = find_modes(model, data, starts, key, coordinates=coordinates, **settings)
     found = None
@@ -132,10 +139,21 @@ def fit_map(
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
     if windows is not None:
         if not np.isfinite(losses[best]):
-            raise FitError("MAP: the end lies outside the domain of some sequence of all; use a larger batch_size")
+            raise FitError(
+                "MAP: the end lies outside the domain of some sequence of all; use a larger "
+                "batch_size"
+            )
         found = Curvature(float(np.linalg.norm(slopes[best])), None, None, math.nan)
     verdict = judge(
-        split, data, mode, coordinates, bool(descent.at_rest[best]), losses, batch_size, int(descent.nans[best]), found
+        split,
+        data,
+        mode,
+        coordinates,
+        bool(descent.at_rest[best]),
+        losses,
+        batch_size,
+        int(descent.nans[best]),
+        found,
     )
     other = next(name for name in COORDINATES if name != coordinates)
     there, gradients = mode, gradients_of(descent, on_disk, batch_size)
@@ -175,19 +193,24 @@ def find_modes(
     placement: Placement | None = None,
     windows: Windows | None = None,
 ) -> tuple[Values, Descent]:
-    """Modes found from each start, both in unconstrained coordinates with the starts as the leading axis.
+    """Modes found from each start, both in unconstrained coordinates with the starts as the leading
+    axis.
 
-    Args: placement, of whose devices all have a part of the sequences; None is one device. windows of data that stay on
-        disk, of which `data` is one.
+    Args: placement, of whose devices all have a part of the sequences; None is one device. windows
+        of data that stay on disk, of which `data` is one.
     """
     whole_number("num_steps", num_steps)
     if coordinates not in COORDINATES:
-        raise InputError(f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}')
+        raise InputError(
+            f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}'
+        )
     if batch_size is not None:
         _checked_batch(model, data, batch_size)
     split, sharding = split_model(model, placement), everywhere(placement)
     scale = 1.0 if windows is None else windows.scale
-    svi = _svi(split, tuple(starts), coordinates, optimiser or adam(LEARNING_RATE), batch_size, scale)
+    svi = _svi(
+        split, tuple(starts), coordinates, optimiser or adam(LEARNING_RATE), batch_size, scale
+    )
     keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(starts)[0]))
     states = _beginning(svi, sharding)(starts, keys, on_all(data, placement))
 
@@ -210,10 +233,11 @@ def find_modes(
 
 
 def gradients_of(descent: Descent, data: Any, batch_size: int | None = None) -> float:
-    """Gradients on all data that a descent took: one a step of each start, at rest or not, and of a minibatch its share.
+    """Gradients on all data that a descent took: one a step of each start, at rest or not, and of a
+    minibatch its share.
 
-    Steps with minibatches that left the domain and were taken back, which are few, are not among its losses.
-    """
+    Steps with minibatches that left the domain and were taken back, which are few, are not among
+    its losses."""
     return descent.losses.size * (1.0 if batch_size is None else batch_size / len(data))
 
 
@@ -223,7 +247,9 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
     return optax.adam(learning_rate)
 
 
-def _over_windows(model: Any, windows: Windows, ends: Values, coordinates: str) -> tuple[np.ndarray, np.ndarray]:
+def _over_windows(
+    model: Any, windows: Windows, ends: Values, coordinates: str
+) -> tuple[np.ndarray, np.ndarray]:
     """The objective on all data at each end, and its gradient as one vector for each."""
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
 
@@ -233,7 +259,9 @@ def _over_windows(model: Any, windows: Windows, ends: Values, coordinates: str) 
             return -scaled_log_density(fitted, (rows,), {}, constrain(model, rows, z), scale)
 
         losses, slopes = jax.vmap(jax.value_and_grad(energy))(ends)
-        return losses, jnp.concatenate([leaf.reshape(len(losses), -1) for leaf in jax.tree.leaves(slopes)], axis=1)
+        return losses, jnp.concatenate(
+            [leaf.reshape(len(losses), -1) for leaf in jax.tree.leaves(slopes)], axis=1
+        )
 
     return windows.total(lambda rows, scale: gathered(of_rows(ends, rows, scale)))
 
@@ -245,7 +273,10 @@ def where_outside(model: Any, data: Any, values: Values) -> str:
         if len(outside):
             sequence, position = outside[0]
             more = f" (and {len(outside) - 1} more positions)" if len(outside) > 1 else ""
-            return f"det J is not positive at sequence {sequence}, position {position}, counted from 0{more}"
+            return (
+                f"det J is not positive at sequence {sequence}, position {position}, counted from "
+                f"0{more}"
+            )
     return "the density there is 0 or not a number"
 
 
@@ -254,26 +285,36 @@ def _checked_batch(model: Any, data: Any, batch_size: int) -> int:
     call = model.__call__ if not inspect.isfunction(model) else model
     if "batch_size" not in inspect.signature(call).parameters:
         raise InputError(
-            f"batch_size: {type(model).__name__} has no minibatches (no argument batch_size whose plate subsamples); "
+            f"batch_size: {type(model).__name__} has no minibatches (no argument batch_size "
+            "whose plate subsamples); "
             "leave it out"
         )
     if batch_size > len(data):
-        raise InputError(f"batch_size: expected at most the {len(data)} sequences, got {batch_size}")
+        raise InputError(
+            f"batch_size: expected at most the {len(data)} sequences, got {batch_size}"
+        )
     return batch_size
 
 
 @lru_cache(maxsize=32)
 def _svi(
-    model: Any, names: tuple[str, ...], coordinates: str, optimiser: Any, batch_size: int | None, scale: float
-) -> SVI:  # fmt: skip
-    """Stochastic variational inference with a guide that is one point: the same for equal settings, so that it compiles once."""
+    model: Any,
+    names: tuple[str, ...],
+    coordinates: str,
+    optimiser: Any,
+    batch_size: int | None,
+    scale: float,
+) -> SVI:
+    """Stochastic variational inference with a guide that is one point: the same for equal settings,
+    so that it compiles once."""
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
     batch = {} if batch_size is None else {"batch_size": batch_size}
     return SVI(fitted, _point_guide(model, names), optimiser, PointELBO(scale), **batch)
 
 
 def _point_guide(model: Any, names: tuple[str, ...]) -> Callable:
-    """NumPyro's AutoDelta, in unconstrained parameters, and without a run of the model outside of compiled programs."""
+    """NumPyro's AutoDelta, in unconstrained parameters, and without a run of the model outside of
+    compiled programs."""
 
     def guide(data: Any, **settings: Any) -> None:
         z = {name: numpyro.param(name + OF_GUIDE) for name in names}
@@ -306,18 +347,25 @@ def _coordinates_of(svi: SVI, state: Any) -> Values:
 
 
 class PointELBO(ELBO):
-    """The ELBO of a point guide, which is the log joint density there, with its terms in the order of the model's sites.
+    """The ELBO of a point guide, which is the log joint density there, with its terms in the order
+    of the model's sites.
 
-    Trace_ELBO adds them in the order of a set of names, which differs between processes, and with it the last bits of a fit
-    and the program that a later run looks for among the compiled ones. `scale` is how often the likelihood counts.
-    """
+    Trace_ELBO adds them in the order of a set of names, which differs between processes, and with
+    it the last bits of a fit and the program that a later run looks for among the compiled ones.
+    `scale` is how often the likelihood counts."""
 
     def __init__(self, scale: float = 1.0):
         super().__init__()
         self.scale = scale
 
     def loss_with_mutable_state(
-        self, rng_key: Array, param_map: dict[str, Array], model: Any, guide: Any, *args: Any, **kwargs: Any
+        self,
+        rng_key: Array,
+        param_map: dict[str, Array],
+        model: Any,
+        guide: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         for_model, for_guide = jax.random.split(rng_key)
         point = trace(substitute(seed(guide, for_guide), data=param_map)).get_trace(*args, **kwargs)
@@ -327,8 +375,11 @@ class PointELBO(ELBO):
 
 
 def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:
-    """Whether the two densities differ by more than a constant, that is, whether some site is not transformed linearly."""
-    return any(leaf.any() for leaf in jax.tree.leaves(gathered(_slope_of_log_jacobian(model, data, z))))
+    """Whether the two densities differ by more than a constant, that is, whether some site is not
+    transformed linearly."""
+    return any(
+        leaf.any() for leaf in jax.tree.leaves(gathered(_slope_of_log_jacobian(model, data, z)))
+    )
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)

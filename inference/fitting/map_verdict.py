@@ -1,4 +1,5 @@
-"""Whether a point where a descent ended is a mode: at rest, nothing left for a Newton step to gain, and no saddle."""
+"""Whether a point where a descent ended is a mode: at rest, nothing left for a Newton step to gain,
+and no saddle."""
 
 from typing import Any
 
@@ -9,7 +10,9 @@ from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curva
 from probattn.inference.fitting.unconstrained import Values, tree_size
 from probattn.inference.fitting.verdict import Verdict
 
-NEAR = 0.5  # nats that a Newton step may still gain: the mode is then a posterior standard deviation away, or less
+# nats that a Newton step may still gain: the mode is then a posterior standard deviation away, or
+# less
+NEAR = 0.5
 SAME_MODE = 1.0  # nats within which two starts have found one mode
 
 
@@ -24,10 +27,11 @@ def judge(
     nans: int = 0,
     found: Curvature | None = None,
 ) -> Verdict:
-    """Whether a point in unconstrained coordinates is a mode; `found` is the curvature there, if it is known.
+    """Whether a point in unconstrained coordinates is a mode; `found` is the curvature there, if it
+    is known.
 
-    `nans` steps met a loss that is not a number: that is a numerical failure and no boundary, and is told.
-    """
+    `nans` steps met a loss that is not a number: that is a numerical failure and no boundary, and
+    is told."""
     stays_on_disk = found is not None
     found = found or curvature(model, data, mode, coordinates)
     findings, advice, notes = [], [], []
@@ -35,36 +39,58 @@ def judge(
         findings.append("The loss was still falling at the last step.")
         advice.append("Allow more steps (num_steps, --num-steps).")
     if found.decrement > NEAR:
-        findings.append(f"A Newton step would still gain {found.decrement:.2f} nats (limit {NEAR}).")
+        findings.append(
+            f"A Newton step would still gain {found.decrement:.2f} nats (limit {NEAR})."
+        )
         if at_rest:
             small = "use a larger batch_size or " if batch_size else ""
             advice.append(f"{small.capitalize()}{'lower' if small else 'Lower'} learning_rate.")
     if found.saddle:
         assert found.eigenvalues is not None
-        findings.append(f"It is a saddle: the smallest eigenvalue of the Hessian is {found.eigenvalues[0]:.3g}.")
-        advice.append("Start elsewhere (another key), or from several points (num_starts, --num-starts).")
+        findings.append(
+            f"It is a saddle: the smallest eigenvalue of the Hessian is {found.eigenvalues[0]:.3g}."
+        )
+        advice.append(
+            "Start elsewhere (another key), or from several points (num_starts, --num-starts)."
+        )
     if losses is not None and len(losses) > 1:
         same = int((losses < np.nanmin(losses) + SAME_MODE).sum())
         notes.append(
-            f"{same} of {len(losses)} starts ended within {SAME_MODE:g} nat of the best; the worst is "
+            f"{same} of {len(losses)} starts ended within {SAME_MODE:g} nat of the best; the "
+            "worst is "
             f"{np.nanmax(losses) - np.nanmin(losses):.1f} above it."
         )
     if nans:
-        notes.append(f"{nans} steps led to a loss that is not a number, a numerical failure, and were halved.")
+        notes.append(
+            f"{nans} steps led to a loss that is not a number, a numerical failure, and were "
+            "halved."
+        )
     if found.eigenvalues is None:
-        many = f": {tree_size(mode)} numbers, more than {MOST_PARAMETERS}" if tree_size(mode) > MOST_PARAMETERS else ""
-        notes.append(f"Curvature was not looked at{many or (': the data stay on disk' if stays_on_disk else '')}.")
+        many = (
+            f": {tree_size(mode)} numbers, more than {MOST_PARAMETERS}"
+            if tree_size(mode) > MOST_PARAMETERS
+            else ""
+        )
+        notes.append(
+            "Curvature was not looked "
+            f"at{many or (': the data stay on disk' if stays_on_disk else '')}."
+        )
     converged = not findings
     if converged:
         reached = f"gradient norm {found.gradient_norm:.2g}{_gain(found)}."
         if found.eigenvalues is None:
             unknown = "Whether a step would gain anything, or this is a saddle, is not known."
-            findings.append(f"Descent came to rest, in {coordinates} coordinates: {reached} {unknown}")
+            findings.append(
+                f"Descent came to rest, in {coordinates} coordinates: {reached} {unknown}"
+            )
         else:
             findings.append(f"A local mode in {coordinates} coordinates was reached: {reached}")
     numbers = {"gradient_norm": found.gradient_norm, "decrement": found.decrement}
     if found.eigenvalues is not None:
-        numbers |= {"smallest_eigenvalue": float(found.eigenvalues[0]), "flat_directions": int((~found.curved).sum())}
+        numbers |= {
+            "smallest_eigenvalue": float(found.eigenvalues[0]),
+            "flat_directions": int((~found.curved).sum()),
+        }
     return Verdict(converged, tuple(findings), tuple(advice), tuple(notes), numbers)
 
 

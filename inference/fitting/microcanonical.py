@@ -1,4 +1,5 @@
-"""Microcanonical Langevin dynamics on BlackJAX, started from an ensemble: an approximation that costs two gradients a step."""
+"""Microcanonical Langevin dynamics on BlackJAX, started from an ensemble: an approximation that
+costs two gradients a step."""
 
 import importlib.util
 import time
@@ -23,7 +24,9 @@ from probattn.inference.fitting.unconstrained import constrain, potential
 
 TUNING_SHARE = 3  # of tuning's steps each to step size, preconditioner and decoherence length
 THINNING = 10
-GRADIENTS_A_STEP = 2  # of BlackJAX's default integrator, McLachlan's: one after each of its two moves
+GRADIENTS_A_STEP = (
+    2  # of BlackJAX's default integrator, McLachlan's: one after each of its two moves
+)
 
 
 def sample_microcanonical(
@@ -39,14 +42,18 @@ def sample_microcanonical(
     devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Draws by unadjusted microcanonical Langevin dynamics: fast, and biased by its step size, which it tunes to a small error.
+    """Draws by unadjusted microcanonical Langevin dynamics: fast, and biased by its step size,
+    which it tunes to a small error.
 
-    Its errors are not corrected by an accept step: check it against `sample_posterior`. Needs the extra `blackjax`.
+    Its errors are not corrected by an accept step: check it against `sample_posterior`. Needs the
+    extra `blackjax`.
 
     Args:
         model, data, key: as `sample_posterior`.
-        num_chains, num_warmup, num_samples: chains, tuning steps, and draws kept of each, every `thinning`-th step.
-        start, devices: as `sample_posterior`; by default an ensemble of independently trained modes.
+        num_chains, num_warmup, num_samples: chains, tuning steps, and draws kept of each, every
+            `thinning`-th step.
+        start, devices: as `sample_posterior`; by default an ensemble of independently trained
+            modes.
         progress: show progress of the modes.
 
     Raises:
@@ -56,8 +63,12 @@ def sample_microcanonical(
     Source: Robnik et al., arXiv:2212.08549.
     """
     if importlib.util.find_spec("blackjax") is None:
-        raise InputError('microcanonical: needs BlackJAX; install it with `pip install "probattn[blackjax]"`')
-    for name, value in dict(num_chains=num_chains, num_samples=num_samples, thinning=thinning).items():
+        raise InputError(
+            'microcanonical: needs BlackJAX; install it with `pip install "probattn[blackjax]"`'
+        )
+    for name, value in dict(
+        num_chains=num_chains, num_samples=num_samples, thinning=thinning
+    ).items():
         whole_number(name, value)
     whole_number("num_warmup", num_warmup, 100)
     started = time.perf_counter()
@@ -65,7 +76,9 @@ def sample_microcanonical(
     data, placement = jnp.asarray(data), place_chains(num_chains, devices=devices)
     for_start, *for_chains = jax.random.split(key, num_chains + 1)
     shared = origins(num_chains, num_starts)
-    points, gradients = start_points(model, data, for_start, start, num_starts, progress, placement.for_starts)
+    points, gradients = start_points(
+        model, data, for_start, start, num_starts, progress, placement.for_starts
+    )
     z = jax.tree.map(lambda leaf: leaf[np.array(shared)], points)
     split = split_model(model, placement, WITHIN_A_CHAIN)
     run = _program(split, placement, num_warmup, num_samples, thinning)
@@ -73,21 +86,34 @@ def sample_microcanonical(
     if not stats["finite"].all() or not np.isfinite(stats["step_size"]).all():
         chain = int((stats["finite"].all(1) & np.isfinite(stats["step_size"]).all(1)).argmin())
         raise FitError(
-            f"microcanonical: a step of chain {chain + 1} was not finite: it met the boundary of the local domain, or its "
-            "tuning failed; use the contraction cap (contraction=0.9), which has no boundary, or sample_posterior"
+            f"microcanonical: a step of chain {chain + 1} was not finite: it met the boundary "
+            "of the local domain, or its "
+            "tuning failed; use the contraction cap (contraction=0.9), which has no boundary, "
+            "or sample_posterior"
         )
     draws, latents = split_latents(model, values)
     words = START_WORDS[start] if isinstance(start, str) else START_WORDS["map"]
     del stats["finite"]
     steps = int(np.sum(tuning_steps)) + num_chains * num_samples * thinning
     return Fit(
-        model, "microcanonical", np.asarray(data), draws, stats, latents, time.perf_counter() - started,
-        gradients + GRADIENTS_A_STEP * steps, start=words, origins=shared, planned=num_samples,
-    )  # fmt: skip
+        model,
+        "microcanonical",
+        np.asarray(data),
+        draws,
+        stats,
+        latents,
+        time.perf_counter() - started,
+        gradients + GRADIENTS_A_STEP * steps,
+        start=words,
+        origins=shared,
+        planned=num_samples,
+    )
 
 
 @lru_cache(maxsize=8)
-def _program(model: Any, placement: Placement, num_warmup: int, num_samples: int, thinning: int) -> Callable:
+def _program(
+    model: Any, placement: Placement, num_warmup: int, num_samples: int, thinning: int
+) -> Callable:
     return over_chains(_chain(model, num_warmup, num_samples, thinning), placement)
 
 
@@ -104,15 +130,24 @@ def _chain(model: Any, num_warmup: int, num_samples: int, thinning: int) -> Any:
 
         for_init, for_tuning, for_steps = jax.random.split(key, 3)
         state = blackjax.mcmc.mclmc.init(z, log_density, for_init)
-        # It takes a ninth more steps than it is asked for, and its count of them may be one too few, by rounding.
+        # It takes a ninth more steps than it is asked for, and its count of them may be one too
+        # few, by rounding.
         state, tuned, tuning_steps = blackjax.mclmc_find_L_and_step_size(
-            kernel, num_warmup, state, for_tuning, log_density, *[1 / TUNING_SHARE] * 3, diagonal_preconditioning=True
+            kernel,
+            num_warmup,
+            state,
+            for_tuning,
+            log_density,
+            *[1 / TUNING_SHARE] * 3,
+            diagonal_preconditioning=True,
         )
 
         def step(carry: Any, _: None) -> Any:
             state, key = carry
             key, now = jax.random.split(key)
-            state, info = kernel(now, state, log_density, tuned.inverse_mass_matrix, tuned.L, tuned.step_size)
+            state, info = kernel(
+                now, state, log_density, tuned.inverse_mass_matrix, tuned.L, tuned.step_size
+            )
             return (state, key), (info.nonans, info.energy_change)
 
         def draw(carry: Any, _: None) -> Any:

@@ -1,4 +1,5 @@
-"""NumPyro's No-U-Turn kernel as three compiled functions over chains: begin, a chunk of iterations, values of draws."""
+"""NumPyro's No-U-Turn kernel as three compiled functions over chains: begin, a chunk of iterations,
+values of draws."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -31,13 +32,16 @@ STATS = {
 
 
 class Kernel(NamedTuple):
-    """Compiled functions; chains are the leading axis of what they take first and of all that they return.
+    """Compiled functions; chains are the leading axis of what they take first and of all that they
+    return.
 
-    Inside, z is one vector: what NumPyro's trees of trajectories keep of each array of z, they then keep once.
+    Inside, z is one vector: what NumPyro's trees of trajectories keep of each array of z, they then
+    keep once.
 
     Args:
         begin: `(z, keys), data -> state`.
-        chunk: `state, data, number -> state, (z, stats)`, the latter (chains, CHUNK, ...), of which `number` are filled.
+        chunk: `state, data, number -> state, (z, stats)`, the latter (chains, CHUNK, ...), of which
+            `number` are filled.
         values: `z, data -> values of all sites`, of the z of a chunk.
     """
 
@@ -48,12 +52,17 @@ class Kernel(NamedTuple):
 
 @lru_cache(maxsize=8)
 def nuts_kernel(
-    model: Any, placement: Placement, shapes: tuple[tuple, ...], num_warmup: int, max_tree_depth: int
+    model: Any,
+    placement: Placement,
+    shapes: tuple[tuple, ...],
+    num_warmup: int,
+    max_tree_depth: int,
 ) -> Kernel:
-    """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that each compiles once.
+    """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that
+    each compiles once.
 
-    The same for equal settings: another run of them in this process compiles nothing. `shapes` are name, shape and type of
-    the arrays of z.
+    The same for equal settings: another run of them in this process compiles nothing. `shapes` are
+    name, shape and type of the arrays of z.
     """
     model = split_model(model, placement, WITHIN_A_CHAIN)
     unravel = ravel_pytree({name: np.zeros(shape, dtype) for name, shape, dtype in shapes})[1]
@@ -66,7 +75,11 @@ def nuts_kernel(
     def begin(start: tuple[Values, Array], data: Array) -> Any:
         z, key = start
         return initialise(
-            ravel_pytree(z)[0], num_warmup, max_tree_depth=max_tree_depth, model_args=(data,), rng_key=key
+            ravel_pytree(z)[0],
+            num_warmup,
+            max_tree_depth=max_tree_depth,
+            model_args=(data,),
+            rng_key=key,
         )
 
     def report(state: Any) -> tuple[Array, dict[str, Array]]:
@@ -76,9 +89,13 @@ def nuts_kernel(
     def chunk(state: Any, data: Array, number: Array) -> Any:
         def one(index: Array, carry: Any) -> Any:
             state = transition(carry[0], (data,), {})
-            return state, jax.tree.map(lambda buffer, value: buffer.at[index].set(value), carry[1], report(state))
+            return state, jax.tree.map(
+                lambda buffer, value: buffer.at[index].set(value), carry[1], report(state)
+            )
 
-        empty = jax.tree.map(lambda leaf: jnp.zeros((CHUNK, *leaf.shape), leaf.dtype), report(state))
+        empty = jax.tree.map(
+            lambda leaf: jnp.zeros((CHUNK, *leaf.shape), leaf.dtype), report(state)
+        )
         return jax.lax.fori_loop(0, number, one, (state, empty))
 
     def values(z: Array, data: Array) -> Values:
@@ -90,14 +107,19 @@ def nuts_kernel(
 
 def to_host(state: Any) -> list[np.ndarray]:
     """The arrays of a state, random keys as their numbers."""
-    return gathered([jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(state)])
+    return gathered(
+        [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(state)]
+    )
 
 
 def to_device(arrays: list[np.ndarray], like: Any, impl: Any) -> Any:
-    """The state of these arrays; `like` has its structure and types, `impl` is the kind of its random keys."""
+    """The state of these arrays; `like` has its structure and types, `impl` is the kind of its
+    random keys."""
     leaves, structure = jax.tree.flatten(like)
     restored = [
-        jax.random.wrap_key_data(jnp.asarray(array), impl=impl) if _is_key(leaf) else jnp.asarray(array, leaf.dtype)
+        jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
+        if _is_key(leaf)
+        else jnp.asarray(array, leaf.dtype)
         for array, leaf in zip(arrays, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, restored)

@@ -1,4 +1,5 @@
-"""Log probabilities of tokens whose embeddings are integrated out by particles, over sequences and draws."""
+"""Log probabilities of tokens whose embeddings are integrated out by particles, over sequences and
+draws."""
 
 import math
 import warnings
@@ -16,7 +17,9 @@ from probattn.checks import whole_number
 from probattn.errors import InputError
 from probattn.sequence.tokens import check_tokens
 
-LEAST_SHARE = 0.05  # of the particles: below it the effective sample size is too small to be trusted
+LEAST_SHARE = (
+    0.05  # of the particles: below it the effective sample size is too small to be trusted
+)
 
 
 class ParticleLogProb(NamedTuple):
@@ -36,10 +39,12 @@ class ParticleLogProb(NamedTuple):
 def particle_log_prob(
     model: Any, params: Mapping[str, ArrayLike], tokens: Any, num_particles: int, key: Array
 ) -> ParticleLogProb:
-    """`log p(x | parameters)` of sequences under a model of latent embeddings, by its particle filter.
+    """`log p(x | parameters)` of sequences under a model of latent embeddings, by its particle
+    filter.
 
-    Every sequence and every draw of the parameters has random numbers of its own. Works under jit. Warns (outside jit)
-    where the effective sample size falls under 5 % of the particles at some position.
+    Every sequence and every draw of the parameters has random numbers of its own. Works under jit.
+    Warns (outside jit) where the effective sample size falls under 5 % of the particles at some
+    position.
 
     Args:
         model: with `process(params, num_particles=, key=)`, such as EmissionModel.
@@ -48,23 +53,33 @@ def particle_log_prob(
         num_particles: at least 2.
         key: JAX random key.
 
-    Raises: InputError on tokens that the model refuses, or a wrong number of particles. Source: theory, section 9.
-    """
+    Raises: InputError on tokens that the model refuses, or a wrong number of particles. Source:
+    theory, section 9."""
     number = whole_number("num_particles", num_particles, 2)
     if not hasattr(model, "num_particles"):
-        raise InputError(f"model: expected one with a particle filter, such as EmissionModel, got {model}")
+        raise InputError(
+            f"model: expected one with a particle filter, such as EmissionModel, got {model}"
+        )
     tokens = check_tokens(tokens, model.vocab_size, model.length)
     priors = model.priors()
     if missing := set(priors) - set(params):
-        raise InputError(f"params: expected {', '.join(priors)}, got none for {', '.join(sorted(missing))}")
+        raise InputError(
+            f"params: expected {', '.join(priors)}, got none for {', '.join(sorted(missing))}"
+        )
     arrays = {name: jnp.asarray(params[name]) for name in priors}
-    batches = {value.shape[: value.ndim - len(priors[name].event_shape)] for name, value in arrays.items()}
+    batches = {
+        value.shape[: value.ndim - len(priors[name].event_shape)] for name, value in arrays.items()
+    }
     if len(batches) != 1:
-        raise InputError(f"params: expected the same leading axes in every parameter, got {sorted(batches)}")
+        raise InputError(
+            f"params: expected the same leading axes in every parameter, got {sorted(batches)}"
+        )
     shape = (*batches.pop(), *tokens.shape[:-1])
     draws = math.prod(shape[: len(shape) - tokens.ndim + 1])
     flat = {name: value.reshape(draws, *priors[name].event_shape) for name, value in arrays.items()}
-    found = _over_draws(model, number, flat, tokens.reshape(-1, model.length), jax.random.split(key, draws))
+    found = _over_draws(
+        model, number, flat, tokens.reshape(-1, model.length), jax.random.split(key, draws)
+    )
     found = ParticleLogProb(*(leaf.reshape(*shape, *leaf.shape[2:]) for leaf in found))
     if not isinstance(found.log_prob, jax.core.Tracer):
         _warn_of_few(np.asarray(found.effective_sample_size), number)
@@ -72,7 +87,9 @@ def particle_log_prob(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _over_draws(model: Any, number: int, params: dict, tokens: Array, keys: Array) -> tuple[Array, Array, Array]:
+def _over_draws(
+    model: Any, number: int, params: dict, tokens: Array, keys: Array
+) -> tuple[Array, Array, Array]:
     def one(inputs: tuple[dict, Array]) -> tuple[Array, Array, Array]:
         params, key = inputs
         filtered = model.process(params, num_particles=number, key=key).filter(tokens)
@@ -87,8 +104,10 @@ def _warn_of_few(sizes: np.ndarray, number: int) -> None:
     if low.any():
         worst = int(by_position.min(0).argmin())
         warnings.warn(
-            f"particle filter: an effective sample size of {by_position.min():.1f} of {number} particles at position "
-            f"{worst} (counted from 0), under {LEAST_SHARE:.0%}; so it is in {low.any(1).mean():.1%} of the sequences and "
+            f"particle filter: an effective sample size of {by_position.min():.1f} of {number} "
+            "particles at position "
+            f"{worst} (counted from 0), under {LEAST_SHARE:.0%}; so it is in "
+            f"{low.any(1).mean():.1%} of the sequences and "
             "draws. Raise num_particles (--num-particles)",
             stacklevel=3,
         )

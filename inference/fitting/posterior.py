@@ -1,4 +1,5 @@
-"""The full posterior by NUTS, chunk by chunk, so that it can be killed at any moment and go on bit for bit."""
+"""The full posterior by NUTS, chunk by chunk, so that it can be killed at any moment and go on bit
+for bit."""
 
 import dataclasses
 import time
@@ -41,9 +42,11 @@ def sample_posterior(
 ) -> Fit:
     """Draws from the posterior by the No-U-Turn sampler.
 
-    With `store`, draws and the sampler's whole state go to that folder every fifty iterations, and the same call goes on
-    where an earlier one was killed: the draws are bit for bit those of a run that was not, and memory does not grow with
-    their number. A finished run is read, or with more `num_samples` continued. `load_posterior` reads an unfinished one.
+    With `store`, draws and the sampler's whole state go to that folder every fifty iterations, and
+    the same call goes on
+    where an earlier one was killed: the draws are bit for bit those of a run that was not, and
+    memory does not grow with their number. A finished run is read, or with more `num_samples`
+    continued. `load_posterior` reads an unfinished one.
 
     Args:
         model: a NumPyro model called as `model(data)`.
@@ -51,22 +54,24 @@ def sample_posterior(
         key: JAX random key.
         num_chains, num_warmup, num_samples: at least 1 each; samples are per chain.
         max_tree_depth: at most 2^depth - 1 gradients a draw.
-        start: where chains start: "maps", modes trained independently from random points, one for each chain; "map", one
-            mode for all of them; "prior", draws from the prior; "random", near the origin of the unconstrained
-            coordinates; or a MAP fit, for all of them.
+        start: where chains start: "maps", modes trained independently from random points, one for
+            each chain; "map", one mode for all of them; "prior", draws from the prior; "random",
+            near the origin of the unconstrained coordinates; or a MAP fit, for all of them.
         num_starts: points that the chains share, by default one for each; not for "map" or a fit.
-        chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see `place_chains`.
-        devices: how many to use, chains first and the rest to split the sequences; None is one for each chain, as far as
-            there are, or in several processes all of theirs. The result does not depend on it but for rounding, which
-            chains magnify until they part.
+        chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see
+            `place_chains`.
+        devices: how many to use, chains first and the rest to split the sequences; None is one for
+            each chain, as far as there are, or in several processes all of theirs. The result does
+            not depend on it but for rounding, which chains magnify until they part.
         store: folder of the run; of several processes, the first alone writes to it.
         progress: show progress.
 
     Raises:
-        InputError: data that the model refuses, a count below 1, devices that are not there, or a store that holds another run (another model, data,
-            key, setting, precision, placement or library version).
-        FitError: no start point of finite density, a NaN among the draws or their density, a chain that never moved, or a
-            full disk; what is stored stays whole.
+        InputError: data that the model refuses, a count below 1, devices that are not there, or a
+            store that holds another run (another model, data, key, setting, precision, placement or
+            library version).
+        FitError: no start point of finite density, a NaN among the draws or their density, a chain
+            that never moved, or a full disk; what is stored stays whole.
     """
     counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
     counts["max_tree_depth"] = max_tree_depth
@@ -93,47 +98,73 @@ def sample_posterior(
 
 
 def resume_posterior(
-    store: str | Path, model: Any, data: Any, *, num_samples: int | None = None, progress: bool = True
+    store: str | Path,
+    model: Any,
+    data: Any,
+    *,
+    num_samples: int | None = None,
+    progress: bool = True,
 ) -> Fit:
-    """Go on with a run that was begun with `sample_posterior(..., store=)`, as it was asked for then.
+    """Go on with a run that was begun with `sample_posterior(..., store=)`, as it was asked for
+    then.
 
-    Args: store, its folder; model and data, those of the run; num_samples, if it is to have more than it was asked for.
-    Raises: as `sample_posterior`; an InputError for a run that started from a fit, which must be given again.
-    """
+    Args: store, its folder; model and data, those of the run; num_samples, if it is to have more
+        than it was asked for.
+    Raises: as `sample_posterior`; an InputError for a run that started from a fit, which must be
+    given again."""
     config = on_first(lambda: PosteriorStore(store).config)
     if num_samples is not None and num_samples < (asked := config["settings"]["num_samples"]):
         raise InputError(
-            f"num_samples: a total of at least the {asked} it was begun with, got {num_samples}; leave it out"
+            f"num_samples: a total of at least the {asked} it was begun with, got "
+            f"{num_samples}; leave it out"
         )
     settings = config["settings"] | ({} if num_samples is None else {"num_samples": num_samples})
     if settings["start"] not in START_WORDS:
-        raise InputError(f"{store}: started from a fit; give it to sample_posterior again, with this store")
-    key = jax.random.wrap_key_data(jnp.asarray(config["key"]["data"], jnp.uint32), impl=config["key"]["kind"])
-    placed = {"chain_method": config["placement"]["method"], "devices": config["placement"]["num_devices"]}
-    return sample_posterior(model, data, key=key, store=store, progress=progress, **placed, **settings)
+        raise InputError(
+            f"{store}: started from a fit; give it to sample_posterior again, with this store"
+        )
+    key = jax.random.wrap_key_data(
+        jnp.asarray(config["key"]["data"], jnp.uint32), impl=config["key"]["kind"]
+    )
+    placed = {
+        "chain_method": config["placement"]["method"],
+        "devices": config["placement"]["num_devices"],
+    }
+    return sample_posterior(
+        model, data, key=key, store=store, progress=progress, **placed, **settings
+    )
 
 
 def load_posterior(store: str | Path, model: Any, data: Any) -> Fit:
     """The draws of a run so far, finished or not; `fit.planned` is how many each chain is to have.
 
     Args: store, its folder; model and data, those of the run.
-    Raises: InputError if there is no run, it is of another model or other data, or it has no draw yet.
-    """
+    Raises: InputError if there is no run, it is of another model or other data, or it has no draw
+    yet."""
     run = PosteriorStore(store)
     settings, density = run.config["settings"], density_of(model, data)
-    if {"name": density.model, **dict(density.fields)} != run.config["model"] or density.data != run.config["data"]:
+    if {"name": density.model, **dict(density.fields)} != run.config[
+        "model"
+    ] or density.data != run.config["data"]:
         raise InputError(f"{store}: is a run of another model or of other data than {density}")
     if not run.arrays("draws"):
         raise InputError(
-            f"{store}: has no draw yet: it is in its {settings['num_warmup']} iterations of warmup; resume it"
+            f"{store}: has no draw yet: it is in its {settings['num_warmup']} iterations of "
+            "warmup; resume it"
         )
     return _as_fit(model, data, run, settings)
 
 
 def _sample(
-    model: Any, data: Array, key: Array, start: Any, settings: dict[str, Any], placement: Placement,
-    run: PosteriorStore | InMemory, progress: bool,
-) -> None:  # fmt: skip
+    model: Any,
+    data: Array,
+    key: Array,
+    start: Any,
+    settings: dict[str, Any],
+    placement: Placement,
+    run: PosteriorStore | InMemory,
+    progress: bool,
+) -> None:
     """Add chunks to the run until it has its draws."""
     num_warmup, total = settings["num_warmup"], settings["num_warmup"] + settings["num_samples"]
     for_start, *for_chains = jax.random.split(key, placement.num_chains + 1)
@@ -154,7 +185,8 @@ def _sample(
     kernel = nuts_kernel(model, placement, of_one, num_warmup, settings["max_tree_depth"])
     data = on_all(data, placement)
     first = (z, jnp.stack(for_chains)), data
-    # What a chunk starts from has been on the host, whether the run was killed or not: so both are the same program.
+    # What a chunk starts from has been on the host, whether the run was killed or not: so both are
+    # the same program.
     like = jax.eval_shape(kernel.begin, *first)
     if stored is None:
         state, done = to_host(kernel.begin(*first)), 0
@@ -173,14 +205,26 @@ def _sample(
             state, stats = to_host(after), gathered(stats)
             draws, kept = {}, {}
             if sampling:
-                draws = {name: value[:, :number] for name, value in gathered(kernel.values(z, data)).items()}
+                draws = {
+                    name: value[:, :number]
+                    for name, value in gathered(kernel.values(z, data)).items()
+                }
                 kept = {name: value[:, :number] for name, value in stats.items()}
-                kept["reached_max_treedepth"] = kept["n_steps"] >= 2 ** settings["max_tree_depth"] - 1
-                _refuse_failure({**draws, "potential energy": kept["potential_energy"]}, done - num_warmup)
+                kept["reached_max_treedepth"] = (
+                    kept["n_steps"] >= 2 ** settings["max_tree_depth"] - 1
+                )
+                _refuse_failure(
+                    {**draws, "potential energy": kept["potential_energy"]}, done - num_warmup
+                )
             done += number
             gradients = int(stats["n_steps"][:, :number].sum())
             seconds = time.perf_counter() - began
-            run.add(state, draws, kept, {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients})
+            run.add(
+                state,
+                draws,
+                kept,
+                {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients},
+            )
             if progress and first_draws and is_first():
                 print(f"first draws after {run.seconds():.1f} s")
             bar.update(done, _status(run, done, num_warmup, bar.time_left(done)))
@@ -215,7 +259,9 @@ def _status(run: PosteriorStore | InMemory, done: int, num_warmup: int, left: st
     energies = run.stat("potential_energy")
     said = f"sampling, {int(run.stat('diverging').sum())} divergences"
     if energies.shape[1] >= 8:
-        said += f", {float(ess(energies)) / run.seconds():.2g} effective draws of the log joint per s"
+        said += (
+            f", {float(ess(energies)) / run.seconds():.2g} effective draws of the log joint per s"
+        )
     return f"{said}, {left}"
 
 
@@ -224,11 +270,15 @@ def _refuse_failure(values: dict[str, np.ndarray], first: int) -> None:
         if not np.isfinite(value).all():
             chain, draw = np.argwhere(~np.isfinite(value))[0][:2]
             raise FitError(
-                f"posterior: {name} is not finite at chain {chain + 1}, draw {first + draw + 1}; the fit is unusable"
+                f"posterior: {name} is not finite at chain {chain + 1}, draw "
+                f"{first + draw + 1}; the fit is unusable"
             )
 
 
 def _refuse_stuck(potential: np.ndarray) -> None:
     for chain, energies in enumerate(potential, start=1):
         if len(energies) > 1 and (energies == energies[0]).all():
-            raise FitError(f"posterior: chain {chain} never moved; give it more warmup (num_warmup, --num-warmup)")
+            raise FitError(
+                f"posterior: chain {chain} never moved; give it more warmup (num_warmup, "
+                "--num-warmup)"
+            )

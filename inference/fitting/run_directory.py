@@ -1,4 +1,5 @@
-"""Run directories: a fit and its corpus on disk, as JSON and zarr arrays; nothing in them executes when loaded.
+"""Run directories: a fit and its corpus on disk, as JSON and zarr arrays; nothing in them executes
+when loaded.
 
 config.json   model, method, corpus, settings, versions, and what the fit says of itself
 data.zip      training and held-out sequences
@@ -31,7 +32,14 @@ from probattn.inference.fitting.verdict import Verdict
 
 FORMAT = 4  # of the run directory; raised whenever what it holds changes
 PARTS = ("draws", "stats", "latents", "other_mode")  # of a fit: arrays by name
-PLAIN = ("seconds", "gradients", "start", "origins", "planned", "coordinates")  # of a fit: JSON values
+PLAIN = (
+    "seconds",
+    "gradients",
+    "start",
+    "origins",
+    "planned",
+    "coordinates",
+)  # of a fit: JSON values
 
 
 def refuse_existing(path: str | Path) -> Path:
@@ -48,10 +56,13 @@ def refuse_existing(path: str | Path) -> Path:
 def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, Any]) -> None:
     """Write a run directory, whole or not at all.
 
-    Args: path, a directory still to be made; settings, JSON values such as the seed, kept as they are.
+    Args: path, a directory still to be made; settings, JSON values such as the seed, kept as they
+        are.
     Raises: InputError if the path exists or cannot be made; FitError if the disk does not take it.
     """
-    arrays = {f"{part}/{name}": value for part in PARTS for name, value in getattr(fit, part).items()}
+    arrays = {
+        f"{part}/{name}": value for part in PARTS for name, value in getattr(fit, part).items()
+    }
     about = {name: getattr(fit, name) for name in PLAIN}
     about["verdict"] = None if fit.verdict is None else dataclasses.asdict(fit.verdict)
     with _fresh(path) as partial:
@@ -60,7 +71,8 @@ def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, 
 
 
 def begin_run(path: str | Path, model: Any, corpus: Corpus, settings: Mapping[str, Any]) -> Path:
-    """Write a run directory for a posterior that is still to be sampled, and return where: `sample_posterior(store=)`.
+    """Write a run directory for a posterior that is still to be sampled, and return where:
+    `sample_posterior(store=)`.
 
     Args, raises: as `save_run`.
     """
@@ -69,12 +81,16 @@ def begin_run(path: str | Path, model: Any, corpus: Corpus, settings: Mapping[st
     return Path(path) / "store"
 
 
-def load_run(path: str | Path, models: Mapping[str, Callable] | None = None) -> tuple[Fit, Corpus, dict[str, Any]]:
-    """Read a run directory back: the fit, its corpus and its whole configuration. Of an unfinished run the draws so far.
+def load_run(
+    path: str | Path, models: Mapping[str, Callable] | None = None
+) -> tuple[Fit, Corpus, dict[str, Any]]:
+    """Read a run directory back: the fit, its corpus and its whole configuration. Of an unfinished
+    run the draws so far.
 
-    Args: models, classes by name that a run may hold, beside those of installed packages (`model_of`).
-    Raises: InputError if the directory is missing, truncated, altered, without a draw, or of another format or model.
-    """
+    Args: models, classes by name that a run may hold, beside those of installed packages
+        (`model_of`).
+    Raises: InputError if the directory is missing, truncated, altered, without a draw, or of
+    another format or model."""
     path = Path(path)
     model, corpus, config = load_setting(path, models)
     if (path / "store").exists():
@@ -87,13 +103,22 @@ def load_run(path: str | Path, models: Mapping[str, Callable] | None = None) -> 
         verdict = about.pop("verdict")
         about["origins"] = tuple(about["origins"])
         if verdict is not None:
-            fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in verdict.items()}
+            fields: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in verdict.items()
+            }
             verdict = Verdict(**fields)
-    return Fit(model, config["method"], corpus.train, verdict=verdict, **parts, **about), corpus, config
+    return (
+        Fit(model, config["method"], corpus.train, verdict=verdict, **parts, **about),
+        corpus,
+        config,
+    )
 
 
 def model_of(
-    path: str | Path, name: str, fields: Mapping[str, Any], models: Mapping[str, Callable] | None = None
+    path: str | Path,
+    name: str,
+    fields: Mapping[str, Any],
+    models: Mapping[str, Callable] | None = None,
 ) -> Any:
     """The model that the run directory at `path` holds, by the name of its class and its fields.
 
@@ -105,22 +130,29 @@ def model_of(
     for point in entry_points(group="probattn.models", name=name):
         return point.load()(**fields)
     raise InputError(
-        f"{path}: holds a model that is not known: {name}: is among the entry points `probattn.models` of "
+        f"{path}: holds a model that is not known: {name}: is among the entry points "
+        "`probattn.models` of "
         f'no installed package; give its class to load_run: models={{"{name}": {name}}}'
     )
 
 
-def load_setting(path: str | Path, models: Mapping[str, Callable] | None = None) -> tuple[Any, Corpus, dict[str, Any]]:
-    """Model, corpus and configuration of a run directory, whether or not it has a fit yet. Raises: as `load_run`."""
+def load_setting(
+    path: str | Path, models: Mapping[str, Callable] | None = None
+) -> tuple[Any, Corpus, dict[str, Any]]:
+    """Model, corpus and configuration of a run directory, whether or not it has a fit yet. Raises:
+    as `load_run`."""
     path = Path(path)
     if not (path / "config.json").is_file():
-        raise InputError(f"{path}: no run directory (no config.json there); make one with `probattn fit`")
+        raise InputError(
+            f"{path}: no run directory (no config.json there); make one with `probattn fit`"
+        )
     with _reported_as_damage(path):
         config = json.loads((path / "config.json").read_text("utf-8"))
         found = config["format"]
     if found != FORMAT:
         raise InputError(
-            f"{path}: written in format {found} by probattn {config.get('versions', {}).get('probattn', 'unknown')}, "
+            f"{path}: written in format {found} by probattn "
+            f"{config.get('versions', {}).get('probattn', 'unknown')}, "
             f"this probattn reads format {FORMAT}; fit again"
         )
     with _reported_as_damage(path):
@@ -128,19 +160,28 @@ def load_setting(path: str | Path, models: Mapping[str, Callable] | None = None)
         fields = dict(config["model"])
         name = fields.pop("name")
         about = config["corpus"]
-        corpus = Corpus(about["name"], tuple(about["symbols"]), about["separator"], arrays["train"], arrays["heldout"])
+        corpus = Corpus(
+            about["name"],
+            tuple(about["symbols"]),
+            about["separator"],
+            arrays["train"],
+            arrays["heldout"],
+        )
         if corpus.digest() != about["sha256"]:
             raise ValueError("symbols or sequences are not what was written")
     return model_of(path, name, fields, models), corpus, config
 
 
 def num_devices_of(path: str | Path) -> int:
-    """Devices of a run that is sampled into `path`, to be set before JAX wakes; 1 if there is none."""
+    """Devices of a run that is sampled into `path`, to be set before JAX wakes; 1 if there is
+    none."""
     store = PosteriorStore(Path(path) / "store")
     return store.config["placement"]["num_devices"] if store.exists() else 1
 
 
-def _describe(folder: Path, model: Any, method: str, corpus: Corpus, settings: Mapping[str, Any]) -> None:
+def _describe(
+    folder: Path, model: Any, method: str, corpus: Corpus, settings: Mapping[str, Any]
+) -> None:
     config = {
         "format": FORMAT,
         "model": {"name": type(model).__name__, **dataclasses.asdict(model)},
@@ -167,7 +208,9 @@ def _fresh(path: str | Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
-        raise InputError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
+        raise InputError(
+            f"{path}: cannot be made ({error.strerror}); choose another --out"
+        ) from error
     try:
         yield partial
         partial.chmod(0o755)
@@ -178,13 +221,20 @@ def _fresh(path: str | Path):
 
 
 def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 @contextlib.contextmanager
 def _reported_as_damage(path: Path):
-    """Whatever a damaged file makes the readers raise is bad input, with the path and what to do."""
+    """Whatever a damaged file makes the readers raise is bad input, with the path and what to
+    do."""
     try:
         yield
     except (DamagedFile, FitError, ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{path}: the run directory is damaged or truncated ({error}); fit again") from error
+        raise InputError(
+            f"{path}: the run directory is damaged or truncated ({error}); fit again"
+        ) from error

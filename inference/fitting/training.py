@@ -1,4 +1,5 @@
-"""A model trained by minibatches from several seeds side by side, for studies that compare many trainings."""
+"""A model trained by minibatches from several seeds side by side, for studies that compare many
+trainings."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ LEARNING_RATE = 0.2  # of Adam, in the units of the priors' unconstrained coordi
 
 
 class Trained(NamedTuple):
-    """Parameters with the seeds as leading axis, and the loss of each step, minus log joint per sequence, (seeds, steps)."""
+    """Parameters with the seeds as leading axis, and the loss of each step, minus log joint per
+    sequence, (seeds, steps)."""
 
     params: Values
     losses: np.ndarray
@@ -30,7 +32,10 @@ class Trained(NamedTuple):
 
 def each_seed(params: Values) -> list[Values]:
     """The parameters of each seed, of those that have the seeds as leading axis."""
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(jax.tree.leaves(params)[0]))]
+    return [
+        jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        for i in range(len(jax.tree.leaves(params)[0]))
+    ]
 
 
 def train(
@@ -43,14 +48,16 @@ def train(
     learning_rate: float = LEARNING_RATE,
     weight_decay: float = 0.0,
 ) -> Trained:
-    """Descend on the joint for a number of steps from a draw of the prior for each seed, as `fit_map` does with minibatches.
+    """Descend on the joint for a number of steps from a draw of the prior for each seed, as
+    `fit_map` does with minibatches.
 
-    Unlike a fit it does not ask for a mode: no verdict, no second look at all data. Randomness in the model (noise, dropout)
-    is drawn anew in each step.
+    Unlike a fit it does not ask for a mode: no verdict, no second look at all data. Randomness in
+    the model (noise, dropout) is drawn anew in each step.
 
-    Args: model, a NumPyro model with minibatches and `priors()`; data, (num_sequences, ...); weight_decay, of AdamW.
-    Raises: InputError for counts below 1 or negative weight decay; FitError where every step leads out of the domain.
-    """
+    Args: model, a NumPyro model with minibatches and `priors()`; data, (num_sequences, ...);
+        weight_decay, of AdamW.
+    Raises: InputError for counts below 1 or negative weight decay; FitError where every step leads
+    out of the domain."""
     whole_number("num_steps", num_steps)
     if not seeds:
         raise InputError("seeds: expected at least one, got none")
@@ -59,18 +66,28 @@ def train(
     keys = _keys(seeds)
     windows = Windows(data, CHUNK * batch_size, seeds[0])
     first = windows.draw()
-    starts = {name: _transform(model, name).inv(value) for name, value in _starts(model, keys).items()}
+    starts = {
+        name: _transform(model, name).inv(value) for name, value in _starts(model, keys).items()
+    }
     optimiser = optax.adamw(learning_rate, weight_decay=weight_decay)
     ends, descent = find_modes(
-        model, first, starts, keys[0], optimiser=optimiser, num_steps=num_steps, batch_size=batch_size,
-        progress=False, windows=windows,
-    )  # fmt: skip
+        model,
+        first,
+        starts,
+        keys[0],
+        optimiser=optimiser,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        progress=False,
+        windows=windows,
+    )
     params = {name: _transform(model, name)(value) for name, value in ends.items()}
     return Trained(params, descent.losses / len(data))
 
 
 def untrained(model: Any, *, seeds: Sequence[int]) -> Values:
-    """Parameters drawn from the prior, as those that `train` begins with, the seeds as leading axis."""
+    """Parameters drawn from the prior, as those that `train` begins with, the seeds as leading
+    axis."""
     return _starts(model, _keys(seeds))
 
 
@@ -80,7 +97,10 @@ def _starts(model: Any, keys: Array) -> Values:
 
     @jax.vmap
     def draw(key: Array) -> Values:
-        return {name: prior.sample(jax.random.fold_in(key, number)) for number, (name, prior) in enumerate(priors)}
+        return {
+            name: prior.sample(jax.random.fold_in(key, number))
+            for number, (name, prior) in enumerate(priors)
+        }
 
     return draw(keys)
 

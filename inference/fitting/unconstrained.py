@@ -1,4 +1,5 @@
-"""A model's joint density as a function of the unconstrained coordinates in which optimisers and samplers move."""
+"""A model's joint density as a function of the unconstrained coordinates in which optimisers and
+samplers move."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,8 +40,11 @@ def constrain_each(model: Any, data: Any, z: Values) -> Values:
 
 
 def log_jacobian(model: Any, data: Any, z: Values) -> Array:
-    """`log |d values / d z|`, by which the density of the sites and that of their unconstrained coordinates differ."""
-    sites = trace(substitute(seed(model, 0), data=constrain_fn(model, (data,), {}, z))).get_trace(data)
+    """`log |d values / d z|`, by which the density of the sites and that of their unconstrained
+    coordinates differ."""
+    sites = trace(substitute(seed(model, 0), data=constrain_fn(model, (data,), {}, z))).get_trace(
+        data
+    )
     return _log_jacobian(sites)
 
 
@@ -53,7 +57,8 @@ def objective(model: Any, data: Any, coordinates: str) -> Any:
 
 
 def in_unconstrained_coordinates(model: Any) -> Callable:
-    """The model with `log |d values / d z|` as a factor: its mode in the sites is that of the unconstrained coordinates."""
+    """The model with `log |d values / d z|` as a factor: its mode in the sites is that of the
+    unconstrained coordinates."""
 
     def transformed(data: Any, **settings: Any) -> None:
         with trace() as sites:
@@ -68,7 +73,9 @@ def _log_jacobian(sites: Any) -> Array:
     for site in sites.values():
         if site["type"] == "sample" and not site["is_observed"]:
             transform = biject_to(site["fn"].support)
-            total += jnp.sum(transform.log_abs_det_jacobian(transform.inv(site["value"]), site["value"]))
+            total += jnp.sum(
+                transform.log_abs_det_jacobian(transform.inv(site["value"]), site["value"])
+            )
     return total
 
 
@@ -78,7 +85,8 @@ def unconstrain(model: Any, data: Any, values: Values) -> Values:
 
 
 def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Values:
-    """Unconstrained points of finite density, one for each key: uniform in (-2, 2), or from the prior.
+    """Unconstrained points of finite density, one for each key: uniform in (-2, 2), or from the
+    prior.
 
     Raises: FitError if a hundred attempts at one of them find none.
     """
@@ -88,23 +96,29 @@ def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Value
 
 def _one_start(model: Any, prior: bool, key: Array, data: Any) -> Values:
     for attempt in range(ATTEMPTS):
-        z, valid = gathered(_attempt(model, prior, jax.random.fold_in(key, attempt) if attempt else key, data))
+        z, valid = gathered(
+            _attempt(model, prior, jax.random.fold_in(key, attempt) if attempt else key, data)
+        )
         if valid:
             return z
     raise FitError(
-        "no start point of finite density was found: near the origin of the parameters some det J_t is not "
-        "positive; use a smaller dim, or the contraction cap, which has no boundary (contraction=0.9)"
+        "no start point of finite density was found: near the origin of the parameters some "
+        "det J_t is not "
+        "positive; use a smaller dim, or the contraction cap, which has no boundary "
+        "(contraction=0.9)"
     )
 
 
-# As a whole, since NumPyro's own search compiles each operation by itself; and one point at a time, so that any number of
-# starts is the same program.
+# As a whole, since NumPyro's own search compiles each operation by itself; and one point at a time,
+# so that any number of starts is the same program.
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
 def _attempt(model: Any, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
     strategy = init_to_sample() if prior else init_to_uniform()
     sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
     values = {
-        name: site["value"] for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
+        name: site["value"]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site["is_observed"]
     }
     z = unconstrain(model, data, values)
     energy, slope = jax.value_and_grad(potential(model, data))(z)

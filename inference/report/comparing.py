@@ -8,7 +8,12 @@ import numpy as np
 
 from probattn.errors import InputError
 from probattn.inference.data.ngram import fit_ngram, token_counts
-from probattn.inference.evaluation.convergence import LEAST_FOR_LOO, LeaveOneOut, diagnose, leave_one_out
+from probattn.inference.evaluation.convergence import (
+    LEAST_FOR_LOO,
+    LeaveOneOut,
+    diagnose,
+    leave_one_out,
+)
 from probattn.inference.evaluation.geometry import singular_values, uniqueness
 from probattn.inference.evaluation.learning_study import LearningCurve
 from probattn.inference.evaluation.mode_against_draws import draw_scores
@@ -21,9 +26,21 @@ from probattn.inference.evaluation.out_of_distribution import (
 )
 from probattn.inference.evaluation.perturbations import DISTURBANCES, NOISE, Robustness, robustness
 from probattn.inference.evaluation.perturbations import MOST_SEQUENCES as MOST_DISTURBED
-from probattn.inference.evaluation.predictive import Prediction, affordable, as_fits, predict, predict_ngram
+from probattn.inference.evaluation.predictive import (
+    Prediction,
+    affordable,
+    as_fits,
+    predict,
+    predict_ngram,
+)
 from probattn.inference.evaluation.scores import differences, score_baselines, score_fit
-from probattn.inference.evaluation.support import Disagreement, Example, disagreement, example, margins_of
+from probattn.inference.evaluation.support import (
+    Disagreement,
+    Example,
+    disagreement,
+    example,
+    margins_of,
+)
 from probattn.inference.evaluation.token_calibration import reliability
 from probattn.inference.evaluation.uncertainty_parts import uncertainty
 from probattn.inference.fitting.fit import Fit
@@ -50,25 +67,29 @@ def compare(
 ) -> Comparison:
     """Compare fits and n-gram baselines on held-out sequences, and the geometry of their attention.
 
-    Every predictor gives one log probability per sequence; a posterior gives that of the mixture over its draws
-    (theory, section 8). Standard errors are across sequences, and of paired differences for differences.
+    Every predictor gives one log probability per sequence; a posterior gives that of the mixture
+    over its draws (theory, section 8). Standard errors are across sequences, and of paired
+    differences for differences.
 
     Args:
-        fits: by name; all of one density (model, its fields, training tokens), since a MAP and a posterior are
-            comparable only so. Where log probabilities are estimated by particles, a posterior is scored by 32 of its
-            draws, evenly spaced, with a quarter of the model's particles each.
+        fits: by name; all of one density (model, its fields, training tokens), since a MAP and a
+            posterior are comparable only so. Where log probabilities are estimated by particles, a
+            posterior is scored by 32 of its draws, evenly spaced, with a quarter of the model's
+            particles each.
         heldout_tokens: shape (num_sequences, length).
         symbols: text of each token; its id by default.
-        reference_tokens: a larger training set for one more bigram baseline, to show what more data is worth.
-        elsewhere: sequences of another corpus by its name, shape (n, length), for the fits to detect, beside held-out
-            ones that are shuffled and reversed.
+        reference_tokens: a larger training set for one more bigram baseline, to show what more data
+            is worth.
+        elsewhere: sequences of another corpus by its name, shape (n, length), for the fits to
+            detect, beside held-out ones that are shuffled and reversed.
         learning_curve: of the same held-out sequences, to show.
-        mix_densities: let fits of several densities stand side by side, as laws of the same tokens; the comparison says so.
+        mix_densities: let fits of several densities stand side by side, as laws of the same tokens;
+            the comparison says so.
         about: anything to keep with the result, such as how it was made.
 
     Raises:
-        InputError: no fits, fits to different training tokens or densities, tokens that a model refuses, or a learning
-            curve of other held-out sequences.
+        InputError: no fits, fits to different training tokens or densities, tokens that a model
+            refuses, or a learning curve of other held-out sequences.
     """
     began = time.perf_counter()
     fits = as_fits(fits)
@@ -77,7 +98,9 @@ def compare(
     symbols = _symbols(symbols, first.model.vocab_size)
     heldout = np.asarray(heldout_tokens)
     if heldout.ndim != 2 or len(heldout) < 2:
-        raise InputError(f"held-out tokens: expected at least two sequences, got shape {heldout.shape}")
+        raise InputError(
+            f"held-out tokens: expected at least two sequences, got shape {heldout.shape}"
+        )
     if learning_curve is not None:
         learning_curve.refuse_other(heldout)
 
@@ -85,21 +108,33 @@ def compare(
     baselines = score_baselines(first.data, heldout, first.model.vocab_size, reference_tokens)
     for baseline in baselines:
         if baseline.name in fits:
-            raise InputError(f"compare: {baseline.name!r} is the name of a baseline; give the fit another name")
+            raise InputError(
+                f"compare: {baseline.name!r} is the name of a baseline; give the fit another name"
+            )
     per_draw = {score.name: score.per_draw for score in scores}
     some = heldout[:FILTERED_SEQUENCES] if any(fit.estimated for fit in fits.values()) else heldout
     predictions = {name: predict(fit, some) for name, fit in fits.items()}
     bigram = predict_ngram(fit_ngram(first.data, first.model.vocab_size, "bigram"), some)
-    few = heldout[: FILTERED_MARGIN_SEQUENCES if any(fit.estimated for fit in fits.values()) else MARGIN_SEQUENCES]
+    few = heldout[
+        : FILTERED_MARGIN_SEQUENCES
+        if any(fit.estimated for fit in fits.values())
+        else MARGIN_SEQUENCES
+    ]
     margins = {name: margins_of(affordable(fit), few) for name, fit in fits.items()}
     left_out: dict[str, str] = {}
     found = Comparison(
         scores=(*scores, *baselines),
-        differences=differences(sorted(scores, key=lambda score: not fits[score.name].sampled), heldout),
+        differences=differences(
+            sorted(scores, key=lambda score: not fits[score.name].sampled), heldout
+        ),
         leave_one_out=_leave_one_out(fits, left_out),
-        reliability={name: reliability(one, method=fits[name].method) for name, one in predictions.items()}
+        reliability={
+            name: reliability(one, method=fits[name].method) for name, one in predictions.items()
+        }
         | {"bigram": reliability(bigram)},
-        uncertainty={name: uncertainty(one, method=fits[name].method) for name, one in predictions.items()},
+        uncertainty={
+            name: uncertainty(one, method=fits[name].method) for name, one in predictions.items()
+        },
         detection=_detection(fits, predictions, some, elsewhere or {}, left_out),
         robustness=_robustness(fits, some[:MOST_DISTURBED], left_out),
         margins=margins,
@@ -114,9 +149,15 @@ def compare(
             for name, fit in fits.items()
             if fit.sampled
         ),
-        modes={name: fit.verdict for name, fit in fits.items() if not fit.sampled and fit.verdict is not None},
+        modes={
+            name: fit.verdict
+            for name, fit in fits.items()
+            if not fit.sampled and fit.verdict is not None
+        },
         methods={name: fit.method for name, fit in fits.items()},
-        unfinished={name: (fit.shape[1], fit.planned or 0) for name, fit in fits.items() if fit.unfinished},
+        unfinished={
+            name: (fit.shape[1], fit.planned or 0) for name, fit in fits.items() if fit.unfinished
+        },
         mixed=mixed,
         left_out=left_out,
         notes=_notes(first, learning_curve),
@@ -129,7 +170,9 @@ def compare(
 def _notes(first: Fit, curve: LearningCurve | None) -> tuple[str, ...]:
     if curve is None or curve.model == first.density.law:
         return ()
-    return (f"The learning curve is of another model, {curve.model}, and not of {first.density.law}.",)
+    return (
+        f"The learning curve is of another model, {curve.model}, and not of {first.density.law}.",
+    )
 
 
 def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[str, ...]:
@@ -137,15 +180,25 @@ def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[
     (name_of_first, first), *others = fits.items()
     for name, fit in others:
         if not np.array_equal(fit.data, first.data):
-            raise InputError(f"compare: {name} was fitted to other training sequences than {name_of_first}")
+            raise InputError(
+                f"compare: {name} was fitted to other training sequences than {name_of_first}"
+            )
         if fit.model.vocab_size != first.model.vocab_size:
-            raise InputError(f"compare: {name} and {name_of_first} have vocabularies of different sizes")
+            raise InputError(
+                f"compare: {name} and {name_of_first} have vocabularies of different sizes"
+            )
     apart = {name: first.density.differences(fit.density) for name, fit in others}
-    mixed = tuple(f"{name_of_first} and {name} differ in {', '.join(what)}" for name, what in apart.items() if what)
+    mixed = tuple(
+        f"{name_of_first} and {name} differ in {', '.join(what)}"
+        for name, what in apart.items()
+        if what
+    )
     if mixed and not mix_densities:
         raise InputError(
-            f"compare: fits of different densities ({'; '.join(mixed)}): a MAP and a posterior are comparable only under the "
-            "same one. To see them side by side all the same, as laws of the same tokens, say mix_densities=True "
+            f"compare: fits of different densities ({'; '.join(mixed)}): a MAP and a posterior "
+            "are comparable only under the "
+            "same one. To see them side by side all the same, as laws of the same tokens, say "
+            "mix_densities=True "
             "(--mix-densities)"
         )
     return mixed
@@ -154,7 +207,9 @@ def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[
 def _symbols(symbols: Sequence[str] | None, vocab_size: int) -> list[str]:
     found = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
     if len(found) != vocab_size:
-        raise InputError(f"symbols: expected {vocab_size}, one for each token of the model, got {len(found)}")
+        raise InputError(
+            f"symbols: expected {vocab_size}, one for each token of the model, got {len(found)}"
+        )
     return found
 
 
@@ -173,17 +228,26 @@ def _leave_one_out(fits: Mapping[str, Fit], left_out: dict[str, str]) -> dict[st
 
 
 def _detection(
-    fits: Mapping[str, Fit], predictions: Mapping[str, Prediction], heldout: np.ndarray, elsewhere: Mapping[str, Any],
+    fits: Mapping[str, Fit],
+    predictions: Mapping[str, Prediction],
+    heldout: np.ndarray,
+    elsewhere: Mapping[str, Any],
     left_out: dict[str, str],
-) -> dict[str, dict[str, tuple[Detection, ...]]]:  # fmt: skip
-    """Half of the held-out sequences against the other half, changed, and against those from elsewhere."""
+) -> dict[str, dict[str, tuple[Detection, ...]]]:
+    """Half of the held-out sequences against the other half, changed, and against those from
+    elsewhere."""
     half = min(len(heldout) // 2, MOST_SEQUENCES)
     if half < 2:
         left_out["detection"] = "it needs four held-out sequences"
         return {}
     ours = {name: one.first(half) for name, one in predictions.items()}
-    others = {"shuffled": shuffled(heldout[half : 2 * half]), "reversed": reversed_order(heldout[half : 2 * half])}
-    others |= {f"from {name}": np.asarray(tokens)[:MOST_SEQUENCES] for name, tokens in elsewhere.items()}
+    others = {
+        "shuffled": shuffled(heldout[half : 2 * half]),
+        "reversed": reversed_order(heldout[half : 2 * half]),
+    }
+    others |= {
+        f"from {name}": np.asarray(tokens)[:MOST_SEQUENCES] for name, tokens in elsewhere.items()
+    }
     return {
         where: {
             name: detection(ours[name], predict(fit, tokens), elsewhere=where, method=fit.method)
@@ -198,32 +262,49 @@ def _robustness(
 ) -> dict[str, dict[str, Robustness]]:
     found = {}
     for disturbance in DISTURBANCES:
-        latent = [name for name, fit in fits.items() if not hasattr(fit.model, "noisy_log_likelihood")]
+        latent = [
+            name for name, fit in fits.items() if not hasattr(fit.model, "noisy_log_likelihood")
+        ]
         if disturbance == NOISE and latent:
-            left_out[NOISE] = f"the embeddings of {', '.join(latent)} are latent: noise on them is part of the model"
+            left_out[NOISE] = (
+                f"the embeddings of {', '.join(latent)} are latent: noise on them is part of "
+                "the model"
+            )
             continue
         try:
-            found[disturbance] = {name: robustness(fit, heldout, disturbance) for name, fit in fits.items()}
+            found[disturbance] = {
+                name: robustness(fit, heldout, disturbance) for name, fit in fits.items()
+            }
         except InputError as error:  # no sequence has room for typos
             left_out[f"typos ({disturbance})"] = str(error)
     return found
 
 
 def _disagreements(
-    fits: Mapping[str, Fit], margins: Mapping[str, np.ndarray], tokens: np.ndarray, symbols: Sequence[str]
+    fits: Mapping[str, Fit],
+    margins: Mapping[str, np.ndarray],
+    tokens: np.ndarray,
+    symbols: Sequence[str],
 ) -> tuple[Disagreement, ...]:
     """Of the reference, if it has one draw, and each fit of the same law that has several."""
     point = reference_of({name: fit.method for name, fit in fits.items()})
     if fits[point].method != "map":
         return ()
     start = fits[point].model.path_has_start
-    several = [name for name, fit in fits.items() if fit.method != "map" and _law(fit.model) == _law(fits[point].model)]
+    several = [
+        name
+        for name, fit in fits.items()
+        if fit.method != "map" and _law(fit.model) == _law(fits[point].model)
+    ]
     found = [disagreement(point, name, margins, tokens, symbols, start) for name in several]
     return tuple(one for one in found if one is not None)
 
 
-def _examples(fits: Mapping[str, Fit], heldout: np.ndarray, symbols: Sequence[str]) -> tuple[Example, ...]:
-    """The first sequences with a choice of support tokens, for each density, whose positions need not hold the same."""
+def _examples(
+    fits: Mapping[str, Fit], heldout: np.ndarray, symbols: Sequence[str]
+) -> tuple[Example, ...]:
+    """The first sequences with a choice of support tokens, for each density, whose positions need
+    not hold the same."""
     groups: dict[Any, dict[str, Fit]] = {}
     for name, fit in fits.items():
         groups.setdefault(_law(fit.model), {})[name] = affordable(fit)
@@ -246,5 +327,8 @@ def _about(fits: Mapping[str, Fit], heldout: np.ndarray, seconds: float) -> dict
         "model": {name: repr(fit.model) for name, fit in fits.items()},
         "density": {name: fit.density.to_json() for name, fit in fits.items()},
         "start": {name: fit.start for name, fit in fits.items() if fit.start},
-        "draws": {name: f"{fit.shape[0]} chains of {fit.shape[1]}" if fit.sampled else fit.shape[1] for name, fit in fits.items()},
-    }  # fmt: skip
+        "draws": {
+            name: f"{fit.shape[0]} chains of {fit.shape[1]}" if fit.sampled else fit.shape[1]
+            for name, fit in fits.items()
+        },
+    }

@@ -74,15 +74,20 @@ class Comparison:
 
     @cached_property
     def answers(self) -> tuple[Answer, ...]:
-        """The table in short: each figure of each fit, and its paired difference from a reference."""
+        """The table in short: each figure of each fit, and its paired difference from a
+        reference."""
         return answers(self)
 
     def __repr__(self) -> str:
         losses = ", ".join(f"{score.name} {score.loss:.4f}" for score in self.scores)
-        return f"Comparison(loss of {len(self.heldout_counts):,} held-out sequences, nats per token: {losses})"
+        return (
+            f"Comparison(loss of {len(self.heldout_counts):,} held-out sequences, nats per token: "
+            f"{losses})"
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Every number of the comparison as JSON values; NaN as null. The schema is `report.schema.json` in the package."""
+        """Every number of the comparison as JSON values; NaN as null. The schema is
+        `report.schema.json` in the package."""
         from probattn.inference.report.json_file import comparison_json
 
         return comparison_json(self)

@@ -18,23 +18,30 @@ from probattn.inference.report.style import STYLE, ink, looks, own_axes
 
 
 def plot_learning_curve(
-    fits: LearningCurve | Mapping[str, Sequence[Fit]], heldout_tokens: Any = None, *, ax: Axes | None = None
+    fits: LearningCurve | Mapping[str, Sequence[Fit]],
+    heldout_tokens: Any = None,
+    *,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Held-out loss per token against training size, with bars of two standard errors; a line for each method.
+    """Held-out loss per token against training size, with bars of two standard errors; a line for
+    each method.
 
-    Markers are hollow where a fit has not converged or is unfinished. The bars of two methods may overlap and their paired
+    Markers are hollow where a fit has not converged or is unfinished. The bars of two methods may
+    overlap and their paired
     difference still be sure: `LearningCurve.verdicts` has it.
 
-    Args: fits, a curve, or fits as `learning_curve` takes them; heldout_tokens, (num_sequences, length), needed for fits.
-    Raises: InputError for fits without held-out tokens or that `learning_curve` refuses, or a curve of other tokens.
-    """
+    Args: fits, a curve, or fits as `learning_curve` takes them; heldout_tokens, (num_sequences,
+        length), needed for fits.
+    Raises: InputError for fits without held-out tokens or that `learning_curve` refuses, or a curve
+    of other tokens."""
     if isinstance(fits, LearningCurve):
         curve = fits
         if heldout_tokens is not None:
             curve.refuse_other(heldout_tokens)
     elif heldout_tokens is None:
         raise InputError(
-            "held-out tokens: expected those to score the fits on, got none; give them, or a LearningCurve"
+            "held-out tokens: expected those to score the fits on, got none; give them, or a "
+            "LearningCurve"
         )
     else:
         curve = learning_curve(fits, heldout_tokens)
@@ -50,8 +57,21 @@ def _draw(curve: LearningCurve, name: str, look: Mapping[str, Any], ax: Axes) ->
     loss, error = curve.losses(name)
     trusted = curve.trusted(name)
     bars = SURE * error
-    ax.errorbar(curve.sizes, loss, yerr=bars, capsize=3, label=name, markevery=np.flatnonzero(trusted).tolist(), **look)
-    hollow = {"marker": look["marker"], "color": look["color"], "fillstyle": "none", "linestyle": "none"}
+    ax.errorbar(
+        curve.sizes,
+        loss,
+        yerr=bars,
+        capsize=3,
+        label=name,
+        markevery=np.flatnonzero(trusted).tolist(),
+        **look,
+    )
+    hollow = {
+        "marker": look["marker"],
+        "color": look["color"],
+        "fillstyle": "none",
+        "linestyle": "none",
+    }
     if not trusted.all():
         ax.plot(curve.sizes[~trusted], loss[~trusted], **hollow)
 

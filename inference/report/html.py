@@ -32,7 +32,11 @@ def save_html(comparison: Comparison, path: Any) -> None:
         findings=_by_topic(findings(comparison)),
         sections=_sections(comparison),
         scores=sorted(comparison.scores, key=lambda score: score.loss),
-        provisional={finding.fit: finding.topic for finding in reversed(warnings_of(comparison)) if finding.fit},
+        provisional={
+            finding.fit: finding.topic
+            for finding in reversed(warnings_of(comparison))
+            if finding.fit
+        },
         versions=versions(),
         rhat_limit=RHAT_LIMIT,
         ess_limit=ESS_LIMIT,
@@ -45,10 +49,14 @@ def save_html(comparison: Comparison, path: Any) -> None:
 def render(template: str, **values: Any) -> str:
     """A page of `templates`, with the look that all pages share."""
     folder = files("probattn.inference.report").joinpath("templates")
-    loader = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    loader = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     loader.filters["number"] = _number
     css = markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8"))
-    return loader.from_string(folder.joinpath(template).read_text("utf-8")).render(css=css, **values)
+    return loader.from_string(folder.joinpath(template).read_text("utf-8")).render(
+        css=css, **values
+    )
 
 
 def title(comparison: Comparison) -> str:

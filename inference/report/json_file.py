@@ -26,10 +26,17 @@ def save_json(comparison: Comparison, path: Any) -> None:
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as JSON values: NaN is null; margins and spectra are summarised by quantiles."""
-    fields = {field.name: getattr(comparison, field.name) for field in dataclasses.fields(comparison)}
+    """The comparison as JSON values: NaN is null; margins and spectra are summarised by
+    quantiles."""
+    fields = {
+        field.name: getattr(comparison, field.name) for field in dataclasses.fields(comparison)
+    }
     del fields["margins"], fields["spectra"], fields["curve"], fields["heldout_counts"]
-    traces = {score.name: score.per_draw.sum(-1) / score.num_tokens for score in comparison.scores if has_chains(score)}
+    traces = {
+        score.name: score.per_draw.sum(-1) / score.num_tokens
+        for score in comparison.scores
+        if has_chains(score)
+    }
     return _plain(
         {
             "schema": SCHEMA,
@@ -37,7 +44,10 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "findings": [finding._asdict() for finding in findings(comparison)],
             **fields,
             "answers": [
-                {**_plain(answer), "words": {name: answer.word(name) for name in answer.differences}}
+                {
+                    **_plain(answer),
+                    "words": {name: answer.word(name) for name in answer.differences},
+                }
                 for answer in comparison.answers
             ],
             "quantiles": QUANTILES,
@@ -48,7 +58,10 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
                 }
                 for name, margins in comparison.margins.items()
             },
-            "spectra": {name: np.quantile(values, QUANTILES, axis=0) for name, values in comparison.spectra.items()},
+            "spectra": {
+                name: np.quantile(values, QUANTILES, axis=0)
+                for name, values in comparison.spectra.items()
+            },
             "traces": traces,
             "learning_curve": None if comparison.curve is None else _curve(comparison.curve),
             "versions": versions(),
@@ -62,7 +75,8 @@ def _curve(curve: Any) -> dict[str, Any]:
     losses = {name: curve.losses(name) for name in curve.methods}
     return fields | {
         "losses": {
-            name: [{"value": v, "error": e} for v, e in zip(*both, strict=True)] for name, both in losses.items()
+            name: [{"value": v, "error": e} for v, e in zip(*both, strict=True)]
+            for name, both in losses.items()
         }
     }
 
@@ -74,7 +88,9 @@ def _quantiles(values: np.ndarray, axis: Any) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = [field.name for field in dataclasses.fields(value) if not field.metadata.get("internal")]
+        kept = [
+            field.name for field in dataclasses.fields(value) if not field.metadata.get("internal")
+        ]
         return {name: _plain(getattr(value, name)) for name in kept}
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())

@@ -12,28 +12,45 @@ from probattn.inference.evaluation.geometry import singular_values
 from probattn.inference.evaluation.measured import QUANTILES
 from probattn.inference.evaluation.predictive import as_fits, each
 from probattn.inference.evaluation.support import Example, example, margins_of
-from probattn.inference.report.style import STYLE, draw_intervals, ink, looks, own_axes, side_by_side
+from probattn.inference.report.style import (
+    STYLE,
+    draw_intervals,
+    ink,
+    looks,
+    own_axes,
+    side_by_side,
+)
 
 
 def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Stability margins at each position of the path: median, and where half and nine tenths of them lie.
+    """Stability margins at each position of the path: median, and where half and nine tenths of
+    them lie.
 
     Over sequences, and of a posterior over its draws too; 0 is the boundary.
 
-    Args: fits, one, several by name, or a mapping to (method, margins (draws, num_sequences, positions)); tokens, held-out
-        sequences (num_sequences, length).
+    Args: fits, one, several by name, or a mapping to (method, margins (draws, num_sequences,
+        positions)); tokens, held-out sequences (num_sequences, length).
     Raises: InputError on tokens that the model refuses.
     """
     found = each(fits, tuple, lambda fit: (fit.method, margins_of(fit, tokens)))
     ax = own_axes(ax, 6.8, 3.4)
     shown = looks({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):
-        for (name, (_, margins)), beside in zip(found.items(), side_by_side(len(found)), strict=True):
+        for (name, (_, margins)), beside in zip(
+            found.items(), side_by_side(len(found)), strict=True
+        ):
             positions = np.flatnonzero(np.isfinite(margins).any((0, 1)))
             quantiles = np.nanquantile(margins[..., positions], QUANTILES, axis=(0, 1))
             draw_intervals(ax, positions + 1 + beside, quantiles, name, shown[name])
         ax.axhline(0, color=ink(), linestyle=":", linewidth=1)
-        ax.annotate("boundary", (0, 0), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points", fontsize=9)  # fmt: skip
+        ax.annotate(
+            "boundary",
+            (0, 0),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=9,
+        )
         ax.set_ylim(bottom=0)
         ax.set_xlabel("position on the path (1 and 2 have nothing to attend over)")
         ax.set_ylabel(r"stability margin $\sigma_{\min}(J_t)$, no unit")
@@ -44,10 +61,11 @@ def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Ax
 def plot_support(
     fits: Any, tokens: Any = None, symbols: Sequence[str] | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """Probability of each position of one sequence to be its support token; a triangle marks the choice of one draw.
+    """Probability of each position of one sequence to be its support token; a triangle marks the
+    choice of one draw.
 
-    Args: fits, one, several of one density by name, or an `Example`; tokens, one sequence (length,); symbols, the text of
-        each token, its id by default.
+    Args: fits, one, several of one density by name, or an `Example`; tokens, one sequence
+        (length,); symbols, the text of each token, its id by default.
     Raises: InputError for more than one sequence.
     """
     if isinstance(fits, Example):
@@ -60,17 +78,36 @@ def plot_support(
         shown = example(given, tokens, symbols or [str(token) for token in range(vocab_size)])
     ax = own_axes(ax, 4.2, 2.2)
     look, positions = looks(shown.methods), np.arange(len(shown.labels))
-    points = [name for name, values in shown.probability.items() if np.isin(values, (0, 1)).all() and shown.methods[name] == "map"]  # fmt: skip
+    points = [
+        name
+        for name, values in shown.probability.items()
+        if np.isin(values, (0, 1)).all() and shown.methods[name] == "map"
+    ]
     bars = [name for name in shown.probability if name not in points]
     with mpl.rc_context(STYLE):
         for number, name in enumerate(bars):
             width = 0.8 / len(bars)
             beside = positions + width * (number - (len(bars) - 1) / 2)
-            ax.bar(beside, shown.probability[name], width, color=look[name]["color"], alpha=0.75, label=name)
+            ax.bar(
+                beside,
+                shown.probability[name],
+                width,
+                color=look[name]["color"],
+                alpha=0.75,
+                label=name,
+            )
         for number, name in enumerate(points):
             where = np.flatnonzero(shown.probability[name])
             height = np.full(len(where), 1.1 + 0.16 * number)
-            ax.plot(where, height, "v", color=look[name]["color"], markersize=8, label=name, clip_on=False)
+            ax.plot(
+                where,
+                height,
+                "v",
+                color=look[name]["color"],
+                markersize=8,
+                label=name,
+                clip_on=False,
+            )
         ax.set_xticks(positions, shown.labels, fontsize=8)
         ax.set_ylim(0, 1.18 + 0.16 * max(len(points) - 1, 0))
         ax.set_yticks([0, 0.5, 1])
@@ -78,7 +115,8 @@ def plot_support(
 
 
 def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
-    """Singular values of the interaction matrices: median, and where half and nine tenths of the draws lie.
+    """Singular values of the interaction matrices: median, and where half and nine tenths of the
+    draws lie.
 
     Args: fits, one, several by name, or a mapping to (method, singular values (draws, heads, dim)).
     """
@@ -86,15 +124,23 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
     ax = own_axes(ax, 5.0, 3.2)
     shown = looks({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):
-        for (name, (_, values)), beside in zip(found.items(), side_by_side(len(found)), strict=True):
+        for (name, (_, values)), beside in zip(
+            found.items(), side_by_side(len(found)), strict=True
+        ):
             flat = values.reshape(len(values), -1)
             quantiles = np.quantile(flat, QUANTILES, axis=0)
             draw_intervals(ax, np.arange(flat.shape[1]) + beside, quantiles, name, shown[name])
         heads, dim = next(iter(found.values()))[1].shape[1:]
-        names = [f"{i + 1}" if heads == 1 else f"{h + 1}:{i + 1}" for h in range(heads) for i in range(dim)]
+        names = [
+            f"{i + 1}" if heads == 1 else f"{h + 1}:{i + 1}"
+            for h in range(heads)
+            for i in range(dim)
+        ]
         ax.set_xticks(range(heads * dim), names)
         ax.set_ylim(bottom=0)
-        ax.set_xlabel("number, the largest first" if heads == 1 else "head : number, the largest first")
+        ax.set_xlabel(
+            "number, the largest first" if heads == 1 else "head : number, the largest first"
+        )
         ax.set_ylabel("singular values of the\ninteraction A, no unit")
         ax.legend(fontsize=9)
     return ax

@@ -40,7 +40,9 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
         return partial(_grid, [partial(plot, one) for one in data], height, 2) if data else None
 
     several = len(methods)
-    typos = [by_name for disturbance, by_name in comparison.robustness.items() if disturbance != NOISE]
+    typos = [
+        by_name for disturbance, by_name in comparison.robustness.items() if disturbance != NOISE
+    ]
     chains = [score for score in comparison.scores if has_chains(score)]
     panels = {
         "scores": panel(plot_scores, comparison.scores, 1.0 + 0.38 * len(comparison.scores)),
@@ -61,7 +63,8 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
 
 
 def save_figures(comparison: Comparison, folder: Any) -> None:
-    """Write each figure as PNG and SVG to a folder, which is made. Raises: OSError if it cannot be written."""
+    """Write each figure as PNG and SVG to a folder, which is made. Raises: OSError if it cannot be
+    written."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures(comparison).items():

@@ -12,10 +12,11 @@ ACROSS = 4
 
 
 def plot_ranks(calibration: Calibration) -> Figure:
-    """Rank ECDF of each quantity minus the diagonal, with its simultaneous band: a curve that leaves it is marked.
+    """Rank ECDF of each quantity minus the diagonal, with its simultaneous band: a curve that
+    leaves it is marked.
 
-    A hump above zero says that the truth ranks low among the draws (they are too large), below zero the reverse; an
-    S shape, that the posterior is too narrow or too wide.
+    A hump above zero says that the truth ranks low among the draws (they are too large), below zero
+    the reverse; an S shape, that the posterior is too narrow or too wide.
     """
     names = list(calibration.ranks)
     rows = math.ceil(len(names) / ACROSS)
@@ -40,6 +41,9 @@ def plot_ranks(calibration: Calibration) -> Figure:
         for ax in axes[len(names) :]:
             ax.set_visible(False)
         count = len(next(iter(calibration.ranks.values())))
-        figure.supxlabel(f"rank of the truth, as a share of the {calibration.num_draws} draws ({count} simulations)")
+        figure.supxlabel(
+            f"rank of the truth, as a share of the {calibration.num_draws} draws ({count} "
+            "simulations)"
+        )
         figure.supylabel("ECDF minus diagonal")
     return figure

@@ -16,8 +16,9 @@ from probattn.inference.report.style import STYLE, looks, own_axes
 def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
     """Held-out loss of each predictor with two standard errors.
 
-    Args: fits, one, several by name, or a sequence of `Score`; tokens, held-out sequences (num_sequences, length), for
-        which a unigram and a bigram of the training sequences are scored too.
+    Args: fits, one, several by name, or a sequence of `Score`; tokens, held-out sequences
+        (num_sequences, length), for which a unigram and a bigram of the training sequences are
+        scored too.
     Raises: InputError on tokens that the model refuses.
     """
     if isinstance(fits, (list, tuple)):
@@ -33,8 +34,17 @@ def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
     with mpl.rc_context(STYLE):
         for row, score in enumerate(ordered):
             look = {"color": shown[score.name]["color"], "marker": shown[score.name]["marker"]}
-            ax.errorbar(score.loss, row, xerr=2 * score.per_token.error, capsize=3, label=score.name, **look)
-            ax.annotate(f"{score.loss:.3f}", (score.loss, row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)  # fmt: skip
+            ax.errorbar(
+                score.loss, row, xerr=2 * score.per_token.error, capsize=3, label=score.name, **look
+            )
+            ax.annotate(
+                f"{score.loss:.3f}",
+                (score.loss, row),
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+            )
         ax.set_yticks(range(len(ordered)), [score.name for score in ordered])
         ax.set_ylim(-0.5, len(ordered) - 0.2)
         ax.set_xlabel("held-out loss, nats per token (left is better; bars: two standard errors)")
@@ -45,11 +55,14 @@ def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
 def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
     """Held-out log probability per token of single draws, chain by chain.
 
-    Args: fits, one, several by name, or a sequence of `Score`; tokens, held-out sequences. Fits without chains have none.
+    Args: fits, one, several by name, or a sequence of `Score`; tokens, held-out sequences. Fits
+        without chains have none.
     Raises: InputError where no fit has chains.
     """
     given = isinstance(fits, (list, tuple))
-    scores = fits if given else [score_fit(name, fit, tokens) for name, fit in as_fits(fits).items()]
+    scores = (
+        fits if given else [score_fit(name, fit, tokens) for name, fit in as_fits(fits).items()]
+    )
     sampled = [score for score in scores if has_chains(score)]
     if not sampled:
         raise InputError("traces: expected a fit by Markov chains, got none")
@@ -68,22 +81,29 @@ def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
                 )
         ax.set_xlabel("draw")
         ax.set_ylabel("held-out log probability,\nnats per token")
-        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9)
+        ax.figure.legend(
+            *ax.get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9
+        )
     return ax
 
 
 def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Held-out log probability of each draw against its joint density; lines are mixtures of all draws.
+    """Held-out log probability of each draw against its joint density; lines are mixtures of all
+    draws.
 
-    Args: fits, one, several by name, or a mapping to `DrawScores`; tokens, held-out sequences (num_sequences, length).
-    """
+    Args: fits, one, several by name, or a mapping to `DrawScores`; tokens, held-out sequences
+    (num_sequences, length)."""
     found = each(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
     ax = own_axes(ax, 6.4, 3.8)
     shown = looks({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
         for name, one in found.items():
             single = len(one.log_joint) == 1
-            look = {"color": shown[name]["color"], "marker": shown[name]["marker"], "linestyle": "none"}
+            look = {
+                "color": shown[name]["color"],
+                "marker": shown[name]["marker"],
+                "linestyle": "none",
+            }
             ax.plot(
                 one.log_joint,
                 one.per_token,
@@ -93,8 +113,16 @@ def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = 
                 label=name,
             )
             if not single:
-                ax.axhline(one.mixture, color=shown[name]["color"], linewidth=1.4, linestyle="--", label=f"{name}, all draws together")  # fmt: skip
-        ax.set_xlabel("log joint density of parameters and training data, nats (right is more probable)")
+                ax.axhline(
+                    one.mixture,
+                    color=shown[name]["color"],
+                    linewidth=1.4,
+                    linestyle="--",
+                    label=f"{name}, all draws together",
+                )
+        ax.set_xlabel(
+            "log joint density of parameters and training data, nats (right is more probable)"
+        )
         ax.set_ylabel("held-out log probability,\nnats per token (up is better)")
         ax.legend(fontsize=9)
     return ax

@@ -1,4 +1,5 @@
-"""What the numbers of a comparison say, in sentences: no verdict without an interval, and noise is called noise."""
+"""What the numbers of a comparison say, in sentences: no verdict without an interval, and noise is
+called noise."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -22,11 +23,15 @@ class Finding(NamedTuple):
 
 
 def warnings_of(comparison: Comparison) -> list[Finding]:
-    """What a reader must know before the findings: runs that are unfinished or have not converged, densities that differ."""
+    """What a reader must know before the findings: runs that are unfinished or have not converged,
+    densities that differ."""
     found = [
         Finding(
             "unfinished",
-            f"{name} is unfinished: {draws} of {planned} draws a chain. All of its numbers are provisional.",
+            (
+                f"{name} is unfinished: {draws} of {planned} draws a chain. All of its numbers are "
+                "provisional."
+            ),
             name,
         )
         for name, (draws, planned) in comparison.unfinished.items()
@@ -38,7 +43,9 @@ def warnings_of(comparison: Comparison) -> list[Finding]:
         if not verdict.converged
     ]
     found += [
-        Finding("different densities", f"Fits of different densities were mixed knowingly: {mixed}.")
+        Finding(
+            "different densities", f"Fits of different densities were mixed knowingly: {mixed}."
+        )
         for mixed in comparison.mixed
     ]
     return found + [Finding("note", note) for note in comparison.notes]
@@ -66,7 +73,10 @@ def _predictions(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for difference in comparison.differences:
         if reference in (difference.first, difference.second):
             yield "prediction", _better(difference)
-    best = min((score for score in comparison.scores if score.name in comparison.methods), key=lambda score: score.loss)
+    best = min(
+        (score for score in comparison.scores if score.name in comparison.methods),
+        key=lambda score: score.loss,
+    )
     for difference in comparison.differences:
         if best.name in (difference.first, difference.second) and reference not in (
             difference.first,
@@ -77,7 +87,8 @@ def _predictions(comparison: Comparison) -> Iterator[tuple[str, str]]:
         if score.monte_carlo_error:
             yield (
                 "prediction",
-                f"{score.name}: its held-out log probability is estimated by particles, to within {score.monte_carlo_error:.4f} "
+                f"{score.name}: its held-out log probability is estimated by particles, to "
+                f"within {score.monte_carlo_error:.4f} "
                 f"nats per token, and on average too low by about {score.monte_carlo_bias:.4f}.",
             )
 
@@ -88,13 +99,20 @@ def _better(difference: Difference) -> str:
     apart = "" if one == other else f" They are different densities: {one} and {other}."
     between = f"{_unsigned(size)} nats per token (paired)"
     if not size.sure:
-        return f"{first} and {second} predict equally well within noise: they differ by {between}.{apart}"
+        return (
+            f"{first} and {second} predict equally well within noise: they differ by "
+            f"{between}.{apart}"
+        )
     better, worse = (first, second) if size.value > 0 else (second, first)
     return f"{better} predicts held-out sequences better than {worse}, by {between}.{apart}"
 
 
 def _baselines(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    baselines = [score for score in comparison.scores if score.name in BASELINES and score.method == "baseline"]
+    baselines = [
+        score
+        for score in comparison.scores
+        if score.name in BASELINES and score.method == "baseline"
+    ]
     best = max(baselines, key=lambda score: score.per_token.value)
     gains = {
         score.name: ratio(score.log_probs - best.log_probs, comparison.heldout_counts)
@@ -103,7 +121,10 @@ def _baselines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     }
     yield (
         "baseline",
-        f"Against the {best.name} of the same sequences, in nats per token: {_list(gains, 'better', 'worse')}.",
+        (
+            f"Against the {best.name} of the same sequences, in nats per token: "
+            f"{_list(gains, 'better', 'worse')}."
+        ),
     )
 
 
@@ -114,14 +135,18 @@ def _calibration(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 def _uncertainty(comparison: Comparison) -> Iterator[tuple[str, str]]:
     parts = [
-        f"{name} {one.mutual_information} of {one.total} ({one.mutual_information.value / one.total.value:.1%})"
+        f"{name} {one.mutual_information} of {one.total} "
+        f"({one.mutual_information.value / one.total.value:.1%})"
         for name, one in comparison.uncertainty.items()
         if one.mutual_information.value > NEGLIGIBLE
     ]
     if parts:
         yield (
             "uncertainty",
-            f"Of the uncertainty of the next token, in nats, the draws disagree about: {'; '.join(parts)}. The rest each draw sees in the data.",
+            (
+                "Of the uncertainty of the next token, in nats, the draws disagree about: "
+                f"{'; '.join(parts)}. The rest each draw sees in the data."
+            ),
         )
 
 
@@ -129,16 +154,21 @@ def _detection(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for where, by_name in comparison.detection.items():
         found = [(one, name) for name, some in by_name.items() for one in some]
         best, whose = max(
-            ((one, n) for one, n in found if one.score != "surprise"), key=lambda pair: pair[0].area.value
+            ((one, n) for one, n in found if one.score != "surprise"),
+            key=lambda pair: pair[0].area.value,
         )
         surprise, _ = max(
-            ((one, n) for one, n in found if one.score == "surprise"), key=lambda pair: pair[0].area.value
+            ((one, n) for one, n in found if one.score == "surprise"),
+            key=lambda pair: pair[0].area.value,
         )
         gap = surprise.minus(best)
-        compared = "as well within noise" if not gap.sure else ("better" if gap.value > 0 else "worse")
+        compared = (
+            "as well within noise" if not gap.sure else ("better" if gap.value > 0 else "worse")
+        )
         yield (
             "detection",
-            f"Sequences that are {where} are told from held-out ones with area {best.area} by the uncertainty that does it best ({best.score} "
+            f"Sequences that are {where} are told from held-out ones with area {best.area} by "
+            f"the uncertainty that does it best ({best.score} "
             f"of {whose}; 0.5 is chance); by plain surprise with {surprise.area}, {compared}.",
         )
 
@@ -154,16 +184,22 @@ def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
         alone = f"; {reference} without averaging loses {one.loss[at]}" if one.averaged else ""
         yield (
             "robustness",
-            f"Under embedding noise of {NOISE_SHOWN} root mean squares, against {reference}, all averaged over as many noises, in "
+            f"Under embedding noise of {NOISE_SHOWN} root mean squares, against {reference}, "
+            "all averaged over as many noises, in "
             f"nats per token: {_list(gaps, 'better', 'worse')}{alone}.",
         )
     typos = {kind: by_name for kind, by_name in comparison.robustness.items() if kind != NOISE}
     for name in others if typos else []:
-        gaps = {kind: by_name[reference].minus(by_name[name], -1) for kind, by_name in typos.items()}
+        gaps = {
+            kind: by_name[reference].minus(by_name[name], -1) for kind, by_name in typos.items()
+        }
         most = next(iter(typos.values()))[name].levels[-1]
         yield (
             "robustness",
-            f"With {most} typos in each sequence, against {reference}, in nats per token, {name}: {_list(gaps, 'better', 'worse')}.",
+            (
+                f"With {most} typos in each sequence, against {reference}, in nats per token, "
+                f"{name}: {_list(gaps, 'better', 'worse')}."
+            ),
         )
 
 
@@ -178,14 +214,21 @@ def _modes(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if comparison.mixed:
         return
     for name, method in comparison.methods.items():
-        others = {other: one.log_joint.max() for other, one in comparison.draw_scores.items() if other != name}
+        others = {
+            other: one.log_joint.max()
+            for other, one in comparison.draw_scores.items()
+            if other != name
+        }
         if method == "map" and others:
             best = max(others, key=lambda other: others[other])
             gap = others[best] - comparison.draw_scores[name].log_joint[0]
             if gap > SAME_MODE:
                 yield (
                     "mode",
-                    f"{name} is not the best mode here: the log joint density of a draw of {best} is {gap:.1f} nats higher.",
+                    (
+                        f"{name} is not the best mode here: the log joint density of a draw of "
+                        f"{best} is {gap:.1f} nats higher."
+                    ),
                 )
 
 
@@ -193,7 +236,8 @@ def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for one in comparison.disagreements:
         yield (
             "support tokens",
-            f"{one.point} and {one.draws} name different support tokens in {_percent(one.share)} of the sequences that have a "
+            f"{one.point} and {one.draws} name different support tokens in "
+            f"{_percent(one.share)} of the sequences that have a "
             f"choice; in {_percent(one.unsure)} {one.draws} gives no position more than one half.",
         )
     for name, unique in comparison.uniqueness.items():
@@ -202,7 +246,8 @@ def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
         per = f"{found.log_prob:.1f} ± {found.standard_error:.1f}"
         yield (
             "leave-one-out",
-            f"{name}: PSIS-LOO gives the training sequences {per} nats, with {found.effective_parameters:.0f} effective "
+            f"{name}: PSIS-LOO gives the training sequences {per} nats, with "
+            f"{found.effective_parameters:.0f} effective "
             f"parameters. {found.verdict.findings[0]}",
         )
 

@@ -1,4 +1,5 @@
-"""One look for every figure; colours are those of Okabe and Ito, told apart by colour-blind readers."""
+"""One look for every figure; colours are those of Okabe and Ito, told apart by colour-blind
+readers."""
 
 import itertools
 from collections.abc import Mapping
@@ -32,7 +33,9 @@ STYLE: dict[Any, Any] = {
 }
 INK, PAPER = "#e8e8e8", "none"
 DARK: dict[Any, Any] = STYLE | {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+    ),
     **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), PAPER),
 }
 
@@ -43,14 +46,23 @@ def ink() -> str:
 
 
 def looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each fit by name: the colour of its method, and another one where that is taken."""
+    """Colour, line and marker of each fit by name: the colour of its method, and another one where
+    that is taken."""
     given = {*methods.values(), "baseline"}
-    spare = itertools.cycle([colour for colour in MORE_COLOURS if colour not in {COLOURS[method] for method in given}])
+    spare = itertools.cycle(
+        [colour for colour in MORE_COLOURS if colour not in {COLOURS[method] for method in given}]
+    )
     found: dict[str, dict[str, Any]] = {}
     for number, (name, method) in enumerate(methods.items()):
-        taken = method != "baseline" and any(look["color"] == COLOURS[method] for look in found.values())
+        taken = method != "baseline" and any(
+            look["color"] == COLOURS[method] for look in found.values()
+        )
         line, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
-        found[name] = {"color": next(spare) if taken else COLOURS[method], "linestyle": line, "marker": marker}
+        found[name] = {
+            "color": next(spare) if taken else COLOURS[method],
+            "linestyle": line,
+            "marker": marker,
+        }
     return found
 
 
@@ -67,12 +79,23 @@ def side_by_side(number: int) -> np.ndarray:
     return (np.arange(number) - (number - 1) / 2) * min(0.16, 0.7 / number)
 
 
-def draw_intervals(ax: Axes, at: np.ndarray, quantiles: np.ndarray, name: str, look: Mapping[str, Any]) -> None:
-    """The median of each column, with thick lines over a half of the values and thin ones over nine tenths.
+def draw_intervals(
+    ax: Axes, at: np.ndarray, quantiles: np.ndarray, name: str, look: Mapping[str, Any]
+) -> None:
+    """The median of each column, with thick lines over a half of the values and thin ones over nine
+    tenths.
 
     Args: quantiles, those of `measured.QUANTILES`, (5, len(at)).
     """
     low, lower, middle, upper, high = quantiles
     ax.vlines(at, low, high, color=look["color"], linewidth=1)
     ax.vlines(at, lower, upper, color=look["color"], linewidth=4, alpha=0.6)
-    ax.plot(at, middle, color=look["color"], marker=look["marker"], linestyle="none", markersize=5, label=name)
+    ax.plot(
+        at,
+        middle,
+        color=look["color"],
+        marker=look["marker"],
+        linestyle="none",
+        markersize=5,
+        label=name,
+    )

@@ -1,4 +1,5 @@
-"""The comparison in short: each figure of each fit, its paired difference from a reference, and what is noise."""
+"""The comparison in short: each figure of each fit, its paired difference from a reference, and
+what is noise."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class Answer:
         figure: what it is, in words; unit, of it.
         lower_is_better: or, if not, higher.
         reference: the fit that the others are compared with.
-        values: by fit; differences: by fit, value minus that of the reference, paired over sequences.
+        values: by fit; differences: by fit, value minus that of the reference, paired over
+            sequences.
         note: what a reader must know of it.
     """
 
@@ -56,16 +58,25 @@ def answers(found: Any) -> tuple[Answer, ...]:
 
 
 def _answer(
-    figure: str, unit: str, reference: str, values: Mapping[str, Measured], minus: Callable[[str], Measured],
-    *, lower: bool = True, note: str = "",
-) -> Answer:  # fmt: skip
+    figure: str,
+    unit: str,
+    reference: str,
+    values: Mapping[str, Measured],
+    minus: Callable[[str], Measured],
+    *,
+    lower: bool = True,
+    note: str = "",
+) -> Answer:
     differences = {name: minus(name) for name in values if name != reference}
     return Answer(figure, unit, lower, reference, values, differences, note)
 
 
 def _of_loss(found: Any, reference: str) -> Iterator[Answer]:
     losses = {score.name: -score.log_probs for score in found.scores if score.name in found.methods}
-    for unit, over in (("token", found.heldout_counts), ("sequence", np.ones(len(found.heldout_counts)))):
+    for unit, over in (
+        ("token", found.heldout_counts),
+        ("sequence", np.ones(len(found.heldout_counts))),
+    ):
 
         def minus(name: str, over: np.ndarray = over) -> Measured:
             return ratio(losses[name] - losses[reference], over)
@@ -82,10 +93,22 @@ def _of_calibration(found: Any, reference: str) -> Iterator[Answer]:
 
     def error(name: str) -> Measured:
         resampled = of[name].resampled - of[reference].resampled  # over the same resamples
-        return Measured(of[name].calibration_error - of[reference].calibration_error, float(resampled.std(ddof=1)))
+        return Measured(
+            of[name].calibration_error - of[reference].calibration_error,
+            float(resampled.std(ddof=1)),
+        )
 
-    yield _answer("Brier score of the next token", "0 to 2", reference, {n: one.brier for n, one in of.items()}, brier)
-    errors = {name: Measured(one.calibration_error, float(one.resampled.std(ddof=1))) for name, one in of.items()}
+    yield _answer(
+        "Brier score of the next token",
+        "0 to 2",
+        reference,
+        {n: one.brier for n, one in of.items()},
+        brier,
+    )
+    errors = {
+        name: Measured(one.calibration_error, float(one.resampled.std(ddof=1)))
+        for name, one in of.items()
+    }
     yield _answer("expected calibration error", "probability", reference, errors, error)
 
 
@@ -102,9 +125,14 @@ def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
             if title == "uncertainty":
                 note += "; mutual information, or data uncertainty of a fit with one draw"
             yield _answer(
-                f"finds sequences that are {elsewhere}, by {title}", "area under the ROC curve", reference,
-                {name: one.area for name, one in picked.items()}, minus, lower=False, note=note,
-            )  # fmt: skip
+                f"finds sequences that are {elsewhere}, by {title}",
+                "area under the ROC curve",
+                reference,
+                {name: one.area for name, one in picked.items()},
+                minus,
+                lower=False,
+                note=note,
+            )
 
 
 def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
@@ -116,11 +144,18 @@ def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
             return by_name[name].minus(by_name[reference], at)
 
         yield _answer(
-            f"loss under noise of {NOISE_SHOWN} of the embeddings' size" if of_noise
+            f"loss under noise of {NOISE_SHOWN} of the embeddings' size"
+            if of_noise
             else f"loss of the other tokens after one typo ({disturbance})",
-            "nats per token", reference, {name: (one.averaged or one.loss)[at] for name, one in by_name.items()}, minus,
-            note=f"{by_name[reference].counts.shape[1]:,} sequences{', all averaged over as many noises' if of_noise else ''}",
-        )  # fmt: skip
+            "nats per token",
+            reference,
+            {name: (one.averaged or one.loss)[at] for name, one in by_name.items()},
+            minus,
+            note=(
+                f"{by_name[reference].counts.shape[1]:,} "
+                f"sequences{', all averaged over as many noises' if of_noise else ''}"
+            ),
+        )
 
 
 def _surprise(some: tuple[Detection, ...]) -> Detection:

@@ -1,1 +1,2 @@
-"""The robustness study: transformers trained with the barrier and with its rivals, under stress, and its page."""
+"""The robustness study: transformers trained with the barrier and with its rivals, under stress,
+and its page."""

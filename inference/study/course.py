@@ -11,11 +11,19 @@ from probattn.inference.study.under_stress import margins_of_heads
 
 
 def margins_in_training(
-    model: Any, data: np.ndarray, heldout: np.ndarray, *, seeds: Sequence[int], num_steps: int, batch_size: int
+    model: Any,
+    data: np.ndarray,
+    heldout: np.ndarray,
+    *,
+    seeds: Sequence[int],
+    num_steps: int,
+    batch_size: int,
 ) -> list[dict[str, Any]]:
-    """Margins of the heads before training, and after ever more steps of it, each time trained anew from the same seeds.
+    """Margins of the heads before training, and after ever more steps of it, each time trained anew
+    from the same seeds.
 
-    Args: model, data, seeds and batch_size as of `train`; heldout, the sequences whose margins are taken.
+    Args: model, data, seeds and batch_size as of `train`; heldout, the sequences whose margins are
+        taken.
     Returns: for each number of steps, `steps` and `results`, of `margins_of_heads` for each seed.
     """
     course = []
@@ -30,7 +38,8 @@ def margins_in_training(
 
 
 def _checkpoints(num_steps: int) -> list[int]:
-    """Whole chunks, each some three times the one before: what a chunk compiles serves them all. The end is not among them."""
+    """Whole chunks, each some three times the one before: what a chunk compiles serves them all.
+    The end is not among them."""
     found, steps = [], CHUNK
     while steps < num_steps:
         found.append(steps)

@@ -1,4 +1,5 @@
-"""Does Bayesian averaging withstand noise and typos? MAP, MAP with barrier, ensemble and posterior of a small model."""
+"""Does Bayesian averaging withstand noise and typos? MAP, MAP with barrier, ensemble and posterior
+of a small model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,13 +29,16 @@ def posterior_look(
     num_samples: int = 200,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Held-out loss of four fits of one small LanguageModel under noise on the embeddings and under typos.
+    """Held-out loss of four fits of one small LanguageModel under noise on the embeddings and under
+    typos.
 
     The MAP is of the model without the barrier, the other three are of the model with it.
 
-    Args: plain, barrier, the model without the barrier and with it; data, heldout, tokens (num_sequences, length); the rest as of the fits.
-    Returns: curves, by disturbance and fit: levels, loss, averaged over as many noises as the posterior has draws, each with
-        standard errors over sequences; posterior_minus, by disturbance and fit, paired, at each level; verdicts, of the fits.
+    Args: plain, barrier, the model without the barrier and with it; data, heldout, tokens
+        (num_sequences, length); the rest as of the fits.
+    Returns: curves, by disturbance and fit: levels, loss, averaged over as many noises as the
+        posterior has draws, each with standard errors over sequences; posterior_minus, by
+        disturbance and fit, paired, at each level; verdicts, of the fits.
     """
     quiet: dict[str, Any] = {"key": jax.random.key(seed), "progress": False}
     fits = {
@@ -58,22 +62,32 @@ def posterior_look(
             for name, one in found.items()
             if name != POSTERIOR
         }
-    verdicts = {name: str(fit.verdict or diagnose(fit, heldout).verdict) for name, fit in fits.items()}
+    verdicts = {
+        name: str(fit.verdict or diagnose(fit, heldout).verdict) for name, fit in fits.items()
+    }
     return {
-        "failed": None, "model": repr(barrier), "training sequences": len(data), "held-out sequences": len(heldout),
-        "curves": curves, "posterior_minus": differences, "verdicts": verdicts,
-    }  # fmt: skip
+        "failed": None,
+        "model": repr(barrier),
+        "training sequences": len(data),
+        "held-out sequences": len(heldout),
+        "curves": curves,
+        "posterior_minus": differences,
+        "verdicts": verdicts,
+    }
 
 
 def judge_averaging(look: Mapping[str, Any], against: str = BARRIER) -> dict[str, str]:
-    """What the posterior does beside a fit, by disturbance: on clean data and at its greatest, "helps", "hurts" or "no difference".
+    """What the posterior does beside a fit, by disturbance: on clean data and at its greatest,
+    "helps", "hurts" or "no difference".
 
     The paired difference decides, as everywhere by two standard errors.
     """
 
     def word(pair: list[float]) -> str:
         difference = Measured(*pair)
-        return "no difference" if not difference.sure else "helps" if difference.value < 0 else "hurts"
+        return (
+            "no difference" if not difference.sure else "helps" if difference.value < 0 else "hurts"
+        )
 
     return {
         disturbance: f"clean: {word(of[against][0])}, disturbed: {word(of[against][-1])}"
@@ -85,8 +99,10 @@ def _curve(of: Robustness) -> dict[str, Any]:
     levels = [float(level) for level in of.levels]
     averaged = of.averaged or of.loss
     return {
-        "levels": levels, "loss": [_pair(one) for one in of.loss], "averaged": [_pair(one) for one in averaged],
-    }  # fmt: skip
+        "levels": levels,
+        "loss": [_pair(one) for one in of.loss],
+        "averaged": [_pair(one) for one in averaged],
+    }
 
 
 def _pair(of: Measured) -> list[float]:

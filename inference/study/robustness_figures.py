@@ -1,4 +1,5 @@
-"""Figures of a robustness study: cost against benefit, margins, and what disturbing support tokens does."""
+"""Figures of a robustness study: cost against benefit, margins, and what disturbing support tokens
+does."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,28 +17,47 @@ from probattn.inference.study.under_stress import CHOICES, MARGIN_EDGES
 
 
 def plot_tradeoff(
-    arms: Sequence[dict[str, Any]], stress: str = MAIN, within: float | None = None, ax: Axes | None = None
+    arms: Sequence[dict[str, Any]],
+    stress: str = MAIN,
+    within: float | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """What clean loss and loss under a stress differ by from the plain model's, a line for each family along its dose.
+    """What clean loss and loss under a stress differ by from the plain model's, a line for each
+    family along its dose.
 
-    Differences are paired by seed, with 95 % intervals from three seeds on. The plain model is the origin; `within` so many nats of
-    it shows what is near, without intervals. Raises: InputError without it.
+    Differences are paired by seed, with 95 % intervals from three seeds on. The plain model is the
+    origin; `within` so many nats of it shows what is near, without intervals. Raises: InputError
+    without it.
     """
     plain = next((arm for arm in arms if arm["family"] == "plain"), None)
     if plain is None:
-        raise InputError("trade-off: expected the plain model among the arms, which the others are compared with")
+        raise InputError(
+            "trade-off: expected the plain model among the arms, which the others are compared with"
+        )
     ax = own_axes(ax, 6.4, 4.6)
     families = dict.fromkeys(arm["family"] for arm in arms if arm is not plain)
     with mpl.rc_context(STYLE):
         for number, family in enumerate(families):
-            doses = sorted((arm for arm in arms if arm["family"] == family), key=lambda arm: arm["dose"])
-            x, y = ([interval(losses(arm, what) - losses(plain, what)) for arm in doses] for what in ("clean", stress))
+            doses = sorted(
+                (arm for arm in arms if arm["family"] == family), key=lambda arm: arm["dose"]
+            )
+            x, y = (
+                [interval(losses(arm, what) - losses(plain, what)) for arm in doses]
+                for what in ("clean", stress)
+            )
             ax.errorbar(
-                [0.0, *(one.mean for one in x)], [0.0, *(one.mean for one in y)],
-                xerr=None if within else [0.0, *(_half(one) for one in x)], yerr=None if within else [0.0, *(_half(one) for one in y)],
-                label=family, markersize=4, linewidth=1.2, elinewidth=0.6, color=MORE_COLOURS[number % len(MORE_COLOURS)],
-                linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)],
-            )  # fmt: skip
+                [0.0, *(one.mean for one in x)],
+                [0.0, *(one.mean for one in y)],
+                xerr=None if within else [0.0, *(_half(one) for one in x)],
+                yerr=None if within else [0.0, *(_half(one) for one in y)],
+                label=family,
+                markersize=4,
+                linewidth=1.2,
+                elinewidth=0.6,
+                color=MORE_COLOURS[number % len(MORE_COLOURS)],
+                linestyle=LINES[number % len(LINES)],
+                marker=MARKERS[number % len(MARKERS)],
+            )
         ax.plot(0, 0, "o", color=ink(), label="plain", zorder=5)
         for line in (ax.axhline, ax.axvline):
             line(0, color=ink(), linewidth=0.5, alpha=0.5)
@@ -56,7 +76,8 @@ def _half(of: Interval) -> float:
 
 
 def plot_margin_counts(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
-    """How the margins sigma_min(J_t) of the models' own heads are spread, all seeds together, on a logarithmic axis."""
+    """How the margins sigma_min(J_t) of the models' own heads are spread, all seeds together, on a
+    logarithmic axis."""
     ax = own_axes(ax, 6.4, 3.6)
     edges = MARGIN_EDGES[1:-1]
     middles = np.sqrt(edges[:-1] * edges[1:])
@@ -82,19 +103,28 @@ def plot_margin_counts(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -
 
 
 def plot_course(course: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
-    """Margins of the plain model as it is trained: the smallest of all seeds, and the mean 1 % quantile and median."""
+    """Margins of the plain model as it is trained: the smallest of all seeds, and the mean 1 %
+    quantile and median."""
     ax = own_axes(ax, 6.4, 3.4)
     steps = [max(1, at["steps"]) for at in course]  # a logarithmic axis has no 0
     with mpl.rc_context(STYLE):
         lines: list[tuple[str, str, Callable[..., Any]]] = [
-            ("median", "median", np.mean), ("1 % quantile", "one_percent", np.mean), ("smallest", "smallest", np.min),
-        ]  # fmt: skip
+            ("median", "median", np.mean),
+            ("1 % quantile", "one_percent", np.mean),
+            ("smallest", "smallest", np.min),
+        ]
         for number, (label, name, of) in enumerate(lines):
             values = [of([result[name] for result in at["results"]]) for at in course]
             ax.plot(
-                steps, values, label=label, color=MORE_COLOURS[number], marker=MARKERS[number], linestyle=LINES[number],
-                markersize=4, linewidth=1.3,
-            )  # fmt: skip
+                steps,
+                values,
+                label=label,
+                color=MORE_COLOURS[number],
+                marker=MARKERS[number],
+                linestyle=LINES[number],
+                markersize=4,
+                linewidth=1.3,
+            )
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlabel("steps of training (the first point: before it)")
@@ -103,16 +133,27 @@ def plot_course(course: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axe
     return ax
 
 
-def plot_look(curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axes | None = None) -> Axes:
-    """Loss of each fit against the size of a disturbance, averaged over as many noises, with two standard errors."""
+def plot_look(
+    curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axes | None = None
+) -> Axes:
+    """Loss of each fit against the size of a disturbance, averaged over as many noises, with two
+    standard errors."""
     ax = own_axes(ax, 4.8, 3.4)
     with mpl.rc_context(STYLE):
         for number, (name, curve) in enumerate(curves[disturbance].items()):
             values, errors = np.transpose(curve["averaged"])
             ax.errorbar(
-                curve["levels"], values, yerr=2 * errors, label=name, capsize=2, color=MORE_COLOURS[number],
-                marker=MARKERS[number], linestyle=LINES[number], markersize=4, linewidth=1.3,
-            )  # fmt: skip
+                curve["levels"],
+                values,
+                yerr=2 * errors,
+                label=name,
+                capsize=2,
+                color=MORE_COLOURS[number],
+                marker=MARKERS[number],
+                linestyle=LINES[number],
+                markersize=4,
+                linewidth=1.3,
+            )
         if disturbance == NOISE:
             ax.set_xlabel(f"{disturbance}, in root mean squares")
         else:
@@ -124,16 +165,23 @@ def plot_look(curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axe
 
 
 def plot_chosen(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
-    """More loss added by noise on tokens chosen by margin, entropy or gradient than on random ones, an arm a row, with 95 % intervals."""
+    """More loss added by noise on tokens chosen by margin, entropy or gradient than on random ones,
+    an arm a row, with 95 % intervals."""
     ax = own_axes(ax, 6.4, 1.2 + 0.28 * len(arms))
     found = [fragility(arm) for arm in arms]
     with mpl.rc_context(STYLE):
         for number, choice in enumerate(choice for choice in CHOICES if choice != "random"):
             ax.errorbar(
-                [of[choice].mean for of in found], np.arange(len(arms)) + 0.22 * (number - 1),
-                xerr=[_half(of[choice]) for of in found], label=choice, linestyle="none", markersize=4, elinewidth=0.8,
-                color=MORE_COLOURS[number], marker=MARKERS[number],
-            )  # fmt: skip
+                [of[choice].mean for of in found],
+                np.arange(len(arms)) + 0.22 * (number - 1),
+                xerr=[_half(of[choice]) for of in found],
+                label=choice,
+                linestyle="none",
+                markersize=4,
+                elinewidth=0.8,
+                color=MORE_COLOURS[number],
+                marker=MARKERS[number],
+            )
         ax.axvline(0, color=ink(), linewidth=0.5, alpha=0.5)
         ax.set_yticks(np.arange(len(arms)), [arm["name"] for arm in arms], fontsize=7)
         ax.invert_yaxis()

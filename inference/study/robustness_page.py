@@ -35,7 +35,8 @@ from probattn.inference.study.tradeoff import (
     losses,
 )
 
-NEAR = 0.3  # nats around the plain model, where it matters; barriers that training exploits lie far off
+# nats around the plain model, where it matters; barriers that training exploits lie far off
+NEAR = 0.3
 
 
 def save_robustness(
@@ -50,13 +51,14 @@ def save_robustness(
 ) -> dict[str, Any]:
     """Write `report.html` and `report.json` of the arms that are there.
 
-    Args: course, of `margins_in_training`; look, of `posterior_look`. Returns: the `summary` of the arms.
-    """
+    Args: course, of `margins_in_training`; look, of `posterior_look`. Returns: the `summary` of the
+    arms."""
     found = summary(arms)
     plain = {
         **found,
         "claims": [
-            {**claim, "clean": asdict(claim["clean"]), "noise": asdict(claim["noise"])} for claim in found["claims"]
+            {**claim, "clean": asdict(claim["clean"]), "noise": asdict(claim["noise"])}
+            for claim in found["claims"]
         ],
     }
     write_json(
@@ -74,24 +76,49 @@ def save_robustness(
     names = {claim["name"] for claim in found["claims"]}
     few = [arm for arm in trained if arm["family"] == "plain" or arm["name"] in names]
     page = render(
-        "robustness.html", about=about, missing=missing, failed=[arm for arm in arms if arm["failed"]], command=command,
-        in_short=found["in_short"], auxiliary=found["auxiliary"], claims=found["claims"], matched=found["at_equal_clean_loss"], margins=found["margins"], chosen=[row for row in found["support"] if row["name"] in {arm["name"] for arm in few}],
+        "robustness.html",
+        about=about,
+        missing=missing,
+        failed=[arm for arm in arms if arm["failed"]],
+        command=command,
+        in_short=found["in_short"],
+        auxiliary=found["auxiliary"],
+        claims=found["claims"],
+        matched=found["at_equal_clean_loss"],
+        margins=found["margins"],
+        chosen=[row for row in found["support"] if row["name"] in {arm["name"] for arm in few}],
         figures={
-            "near": _drawn(plot_tradeoff, trained, MAIN, NEAR), "tradeoff": _drawn(plot_tradeoff, trained), "chosen": _drawn(plot_chosen, few),
+            "near": _drawn(plot_tradeoff, trained, MAIN, NEAR),
+            "tradeoff": _drawn(plot_tradeoff, trained),
+            "chosen": _drawn(plot_chosen, few),
             "course": _drawn(plot_course, course),
-            **{f"margins, {placement}": _drawn(plot_margin_counts, _of_placement(few, placement)) for placement in PLACEMENTS},
-            **{disturbance: _drawn(plot_look, look["curves"], disturbance) for disturbance in look["curves"]},
+            **{
+                f"margins, {placement}": _drawn(plot_margin_counts, _of_placement(few, placement))
+                for placement in PLACEMENTS
+            },
+            **{
+                disturbance: _drawn(plot_look, look["curves"], disturbance)
+                for disturbance in look["curves"]
+            },
         },
-        placements=PLACEMENTS, course=[{"steps": at["steps"], **_margins(at["results"])} for at in course], look=look, averaging=judge_averaging(look),
-        stresses=["clean", *STRESSES], versions=versions(),
-        table=[{"name": arm["name"], "cells": [_cell(arm, stress) for stress in ("clean", *STRESSES)]} for arm in trained],
-    )  # fmt: skip
+        placements=PLACEMENTS,
+        course=[{"steps": at["steps"], **_margins(at["results"])} for at in course],
+        look=look,
+        averaging=judge_averaging(look),
+        stresses=["clean", *STRESSES],
+        versions=versions(),
+        table=[
+            {"name": arm["name"], "cells": [_cell(arm, stress) for stress in ("clean", *STRESSES)]}
+            for arm in trained
+        ],
+    )
     write_text(folder / "report.html", page)
     return found
 
 
 def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Claims, comparison at equal clean loss, margins, and all losses, from the arms that could be trained."""
+    """Claims, comparison at equal clean loss, margins, and all losses, from the arms that could be
+    trained."""
     trained = [arm for arm in arms if arm["results"]]
     plain = next((arm for arm in trained if arm["family"] == "plain"), None)
     barriers = [arm for arm in trained if arm["family"].startswith(BARRIER)]
@@ -102,31 +129,59 @@ def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if arm["dose"] in CLAIMED_WEIGHTS:
                 clean, noise = change(arm, plain, "clean"), change(arm, plain, MAIN)
                 verdict = judge_claim(clean, noise)
-                claims.append({"name": arm["name"], "clean": clean, "noise": noise, "verdict": verdict})
+                claims.append(
+                    {"name": arm["name"], "clean": clean, "noise": noise, "verdict": verdict}
+                )
     matched = []
     for arm in barriers:
         best = at_equal_cost(arm, baselines)
-        matched.append({
-            "name": arm["name"], "clean": str(interval(losses(arm, "clean"))), "noise": str(interval(losses(arm, MAIN))),
-            "baseline": best.baseline if best else "none as good", "difference": str(best.difference) if best else "",
-            "against": best.word if best else "ahead",
-        })  # fmt: skip
-    chosen = [{"name": arm["name"], **{name: str(one) for name, one in fragility(arm).items()}} for arm in trained]
-    margins = [{"name": arm["name"], **_margins([result["margins"] for result in arm["results"]])} for arm in trained]
+        matched.append(
+            {
+                "name": arm["name"],
+                "clean": str(interval(losses(arm, "clean"))),
+                "noise": str(interval(losses(arm, MAIN))),
+                "baseline": best.baseline if best else "none as good",
+                "difference": str(best.difference) if best else "",
+                "against": best.word if best else "ahead",
+            }
+        )
+    chosen = [
+        {"name": arm["name"], **{name: str(one) for name, one in fragility(arm).items()}}
+        for arm in trained
+    ]
+    margins = [
+        {"name": arm["name"], **_margins([result["margins"] for result in arm["results"]])}
+        for arm in trained
+    ]
     runaway = [
-        {"name": arm["name"], "barrier": str(interval(result["auxiliary"]["barrier"] for result in arm["results"])), **_margins([result["auxiliary"] for result in arm["results"]])}
-        for arm in trained if "auxiliary" in arm["results"][0]
-    ]  # fmt: skip
+        {
+            "name": arm["name"],
+            "barrier": str(interval(result["auxiliary"]["barrier"] for result in arm["results"])),
+            **_margins([result["auxiliary"] for result in arm["results"]]),
+        }
+        for arm in trained
+        if "auxiliary" in arm["results"][0]
+    ]
     return {
         "in_short": _in_short(claims, matched, fragility(plain) if plain else {}),
-        "claims": claims, "at_equal_clean_loss": matched, "margins": margins, "auxiliary": runaway, "support": chosen,
-        "losses": {arm["name"]: {stress: losses(arm, stress).tolist() for stress in ("clean", *STRESSES)} for arm in trained},
-    }  # fmt: skip
+        "claims": claims,
+        "at_equal_clean_loss": matched,
+        "margins": margins,
+        "auxiliary": runaway,
+        "support": chosen,
+        "losses": {
+            arm["name"]: {stress: losses(arm, stress).tolist() for stress in ("clean", *STRESSES)}
+            for arm in trained
+        },
+    }
 
 
 def _margins(spreads: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The smallest of all seeds, and the means over seeds of the other figures."""
-    means = {name: sum(one[name] for one in spreads) / len(spreads) for name in ("one_percent", "median", "beyond")}
+    means = {
+        name: sum(one[name] for one in spreads) / len(spreads)
+        for name in ("one_percent", "median", "beyond")
+    }
     return {"smallest": min(one["smallest"] for one in spreads), **means}
 
 
@@ -136,22 +191,36 @@ def _in_short(
     """What the study found, as sentences."""
     said = []
     if claims:
-        counts = {word: sum(claim["verdict"] == word for claim in claims) for word in ("reproduced", "partly", "not")}
+        counts = {
+            word: sum(claim["verdict"] == word for claim in claims)
+            for word in ("reproduced", "partly", "not")
+        }
         said.append(
-            f"Of {len(claims)} barriers at the claimed weights, {counts['reproduced']} reproduce the claim, {counts['partly']} partly, {counts['not']} do not."
+            f"Of {len(claims)} barriers at the claimed weights, {counts['reproduced']} "
+            f"reproduce the claim, {counts['partly']} partly, {counts['not']} do not."
         )
     if matched:
-        ahead, behind = (sum(row["against"] == word for row in matched) for word in ("ahead", "behind"))
+        ahead, behind = (
+            sum(row["against"] == word for row in matched) for word in ("ahead", "behind")
+        )
         said.append(
-            f"Under noise of 0.4, {ahead} of {len(matched)} barriers are surely ahead of the best baseline of no higher clean loss, {behind} surely behind."
+            f"Under noise of 0.4, {ahead} of {len(matched)} barriers are surely ahead of the "
+            f"best baseline of no higher clean loss, {behind} surely behind."
         )
     if chosen:
         smallest = chosen["smallest margin"]
-        word = "more" if smallest.lower > 0 else "less" if smallest.upper < 0 else "no surely different"
-        said.append(
-            f"Noise on the plain model's tokens of smallest margin does {word} harm than on random ones ({smallest} nats per character)."
+        word = (
+            "more"
+            if smallest.lower > 0
+            else "less"
+            if smallest.upper < 0
+            else "no surely different"
         )
-    return said  # fmt: skip
+        said.append(
+            f"Noise on the plain model's tokens of smallest margin does {word} harm than on "
+            f"random ones ({smallest} nats per character)."
+        )
+    return said
 
 
 def _cell(arm: dict[str, Any], stress: str) -> str:
@@ -159,11 +228,13 @@ def _cell(arm: dict[str, Any], stress: str) -> str:
 
 
 def _of_placement(arms: Sequence[dict[str, Any]], placement: str) -> list[dict[str, Any]]:
-    """The plain model and the barriers of a placement at the largest claimed weight: more lines than those nobody tells apart."""
+    """The plain model and the barriers of a placement at the largest claimed weight: more lines
+    than those nobody tells apart."""
     return [
         arm
         for arm in arms
-        if arm["family"] == "plain" or (arm["family"].endswith(placement) and arm["dose"] == max(CLAIMED_WEIGHTS))
+        if arm["family"] == "plain"
+        or (arm["family"].endswith(placement) and arm["dose"] == max(CLAIMED_WEIGHTS))
     ]
 
 

@@ -1,7 +1,8 @@
-"""Loss of a trained model under stress: noise on its embeddings, attacks by gradient, typos, and noise on chosen tokens.
+"""Loss of a trained model under stress: noise on its embeddings, attacks by gradient, typos, and
+noise on chosen tokens.
 
-All disturbances of embeddings are in units of their root mean square, so that larger embeddings are no protection.
-"""
+All disturbances of embeddings are in units of their root mean square, so that larger embeddings are
+no protection."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -30,11 +31,13 @@ MOST_MARGINS = 32  # sequences whose Jacobian blocks are looked at
 
 
 def stress(model: Any, params: Values, tokens: Any, *, seed: int = 0) -> dict[str, Any]:
-    """Held-out loss of one set of parameters, nats per token, clean and under each disturbance, and its margins.
+    """Held-out loss of one set of parameters, nats per token, clean and under each disturbance, and
+    its margins.
 
     Args: model, with `path`, `logits_at` and `attentions`; params; tokens (num_sequences, length).
-    Returns: clean; noise and attack by level; typos by kind; support, the loss added by noise on tokens chosen in each of four
-        ways; margins, of `margins_of_heads`; auxiliary, the same of an auxiliary attention, where the model has one.
+    Returns: clean; noise and attack by level; typos by kind; support, the loss added by noise on
+        tokens chosen in each of four ways; margins, of `margins_of_heads`; auxiliary, the same of
+        an auxiliary attention, where the model has one.
     """
     tokens, whole, model = np.asarray(tokens), model, model.law
     auxiliary = {name: params[name] for name in AUXILIARY if name in params}
@@ -44,25 +47,33 @@ def stress(model: Any, params: Values, tokens: Any, *, seed: int = 0) -> dict[st
     margin, sign, barrier = _blocks(model, params, some)
     found: dict[str, Any] = {
         "clean": float(_clean(model, params, on_device)),
-        "noise": {f"{level}": float(_noisy(model, params, on_device, key, level)) for level in NOISE},
-        "attack": {f"{level}": float(_attacked(model, params, on_device, level)) for level in ATTACK},
+        "noise": {
+            f"{level}": float(_noisy(model, params, on_device, key, level)) for level in NOISE
+        },
+        "attack": {
+            f"{level}": float(_attacked(model, params, on_device, level)) for level in ATTACK
+        },
         "typos": {kind: _typed(model, params, tokens, kind, seed) for kind in KINDS},
         "root_mean_square": float(_root_mean_square(model.path(params, on_device))),
         "margins": _spread(margin, sign, barrier),
     }
     if auxiliary:
         attention = whole.auxiliary_attention(auxiliary)
-        found["auxiliary"] = _spread(*_of_blocks(jacobian_blocks(attention, model.path(params, some))))
+        found["auxiliary"] = _spread(
+            *_of_blocks(jacobian_blocks(attention, model.path(params, some)))
+        )
     added = _support(model, params, some, margin.min(0), key)
     found["support"] = dict(zip(CHOICES, np.asarray(added, float).tolist(), strict=True))
     return found
 
 
 def margins_of_heads(model: Any, params: Values, tokens: Any) -> dict[str, Any]:
-    """How close the model's own attention comes to the boundary, over layers, positions and the first 32 sequences.
+    """How close the model's own attention comes to the boundary, over layers, positions and the
+    first 32 sequences.
 
-    Returns: smallest, median and 1 % quantile of sigma_min(J_t); the share of blocks with det J_t <= 0; the mean of the
-        barrier -log |det J_t|; and how many margins fall between MARGIN_EDGES.
+    Returns: smallest, median and 1 % quantile of sigma_min(J_t); the share of blocks with det J_t
+        <= 0; the mean of the barrier -log |det J_t|; and how many margins fall between
+        MARGIN_EDGES.
     """
     return _spread(*_blocks(model.law, params, jnp.asarray(tokens[:MOST_MARGINS])))
 
@@ -71,16 +82,22 @@ def _spread(margins: Array, signs: Array, barriers: Array) -> dict[str, Any]:
     margin, sign = np.asarray(margins), np.asarray(signs)
     counts = np.histogram(margin, MARGIN_EDGES)[0]
     return {
-        "smallest": float(margin.min()), "one_percent": float(np.quantile(margin, 0.01)), "median": float(np.median(margin)),
-        "beyond": float((sign <= 0).mean()), "barrier": float(np.mean(barriers)), "counts": counts.tolist(),
-    }  # fmt: skip
+        "smallest": float(margin.min()),
+        "one_percent": float(np.quantile(margin, 0.01)),
+        "median": float(np.median(margin)),
+        "beyond": float((sign <= 0).mean()),
+        "barrier": float(np.mean(barriers)),
+        "counts": counts.tolist(),
+    }
 
 
 def _root_mean_square(u: Array) -> Array:
     return jnp.sqrt((u**2).mean())
 
 
-def _loss(model: Any, params: Mapping[str, Array], tokens: Array, u: Array, own: Array | None = None) -> Array:
+def _loss(
+    model: Any, params: Mapping[str, Array], tokens: Array, u: Array, own: Array | None = None
+) -> Array:
     rows = jax.nn.log_softmax(model.logits_at(params, u))
     chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
     own = counted(tokens) if own is None else own
@@ -101,7 +118,8 @@ def _noisy(model: Any, params: Values, tokens: Array, key: Array, level: Array) 
 
 @partial(jax.jit, static_argnums=0)
 def _attacked(model: Any, params: Values, tokens: Array, level: Array) -> Array:
-    """Ascent along the gradient in the embeddings, each position moved by at most the length of noise of that level."""
+    """Ascent along the gradient in the embeddings, each position moved by at most the length of
+    noise of that level."""
     u = model.path(params, tokens)
     radius = level * _root_mean_square(u) * u.shape[-1] ** 0.5
     slope = jax.grad(lambda moved: _loss(model, params, tokens, u + moved))
@@ -133,7 +151,8 @@ def _of_own(model: Any, params: Values, tokens: Array, own: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _blocks(model: Any, params: Values, tokens: Array) -> tuple[Array, Array, Array]:
-    """`sigma_min(J_t)`, sign of det J_t and -log |det J_t| of every layer, (layers, num_sequences, length) each."""
+    """`sigma_min(J_t)`, sign of det J_t and -log |det J_t| of every layer, (layers, num_sequences,
+    length) each."""
     read = model.attentions(params, model.path(params, tokens))
     return _of_blocks(jnp.stack([jacobian_blocks(attention, x) for attention, x in read]))
 
@@ -144,23 +163,31 @@ def _of_blocks(blocks: Array) -> tuple[Array, Array, Array]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _support(model: Any, params: Values, tokens: Array, margin: Array, key: Array) -> Float[Array, " choices"]:
-    """Loss added by noise on a few tokens of each sequence, chosen in each of the ways of CHOICES; the noise is the same."""
+def _support(
+    model: Any, params: Values, tokens: Array, margin: Array, key: Array
+) -> Float[Array, " choices"]:
+    """Loss added by noise on a few tokens of each sequence, chosen in each of the ways of CHOICES;
+    the noise is the same."""
     for_noise, for_random = jax.random.split(key)
     u = model.path(params, tokens)
     rows = jax.nn.log_softmax(model.logits_at(params, u))
     slope = jax.grad(lambda u: _loss(model, params, tokens, u))(u)
-    scores = jnp.stack([
-        -margin,
-        jax.random.uniform(for_random, tokens.shape),
-        -(jnp.exp(rows) * rows).sum(-1),
-        jnp.linalg.norm(slope, axis=-1),
-    ])  # fmt: skip
+    scores = jnp.stack(
+        [
+            -margin,
+            jax.random.uniform(for_random, tokens.shape),
+            -(jnp.exp(rows) * rows).sum(-1),
+            jnp.linalg.norm(slope, axis=-1),
+        ]
+    )
     noise = CHOSEN_NOISE * _root_mean_square(u) * jax.random.normal(for_noise, u.shape)
     clean = _loss(model, params, tokens, u)
 
     def added(score: Array) -> Array:
         least = jax.lax.top_k(jnp.where(counted(tokens), score, -jnp.inf), CHOSEN)[0][:, -1:]
-        return _loss(model, params, tokens, u + jnp.where((score >= least)[..., None], noise, 0)) - clean
+        return (
+            _loss(model, params, tokens, u + jnp.where((score >= least)[..., None], noise, 0))
+            - clean
+        )
 
     return jax.lax.map(added, scores)

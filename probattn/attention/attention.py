@@ -26,26 +26,29 @@ class Attention:
         l_ts = u_s^T A_h u_t + c_{t-s},   A_h = key_h^T query_h / sqrt(r)
         mu_t = sum_h value_h sum_s softmax_s(l_ts) u_s
 
-    Axes in front of these shapes are a batch of maps; they broadcast against each other and against the axes that
-    embeddings have in front of (length, dim).
+    Axes in front of these shapes are a batch of maps; they broadcast against each other and against
+    the axes that embeddings have in front of (length, dim).
 
     Args:
         query: `W_Q`, shape (..., H, r, d).
         key: `W_K`, shape (..., H, r, d).
-        value: `V`, shape (..., H, d, d); None is identity / H, so that the mean is the average of the heads.
-        origin: mean of the first position under the strict mask, which has no past, shape (..., d); None is 0.
-            An inclusive mask never meets an empty past and does not use it.
-        contraction: cap kappa in (0, 1): A_h is divided by `1 + g D_t^2 / (4 kappa)` with
-            `g = sum_h |V_h|_F |A_h|_F` and D_t the diameter of the strict past, so that |I - J_t| < kappa
-            for every parameter and history. Strict mask only. None leaves A as it is.
+        value: `V`, shape (..., H, d, d); None is identity / H, so that the mean is the average of
+            the heads.
+        origin: mean of the first position under the strict mask, which has no past, shape (..., d);
+            None is 0. An inclusive mask never meets an empty past and does not use it.
+        contraction: cap kappa in (0, 1): A_h is divided by `1 + g D_t^2 / (4 kappa)` with `g =
+            sum_h |V_h|_F |A_h|_F` and D_t the diameter of the strict past, so that |I - J_t| <
+            kappa for every parameter and history. Strict mask only. None leaves A as it is.
         mask: "strict" attends to s < t, "inclusive" to s <= t.
-        symmetric: A is declared symmetric (one head, value None, strict mask): the local domain of its density is
-            then the convex set of the linear matrix inequalities `I - S_t^{1/2} A S_t^{1/2} > 0`.
+        symmetric: A is declared symmetric (one head, value None, strict mask): the local domain of
+            its density is then the convex set of the linear matrix inequalities `I - S_t^{1/2} A
+            S_t^{1/2} > 0`.
         position_bias: c by lag t - s, lag 0 first, shape (..., H, length); None is 0.
 
     Raises:
-        InputError: a wrong rank or shape, a non-finite entry, an unknown mask, kappa outside (0, 1), a
-            contraction with the inclusive mask, or an interaction declared symmetric that is not.
+        InputError: a wrong rank or shape, a non-finite entry, an unknown mask, kappa outside (0,
+            1), a contraction with the inclusive mask, or an interaction declared symmetric that is
+            not.
 
     Source: arXiv:2602.22271; theory, sections 1, 2 (masks), 3 (symmetric) and 4 (contraction).
     """
@@ -61,10 +64,13 @@ class Attention:
 
     @classmethod
     def from_interaction(cls, interaction: Any, **others: Any) -> "Attention":
-        """An attention given by A itself, shape (..., H, d, d): `query = sqrt(d) A`, `key = I`; others as above."""
+        """An attention given by A itself, shape (..., H, d, d): `query = sqrt(d) A`, `key = I`;
+        others as above."""
         interaction = as_float_array("interaction", interaction)
         if interaction.ndim < 3 or interaction.shape[-2] != interaction.shape[-1]:
-            raise InputError(f"interaction: expected shape (..., heads, dim, dim), got {interaction.shape}")
+            raise InputError(
+                f"interaction: expected shape (..., heads, dim, dim), got {interaction.shape}"
+            )
         dim = interaction.shape[-1]
         key = jnp.broadcast_to(jnp.eye(dim, dtype=interaction.dtype), interaction.shape)
         return cls(math.sqrt(dim) * interaction, key, **others)
@@ -78,10 +84,14 @@ class Attention:
             raise InputError(f'mask: expected "strict" or "inclusive", got {self.mask!r}')
         if self.contraction is not None:
             if not isinstance(self.contraction, Real) or not 0 < self.contraction < 1:
-                raise InputError(f"contraction: expected a number inside (0, 1) or None, got {self.contraction!r}")
+                raise InputError(
+                    "contraction: expected a number inside (0, 1) or None, got "
+                    f"{self.contraction!r}"
+                )
             if self.mask != "strict":
                 raise InputError(
-                    "contraction: the cap holds for the strict mask only (its diameter must not contain the token "
+                    "contraction: the cap holds for the strict mask only (its diameter must "
+                    "not contain the token "
                     'itself); use mask="strict" or contraction=None'
                 )
         if self.symmetric:
@@ -103,7 +113,9 @@ class Attention:
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the batch of maps, () for one map."""
         arrays = [(getattr(self, name), axes) for name, axes in ARRAY_FIELDS.items()]
-        return np.broadcast_shapes(*(array.shape[:-axes] for array, axes in arrays if array is not None))
+        return np.broadcast_shapes(
+            *(array.shape[:-axes] for array, axes in arrays if array is not None)
+        )
 
     @property
     def interaction(self) -> Float[Array, "*batch heads dim dim"]:
@@ -120,21 +132,32 @@ def _check_shapes(attention: Attention) -> None:
     for name, shape in expected.items():
         array = getattr(attention, name)
         if array is not None and array.shape[-len(shape) :] != shape:
-            raise InputError(f"{name}: expected shape {shape} to go with query {query}, got {array.shape}")
+            raise InputError(
+                f"{name}: expected shape {shape} to go with query {query}, got {array.shape}"
+            )
     bias = attention.position_bias
     if bias is not None and (bias.ndim < 2 or bias.shape[-2] != heads):
-        raise InputError(f"position_bias: expected shape ({heads}, length), lag 0 first, got {bias.shape}")
+        raise InputError(
+            f"position_bias: expected shape ({heads}, length), lag 0 first, got {bias.shape}"
+        )
     try:
         attention.batch_shape  # noqa: B018
     except ValueError as error:
-        shapes = {name: getattr(attention, name).shape for name in ARRAY_FIELDS if getattr(attention, name) is not None}
-        raise InputError(f"attention: expected batches of maps that broadcast, got {shapes}") from error
+        shapes = {
+            name: getattr(attention, name).shape
+            for name in ARRAY_FIELDS
+            if getattr(attention, name) is not None
+        }
+        raise InputError(
+            f"attention: expected batches of maps that broadcast, got {shapes}"
+        ) from error
 
 
 def _check_symmetric(attention: Attention) -> None:
     if attention.heads != 1 or attention.value is not None or attention.mask != "strict":
         raise InputError(
-            f"symmetric: expected one head, value None and the strict mask, got {attention.heads} heads, value "
+            "symmetric: expected one head, value None and the strict mask, got "
+            f"{attention.heads} heads, value "
             f"{'None' if attention.value is None else 'given'} and mask {attention.mask!r}"
         )
     if isinstance(attention.query, jax.core.Tracer) or isinstance(attention.key, jax.core.Tracer):
@@ -144,7 +167,9 @@ def _check_symmetric(attention: Attention) -> None:
     # Rounding of a product of r terms: some r machine epsilons of the largest such term.
     largest = abs(np.asarray(attention.key)).max() * abs(np.asarray(attention.query)).max()
     if asymmetry > 4 * attention.rank * np.finfo(interaction.dtype).eps * largest:
-        raise InputError(f"symmetric: expected A = A^T, got entries that differ by up to {asymmetry:.3g}")
+        raise InputError(
+            f"symmetric: expected A = A^T, got entries that differ by up to {asymmetry:.3g}"
+        )
 
 
 def _flatten(attention: Attention) -> tuple[tuple, tuple]:
@@ -155,7 +180,8 @@ def _flatten(attention: Attention) -> tuple[tuple, tuple]:
 
 
 def _unflatten(static: tuple, arrays: Iterable) -> Attention:
-    # Transformations rebuild the pytree with placeholders or with batched leaves, which no check should see.
+    # Transformations rebuild the pytree with placeholders or with batched leaves, which no check
+    # should see.
     attention = object.__new__(Attention)
     for name, leaf in zip((*ARRAY_FIELDS, *STATIC_FIELDS), (*arrays, *static), strict=True):
         object.__setattr__(attention, name, leaf)

@@ -1,4 +1,5 @@
-"""How a function of an attention runs over many sequences: batches, batches of maps, and pieces that fit into memory."""
+"""How a function of an attention runs over many sequences: batches, batches of maps, and pieces
+that fit into memory."""
 
 import math
 from collections.abc import Callable
@@ -17,37 +18,52 @@ LARGEST_WORKING_SET = 2**26  # numbers, 256 MB in float32
 
 
 def over_sequences(
-    function: Callable, attention: Attention, u: Any, name: str = "embeddings", working_set: Callable | None = None
+    function: Callable,
+    attention: Attention,
+    u: Any,
+    name: str = "embeddings",
+    working_set: Callable | None = None,
 ) -> Any:
-    """`function(attention, u[b, t, i]) -> [b, ...]`, compiled, over embeddings of shape (..., length, dim).
+    """`function(attention, u[b, t, i]) -> [b, ...]`, compiled, over embeddings of shape (...,
+    length, dim).
 
-    A batch of maps broadcasts against the leading axes of u. Where the sequences together would need more memory than
-    LARGEST_WORKING_SET they go in pieces, and gradients compute each piece again: `working_set(attention, length)` is how
-    many numbers one sequence holds at once, or None, which keeps all in one piece.
+    A batch of maps broadcasts against the leading axes of u. Where the sequences together would
+    need more memory than LARGEST_WORKING_SET they go in pieces, and gradients compute each piece
+    again: `working_set(attention, length)` is how many numbers one sequence holds at once, or None,
+    which keeps all in one piece.
 
     Raises:
         InputError: u is no array of that shape, holds a NaN, or is longer than the position bias.
     """
     u = as_float_array(name, u)
     if u.ndim < 2 or u.shape[-1] != attention.dim or u.shape[-2] == 0:
-        raise InputError(f"{name}: expected shape (..., length >= 1, dim {attention.dim}), got {u.shape}")
+        raise InputError(
+            f"{name}: expected shape (..., length >= 1, dim {attention.dim}), got {u.shape}"
+        )
     bias = attention.position_bias
     if bias is not None and bias.shape[-1] < u.shape[-2]:
-        raise InputError(f"{name}: length {u.shape[-2]} needs a position bias of as many lags, got {bias.shape[-1]}")
+        raise InputError(
+            f"{name}: length {u.shape[-2]} needs a position bias of as many lags, got "
+            f"{bias.shape[-1]}"
+        )
     try:
         np.broadcast_shapes(attention.batch_shape, u.shape[:-2])
     except ValueError as error:
         raise InputError(
-            f"{name}: expected leading axes that broadcast against the attention's batch {attention.batch_shape}, "
+            f"{name}: expected leading axes that broadcast against the attention's batch "
+            f"{attention.batch_shape}, "
             f"got shape {u.shape}"
         ) from error
-    # GPUs would round the factors of products to 10 bits by default, and log determinants with them.
+    # GPUs would round the factors of products to 10 bits by default, and log determinants with
+    # them.
     with jax.default_matmul_precision("highest"):
         return _over_sequences(function, working_set, attention, u)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _over_sequences(function: Callable, working_set: Callable | None, attention: Attention, u: jax.Array) -> Any:
+def _over_sequences(
+    function: Callable, working_set: Callable | None, attention: Attention, u: jax.Array
+) -> Any:
     maps = attention.batch_shape
     shape = np.broadcast_shapes(maps, u.shape[:-2])
     length, dim = u.shape[-2:]
@@ -55,35 +71,57 @@ def _over_sequences(function: Callable, working_set: Callable | None, attention:
         sequences, run = u.reshape(-1, length, dim), partial(function, attention)
     else:
         over = shape[len(shape) - len(maps) :]
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(over) :]), broadcast_maps(attention, over))
-        sequences = jnp.broadcast_to(u, (*shape, length, dim)).reshape(-1, math.prod(over), length, dim)
+        flat = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[len(over) :]), broadcast_maps(attention, over)
+        )
+        sequences = jnp.broadcast_to(u, (*shape, length, dim)).reshape(
+            -1, math.prod(over), length, dim
+        )
         run = partial(jax.vmap(function, (0, 1), 1), flat)
-    numbers = 0 if working_set is None else working_set(attention, length) * math.prod(sequences.shape[1:-2])
+    numbers = (
+        0
+        if working_set is None
+        else working_set(attention, length) * math.prod(sequences.shape[1:-2])
+    )
     results = _in_pieces(run, sequences, max(1, LARGEST_WORKING_SET // max(1, numbers)))
-    return jax.tree.map(lambda result: result.reshape(*shape, *result.shape[1 + bool(maps) :]), results)
+    return jax.tree.map(
+        lambda result: result.reshape(*shape, *result.shape[1 + bool(maps) :]), results
+    )
 
 
 def _in_pieces(run: Callable, sequences: jax.Array, most: int) -> Any:
-    """`run(sequences)`, at most so many at a time; of a piece only what goes in and comes out is kept for gradients."""
+    """`run(sequences)`, at most so many at a time; of a piece only what goes in and comes out is
+    kept for gradients."""
     number = len(sequences)
     if number <= most:
         return run(sequences)
     pieces = -(-number // most)
     each = -(-number // pieces)
-    # A piece takes every so-manieth sequence, so that each device goes on with its own where they are spread over several.
+    # A piece takes every so-manieth sequence, so that each device goes on with its own where they
+    # are spread over several.
     padded = jnp.concatenate(
-        [sequences, jnp.broadcast_to(sequences[-1:], (pieces * each - number, *sequences.shape[1:]))]
+        [
+            sequences,
+            jnp.broadcast_to(sequences[-1:], (pieces * each - number, *sequences.shape[1:])),
+        ]
     )
-    results = jax.lax.map(jax.checkpoint(run), jnp.swapaxes(padded.reshape(each, pieces, *sequences.shape[1:]), 0, 1))
-    return jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1).reshape(-1, *part.shape[2:])[:number], results)
+    results = jax.lax.map(
+        jax.checkpoint(run), jnp.swapaxes(padded.reshape(each, pieces, *sequences.shape[1:]), 0, 1)
+    )
+    return jax.tree.map(
+        lambda part: jnp.swapaxes(part, 0, 1).reshape(-1, *part.shape[2:])[:number], results
+    )
 
 
 def map_in_batches(function: Callable, rows: Any, batch_size: int) -> Any:
-    """`function` of each row, so many side by side; the last batch is filled up, so that one program serves all of them."""
+    """`function` of each row, so many side by side; the last batch is filled up, so that one
+    program serves all of them."""
     number = len(jax.tree.leaves(rows)[0])
     size = max(1, min(batch_size, number))
     missing = -number % size
-    filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:missing]]) if missing else leaf, rows)
+    filled = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, leaf[:missing]]) if missing else leaf, rows
+    )
     return jax.tree.map(lambda leaf: leaf[:number], jax.lax.map(function, filled, batch_size=size))
 
 
@@ -92,7 +130,13 @@ def broadcast_maps(attention: Attention, shape: tuple[int, ...]) -> Attention:
 
     def broadcast(name: str, axes: int) -> Any:
         array = getattr(attention, name)
-        return None if array is None else jnp.broadcast_to(array, (*shape, *array.shape[array.ndim - axes :]))
+        return (
+            None
+            if array is None
+            else jnp.broadcast_to(array, (*shape, *array.shape[array.ndim - axes :]))
+        )
 
     arrays = [broadcast(name, axes) for name, axes in ARRAY_FIELDS.items()]
-    return jax.tree.unflatten(jax.tree.structure(attention), [array for array in arrays if array is not None])
+    return jax.tree.unflatten(
+        jax.tree.structure(attention), [array for array in arrays if array is not None]
+    )

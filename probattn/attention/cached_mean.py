@@ -13,23 +13,33 @@ Cache = tuple[Array, Array, Array]
 
 
 def empty_cache(attention: Attention, length: int) -> Cache:
-    """Room for the first embedding (d,), keys (H, length, r) and values (H, length, d) of one sequence.
+    """Room for the first embedding (d,), keys (H, length, r) and values (H, length, d) of one
+    sequence.
 
-    Raises: InputError on an attention with the contraction cap, which looks at distances in the whole past, or a batch.
-    """
+    Raises: InputError on an attention with the contraction cap, which looks at distances in the
+    whole past, or a batch."""
     if attention.contraction is not None or attention.batch_shape:
-        raise InputError("attention: expected one map without a contraction cap, whose mean needs keys and values only")
+        raise InputError(
+            "attention: expected one map without a contraction cap, whose mean needs keys and "
+            "values only"
+        )
     heads, rank, dim = attention.query.shape
     dtype = attention.query.dtype
-    return jnp.zeros(dim, dtype), jnp.zeros((heads, length, rank), dtype), jnp.zeros((heads, length, dim), dtype)
+    return (
+        jnp.zeros(dim, dtype),
+        jnp.zeros((heads, length, rank), dtype),
+        jnp.zeros((heads, length, dim), dtype),
+    )
 
 
 def mean_step(
     attention: Attention, cache: Cache, u: Float[Array, " dim"], position: Int[Array, ""]
 ) -> tuple[Cache, Float[Array, " dim"]]:
-    """Keep the embedding at `position` (from 0, in order) and return `mu_t`, row t of `attention_mean`."""
+    """Keep the embedding at `position` (from 0, in order) and return `mu_t`, row t of
+    `attention_mean`."""
     first, keys, values = cache
-    # As in `weights`: keys count from the first embedding, so that long ones that lie close do not round away.
+    # As in `weights`: keys count from the first embedding, so that long ones that lie close do not
+    # round away.
     first = jnp.where(position == 0, u, first)
     value = jnp.broadcast_to(u / attention.heads, (attention.heads, attention.dim))
     value = value if attention.value is None else attention.value @ u

@@ -1,9 +1,11 @@
-"""The density of a path and the mean that reads it out, of one query and key in one pass (theory, sections 1, 2 and 7).
+"""The density of a path and the mean that reads it out, of one query and key in one pass (theory,
+sections 1, 2 and 7).
 
-A path is scored under the strict mask and read out under the inclusive one. The two share all logits but one: with
-`a_t = alpha_tt` of the inclusive softmax,
+A path is scored under the strict mask and read out under the inclusive one. The two share all
+logits but one: with `a_t = alpha_tt` of the inclusive softmax,
 
-    sum_{s<=t} alpha_ts u_s = a_t u_t + (1 - a_t) ubar_t,     a_t = sigmoid(l_tt - log sum_{s<t} exp l_ts)
+    sum_{s<=t} alpha_ts u_s = a_t u_t + (1 - a_t) ubar_t,
+    a_t = sigmoid(l_tt - log sum_{s<t} exp l_ts)
 
 and ubar_t the strict mean, which the density forms anyway.
 """
@@ -24,10 +26,11 @@ from probattn.attention.weighted_mean import Attended, attend
 def density_with_readout(
     attention: Attention, u: Array, scale: float = 1.0
 ) -> tuple[Float[Array, "*batch length"], Float[Array, "*batch length dim"]]:
-    """`path_log_density` of the strict mask without values, and `attention_mean` of the attention, which is inclusive.
+    """`path_log_density` of the strict mask without values, and `attention_mean` of the attention,
+    which is inclusive.
 
-    Args: attention, with the inclusive mask and no position bias; u, embeddings (..., length, dim); scale, sigma of the path.
-    Source: theory, sections 2 and 7.
+    Args: attention, with the inclusive mask and no position bias; u, embeddings (..., length, dim);
+    scale, sigma of the path. Source: theory, sections 2 and 7.
     """
     e, log_det, inside, mean = over_sequences(_parts, attention, u, working_set=_of_parts)
     return log_density_of(e, log_det, inside, scale), mean
@@ -50,4 +53,8 @@ def _parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, ...]:
 def _inclusive_mean(attention: Attention, strict: Attended) -> jax.Array:
     own = jax.nn.sigmoid((strict.query * strict.key).sum(-1) - strict.log_total)[..., None]
     means = strict.wbar + own * (strict.w[:, None] - strict.wbar) + strict.origin[:, None]
-    return means.mean(1) if attention.value is None else jnp.einsum("hij,bhtj->bti", attention.value, means)
+    return (
+        means.mean(1)
+        if attention.value is None
+        else jnp.einsum("hij,bhtj->bti", attention.value, means)
+    )

@@ -1,4 +1,5 @@
-"""The residual map, the diagonal blocks of its Jacobian, and their log determinants (theory, section 2)."""
+"""The residual map, the diagonal blocks of its Jacobian, and their log determinants (theory,
+section 2)."""
 
 import math
 
@@ -19,8 +20,8 @@ from probattn.checks import as_scale
 def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
     """What attention leaves unexplained of each embedding, `e_t = u_t - mu_t(u_t; u_<t)`.
 
-    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
-    Source: theory, section 2.
+    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
+    or a NaN. Source: theory, section 2.
 
     Example:
 
@@ -40,11 +41,11 @@ def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
         strict     J_t = I - sum_h V_h S_t A
         inclusive  J_t = I - sum_h V_h [S_t A + alpha_tt I + alpha_tt (u_t - ubar_t)(A u_t)^T]
 
-    with `S_t` the covariance of the attended embeddings under the attention weights and, under a contraction, A
-    the capped interaction at t.
+    with `S_t` the covariance of the attended embeddings under the attention weights and, under a
+    contraction, A the capped interaction at t.
 
-    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
-    Source: theory, section 2.
+    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
+    or a NaN. Source: theory, section 2.
 
     Example:
 
@@ -59,16 +60,18 @@ def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
 
 
 def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
-    """`log |det J_t|` of each position, the change-of-variables term; its sum over positions enters the density.
+    """`log |det J_t|` of each position, the change-of-variables term; its sum over positions enters
+    the density.
 
-    It says nothing of the sign of the determinant: `path_log_density` does, and is -inf where it is not positive.
-    Precision: with l the largest `|W_K (u_s - u_1)| |W_Q u_t| / sqrt(r)` and eps the machine epsilon, rounding moves J_t by some
-    `d eps (1 + l) (1 + |I - J_t|)` and its log determinant by that over `sigma_min(J_t)`. In float32 (eps 1.2e-7) a
-    margin of 1e-3 thus leaves three to four digits; nearer to the boundary use float64. At an exactly
-    singular block the value is -inf and the gradient 0.
+    It says nothing of the sign of the determinant: `path_log_density` does, and is -inf where it is
+    not positive. Precision: with l the largest `|W_K (u_s - u_1)| |W_Q u_t| / sqrt(r)` and eps the
+    machine epsilon, rounding moves J_t by some `d eps (1 + l) (1 + |I - J_t|)` and its log
+    determinant by that over `sigma_min(J_t)`. In float32 (eps 1.2e-7) a margin of 1e-3 thus leaves
+    three to four digits; nearer to the boundary use float64. At an exactly singular block the value
+    is -inf and the gradient 0.
 
-    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
-    Source: theory, section 2.
+    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
+    or a NaN. Source: theory, section 2.
 
     Example:
 
@@ -85,30 +88,37 @@ def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]
 def log_barrier(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
     """The barrier `-log |det J_t|` of each position: +inf on the degeneracy boundary `det J_t = 0`.
 
-    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
-    Source: theory, sections 2 and 3 (which says what the barrier is not).
+    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
+    or a NaN. Source: theory, sections 2 and 3 (which says what the barrier is not).
 
     Example:
 
         >>> import jax.numpy as jnp
         >>> from probattn import Attention, log_barrier
         >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
-        >>> print([round(float(log_barrier(Attention.from_interaction([[[a]]]), u)[2]), 2) for a in (0.5, 0.9, 0.99)])
-        [0.69, 2.3, 4.61]
+        >>> for a in (0.5, 0.9, 0.99):
+        ...     print(round(float(log_barrier(Attention.from_interaction([[[a]]]), u)[2]), 2))
+        0.69
+        2.3
+        4.61
     """
     return -log_det(attention, u)
 
 
-def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0) -> Float[Array, "*batch length"]:
+def path_log_density(
+    attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0
+) -> Float[Array, "*batch length"]:
     """Log density of each embedding given its past, `log N(e_t; 0, scale^2 I) + log det J_t`.
 
-    -inf outside the local domain, the side of the boundary that holds A = 0: where `det J_t <= 0`, and for an
-    attention declared symmetric where `I - S_t^{1/2} A S_t^{1/2}` is not positive definite (among symmetric A the
-    set det > 0 has several components). A NaN is a numerical failure, never a point outside the domain.
+    -inf outside the local domain, the side of the boundary that holds A = 0: where `det J_t <= 0`,
+    and for an attention declared symmetric where `I - S_t^{1/2} A S_t^{1/2}` is not positive
+    definite (among symmetric A the set det > 0 has several components). A NaN is a numerical
+    failure, never a point outside the domain.
 
-    Args: attention; u, embeddings of shape (..., length, dim); scale, standard deviation sigma > 0 of the noise,
-        broadcasts against the leading axes of u.
-    Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory, sections 2 and 4.
+    Args: attention; u, embeddings of shape (..., length, dim); scale, standard deviation sigma > 0
+        of the noise, broadcasts against the leading axes of u.
+    Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory,
+        sections 2 and 4.
 
     Example:
 
@@ -117,17 +127,25 @@ def path_log_density(attention: Attention, u: ArrayLike, scale: ArrayLike = 1.0)
         >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them
         >>> print(path_log_density(Attention.from_interaction([[[0.5]]]), u).round(4))
         [-1.4189 -2.9189 -1.6121]
-        >>> print(path_log_density(Attention.from_interaction([[[1.5]]]), u)[2])  # beyond the boundary
+        >>> # beyond the boundary
+        >>> print(path_log_density(Attention.from_interaction([[[1.5]]]), u)[2])
         -inf
     """
-    e, log_abs_det, inside = over_sequences(density_parts, attention, u, working_set=of_small_blocks)
+    e, log_abs_det, inside = over_sequences(
+        density_parts, attention, u, working_set=of_small_blocks
+    )
     return log_density_of(e, log_abs_det, inside, scale)
 
 
-def log_density_of(e: jax.Array, log_abs_det: jax.Array, inside: jax.Array, scale: ArrayLike) -> jax.Array:
-    """The log density of residuals [..., t, i] with log determinants and what is inside the domain, [..., t] each."""
+def log_density_of(
+    e: jax.Array, log_abs_det: jax.Array, inside: jax.Array, scale: ArrayLike
+) -> jax.Array:
+    """The log density of residuals [..., t, i] with log determinants and what is inside the domain,
+    [..., t] each."""
     scale = as_scale(scale, e.shape[:-2])[..., None]
-    log_normal = -0.5 * ((e / scale[..., None]) ** 2).sum(-1) - e.shape[-1] * jnp.log(math.sqrt(2 * math.pi) * scale)
+    log_normal = -0.5 * ((e / scale[..., None]) ** 2).sum(-1) - e.shape[-1] * jnp.log(
+        math.sqrt(2 * math.pi) * scale
+    )
     return jnp.where(inside, log_normal + log_abs_det, -jnp.inf)
 
 
@@ -140,14 +158,16 @@ def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
 
 
 def density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not. Each of every position, [b, t, ...]."""
+    """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not. Each of every
+    position, [b, t, ...]."""
     return density_parts_of(attention, u, attend(attention, u))[0]
 
 
 def density_parts_of(
     attention: Attention, u: jax.Array, attended: Attended
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Attended]:
-    """The same from what attention makes of the sequences, and second that with its `wbar` from sums formed anyway."""
+    """The same from what attention makes of the sequences, and second that with its `wbar` from
+    sums formed anyway."""
     blocks, covariance, attended = reduced_blocks(attention, u, attended)
     sign, log_abs_det = sign_and_log_det(blocks)
     inside = ~(sign <= 0)
@@ -155,12 +175,16 @@ def density_parts_of(
         inside &= inequality_holds(covariance, attention.interaction[0])
     # Where there is no spread to attend over J_t is the identity.
     without_spread = ((0, 0), (u.shape[1] - sign.shape[1], 0))
-    log_abs_det, inside = jnp.pad(log_abs_det, without_spread), jnp.pad(inside, without_spread, constant_values=True)
+    log_abs_det, inside = (
+        jnp.pad(log_abs_det, without_spread),
+        jnp.pad(inside, without_spread, constant_values=True),
+    )
     return (u - mean_of_heads(attention, attended), log_abs_det, inside), attended
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
-    """From the formula, with every covariance centred first: the twin of `reduced_blocks`, of [b, h, t, s, i] in memory."""
+    """From the formula, with every covariance centred first: the twin of `reduced_blocks`, of [b,
+    h, t, s, i] in memory."""
     attended = attend(attention, u)
     centred = attended.w[:, None, None] - attended.wbar[:, :, :, None]
     covariance = jnp.einsum("bhtsi,bhtsj->bhtij", attended.alpha[..., None] * centred, centred)

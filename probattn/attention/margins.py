@@ -12,13 +12,16 @@ from probattn.attention.jacobian import jacobian_blocks, log_det
 from probattn.errors import InputError
 
 
-def stability_margin(attention: Attention, u: ArrayLike, kind: str = "sigma_min") -> Float[Array, "*batch length"]:
+def stability_margin(
+    attention: Attention, u: ArrayLike, kind: str = "sigma_min"
+) -> Float[Array, "*batch length"]:
     """How far each position is from the degeneracy boundary `det J_t = 0`.
 
-        sigma_min   sigma_min(J_t), the spectral norm of the smallest change of J_t that makes it singular
+        sigma_min   sigma_min(J_t), the spectral norm of the smallest change of J_t that makes it
+                    singular
         log_det     log |det J_t|, its smooth version, -inf on the boundary
-        spectral    1 - |I - J_t|_2, a lower bound of sigma_min; positive where attention is a local contraction,
-                    and above 1 - kappa under the cap
+        spectral    1 - |I - J_t|_2, a lower bound of sigma_min; positive where attention is a local
+                    contraction, and above 1 - kappa under the cap
 
     Where there is nothing to attend over (strict mask, positions 1 and 2) these are 1, 0 and 1.
 
@@ -47,11 +50,12 @@ def stability_margin(attention: Attention, u: ArrayLike, kind: str = "sigma_min"
 def support_weights(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
     """Support weight of each position, `1 / sigma_min(J_t) = |J_t^{-1}|_2`: +inf on the boundary.
 
-    For symmetric interactions and a barrier of weight lambda -> 0, lambda times the inverse of
-    `I - S_t^{1/2} A S_t^{1/2}` tends to the dual variable of constraint t, as in a support vector machine.
+    For symmetric interactions and a barrier of weight lambda -> 0, lambda times the inverse of `I -
+    S_t^{1/2} A S_t^{1/2}` tends to the dual variable of constraint t, as in a support vector
+    machine.
 
-    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
-    Source: theory, section 3.
+    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
+    or a NaN. Source: theory, section 3.
 
     Example:
 
@@ -66,12 +70,15 @@ def support_weights(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
 
 
 def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*batch {k}"]:
-    """Positions with the k smallest stability margins, smallest first; ties go to the earlier position.
+    """Positions with the k smallest stability margins, smallest first; ties go to the earlier
+    position.
 
-    Under the inclusive mask with V = I position 1 attends to itself alone: its margin is 0, and it always comes first.
+    Under the inclusive mask with V = I position 1 attends to itself alone: its margin is 0, and it
+    always comes first.
 
     Args: attention; u, embeddings of shape (..., length, dim); k, from 1 to length.
-    Raises: InputError on a wrong shape, a NaN, or k outside 1 ... length. Source: theory, section 3.
+    Raises: InputError on a wrong shape, a NaN, or k outside 1 ... length. Source: theory, section
+        3.
 
     Example:
 
@@ -83,31 +90,39 @@ def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*b
         [2]
     """
     margin = stability_margin(attention, u)
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= margin.shape[-1]:
+    if (
+        isinstance(k, bool)
+        or not isinstance(k, (int, np.integer))
+        or not 1 <= k <= margin.shape[-1]
+    ):
         raise InputError(f"k: expected 1 to {margin.shape[-1]} (the length), got {k}")
     return jnp.argsort(margin, axis=-1, stable=True)[..., :k]
 
 
 def matrix_inequality_slack(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
-    """Slack of each position's linear matrix inequality, `lambda_min(I - S_t^{1/2} A S_t^{1/2})`, symmetric A.
+    """Slack of each position's linear matrix inequality, `lambda_min(I - S_t^{1/2} A S_t^{1/2})`,
+    symmetric A.
 
-    The local domain is where all slacks are positive: at given attention weights a convex set of A, whose standard
-    barrier is `-log det J_t`. The slack is 1 where there is nothing to attend over. Under a contraction A is the
-    capped one.
+    The local domain is where all slacks are positive: at given attention weights a convex set of A,
+    whose standard barrier is `-log det J_t`. The slack is 1 where there is nothing to attend over.
+    Under a contraction A is the capped one.
 
     Args: attention, declared symmetric; u, embeddings of shape (..., length, dim).
-    Raises: InputError on a wrong shape, a NaN, or an attention that was not built with symmetric=True.
-    Source: theory, section 3.
+    Raises: InputError on a wrong shape, a NaN, or an attention that was not built with
+    symmetric=True. Source: theory, section 3.
 
     Example:
 
         >>> import jax.numpy as jnp
         >>> from probattn import Attention, matrix_inequality_slack
         >>> attention = Attention.from_interaction([[[0.5]]], symmetric=True)
-        >>> u = jnp.array([[-1.0], [1.0], [0.0]])  # keys at -1 and 1, and a token between them: 1 - 0.5 * 1
+        >>> # keys at -1 and 1, and a token between them: 1 - 0.5 * 1
+        >>> u = jnp.array([[-1.0], [1.0], [0.0]])
         >>> print(matrix_inequality_slack(attention, u))
         [1.  1.  0.5]
     """
     if not attention.symmetric:
-        raise InputError("attention: expected one built with symmetric=True (A = A^T, one head, V = I)")
+        raise InputError(
+            "attention: expected one built with symmetric=True (A = A^T, one head, V = I)"
+        )
     return over_sequences(inequality_slack, attention, u, working_set=of_centred)

@@ -28,9 +28,11 @@ class RootCount(NamedTuple):
 
     Args:
         expected: E over the noise of the number of u with `u - mu_t(u) = e`; at least 1.
-        standard_error: of that, from the draws of the noise; 0 in dimension 1, where none are drawn.
-        unbalanced: share of draws whose roots are known not to be all found. The signs of det J_t over all roots
-            add up to 1 (the map has degree 1), so where those of the found ones do not, roots are missing.
+        standard_error: of that, from the draws of the noise; 0 in dimension 1, where none are
+            drawn.
+        unbalanced: share of draws whose roots are known not to be all found. The signs of det J_t
+            over all roots add up to 1 (the map has degree 1), so where those of the found ones do
+            not, roots are missing.
     """
 
     expected: float
@@ -47,26 +49,28 @@ def expected_roots(
     num_draws: int = 500,
     num_starts: int = 64,
 ) -> RootCount:
-    """Expected number of solutions of `u = mu_t(u; past) + e`, `e ~ N(0, scale^2 I)`: 1 where the density is one.
+    """Expected number of solutions of `u = mu_t(u; past) + e`, `e ~ N(0, scale^2 I)`: 1 where the
+    density is one.
 
         E[roots] = integral of N(u - mu_t(u)) |det J_t(u)| du
 
-    In dimension 1 this is the total variation of the noise's distribution function along `u - mu_t(u)`, exact up to
-    what 8,192 cells with their turning points located by bisection resolve. In more dimensions the roots of each draw
-    of the noise are sought from many starts and counted: a lower bound in expectation, with a standard error, and
-    `unbalanced` tells how often roots are known to be missing.
+    In dimension 1 this is the total variation of the noise's distribution function along `u -
+    mu_t(u)`, exact up to what 8,192 cells with their turning points located by bisection resolve.
+    In more dimensions the roots of each draw
+    of the noise are sought from many starts and counted: a lower bound in expectation, with a
+    standard error, and `unbalanced` tells how often roots are known to be missing.
 
     Args:
         attention: one map, strict mask.
         past: embeddings before the position, shape (t - 1, dim), t >= 2.
         scale: standard deviation of the noise.
         key: random key; needed in dimension 2 and up.
-        num_draws, num_starts: draws of the noise and starts for each; the past's own embeddings come first among
-            the starts, then random convex combinations of them.
+        num_draws, num_starts: draws of the noise and starts for each; the past's own embeddings
+            come first among the starts, then random convex combinations of them.
 
     Raises:
-        InputError: an inclusive mask, a batch of maps, a wrong shape, num_draws below 2, num_starts below 1 or a
-            missing key.
+        InputError: an inclusive mask, a batch of maps, a wrong shape, num_draws below 2, num_starts
+            below 1 or a missing key.
 
     Source: theory, section 4.
 
@@ -75,24 +79,34 @@ def expected_roots(
         >>> import jax.numpy as jnp
         >>> from probattn import Attention, expected_roots
         >>> past = jnp.array([[-1.0], [1.0]])
-        >>> print(round(float(expected_roots(Attention.from_interaction([[[0.5]]]), past).expected), 3))  # below the bifurcation
+        >>> below, beyond = (Attention.from_interaction([[[a]]]) for a in (0.5, 3.0))
+        >>> for attention in (below, beyond):  # of the bifurcation at a = 1
+        ...     print(round(float(expected_roots(attention, past).expected), 3))
         1.0
-        >>> print(round(float(expected_roots(Attention.from_interaction([[[3.0]]]), past).expected), 3))  # beyond it
         1.672
     """
     require_strict(attention)
     past = as_float_array("past", past)
     if past.ndim != 2 or past.shape[0] < 1 or past.shape[1] != attention.dim:
-        raise InputError(f"past: expected shape (positions >= 1, dim {attention.dim}), got {past.shape}")
+        raise InputError(
+            f"past: expected shape (positions >= 1, dim {attention.dim}), got {past.shape}"
+        )
     scale = as_scale(scale)
     if attention.batch_shape or scale.shape:
-        raise InputError(f"attention: expected one map and one scale, got {attention.batch_shape} and {scale.shape}")
+        raise InputError(
+            f"attention: expected one map and one scale, got {attention.batch_shape} and "
+            f"{scale.shape}"
+        )
     if attention.dim == 1:
         return RootCount(float(_total_variation(attention, past, scale)), 0.0, 0.0)
     if key is None:
-        raise InputError("key: expected a random key in dimension 2 and up (the count is a Monte Carlo estimate)")
+        raise InputError(
+            "key: expected a random key in dimension 2 and up (the count is a Monte Carlo estimate)"
+        )
     if num_draws < 2 or num_starts < 1:
-        raise InputError(f"num_draws, num_starts: expected at least 2 and 1, got {num_draws} and {num_starts}")
+        raise InputError(
+            f"num_draws, num_starts: expected at least 2 and 1, got {num_draws} and {num_starts}"
+        )
     padded = jnp.pad(past, ((0, -len(past) % ROWS), (0, 0)))
     count, balance = _count(attention, padded, len(past), scale, key, num_draws, num_starts)
     count, balance = np.asarray(count, float), np.asarray(balance)
@@ -130,12 +144,16 @@ def _total_variation(attention: Attention, past: jax.Array, scale: jax.Array) ->
 def _count(attention, padded, position, scale, key, num_draws, num_starts):
     """Number of distinct roots found and the sum of their signs, for each draw of the noise.
 
-    `padded` holds the past in its first `position` rows, so that pasts of several lengths are one program.
-    """
+    `padded` holds the past in its first `position` rows, so that pasts of several lengths are one
+    program."""
     for_noise, for_starts = jax.random.split(key)
     noise = scale * jax.random.normal(for_noise, (num_draws, attention.dim), padded.dtype)
     rows, number = jnp.arange(len(padded)), jnp.arange(num_starts)
-    weights = jnp.where(rows < position, jax.random.exponential(for_starts, (num_starts, len(padded)), padded.dtype), 0)
+    weights = jnp.where(
+        rows < position,
+        jax.random.exponential(for_starts, (num_starts, len(padded)), padded.dtype),
+        0,
+    )
     combinations = weights @ padded / weights.sum(-1, keepdims=True)
     own = padded[jnp.minimum(number, len(padded) - 1)]
     starts = jnp.where(number[:, None] < position, own, combinations)
@@ -145,10 +163,13 @@ def _count(attention, padded, position, scale, key, num_draws, num_starts):
         roots = jax.vmap(lambda start: guarded_newton(equation, start + noise))(starts)
         found = jnp.isfinite(roots).all(-1)
         distance = jnp.abs(roots[:, None] - roots[None]).max(-1)
-        # Newton's roots are exact to some machine epsilons over sigma_min; nearer ones are one root found twice.
+        # Newton's roots are exact to some machine epsilons over sigma_min; nearer ones are one root
+        # found twice.
         same = distance < jnp.sqrt(jnp.finfo(roots.dtype).eps) * equation.unit
         first = found & ~jnp.tril(same & found[None], -1).any(-1)
-        slopes = jax.vmap(jax.jacfwd(equation.difference))(jnp.where(found[:, None], roots / equation.unit, 0))
+        slopes = jax.vmap(jax.jacfwd(equation.difference))(
+            jnp.where(found[:, None], roots / equation.unit, 0)
+        )
         return first.sum(), jnp.where(first, jnp.sign(jnp.linalg.det(slopes)), 0).sum()
 
     return map_in_batches(one_draw, noise, 64)

@@ -1,11 +1,13 @@
-"""Blocks with the determinant of J_t that are as small as the attention's rank allows (theory, section 2).
+"""Blocks with the determinant of J_t that are as small as the attention's rank allows (theory,
+section 2).
 
-    det(I_d - sum_h V_h S_h A_h) = det(I_{Hr} - [W_Q^g V_h S_h W_K^h^T / sqrt(r)]_{gh})        (determinant lemma)
+    det(I_d - sum_h V_h S_h A_h) = det(I_{Hr} - [W_Q^g V_h S_h W_K^h^T / sqrt(r)]_{gh})
 
-Either way an entry is a covariance, under the attention weights, of two linear features of the embeddings. So it comes
-from one product of the weights with all products of features, `sum_s alpha_ts l_s r_s^T - lbar rbar^T`. Embeddings count
-from the first of their sequence: what cancels there is then no larger than what the logits are rounded by already.
-"""
+Either way an entry is a covariance, under the attention weights, of two linear features of the
+embeddings. So it comes from one product of the weights with all products of features, `sum_s
+alpha_ts l_s r_s^T - lbar rbar^T`. Embeddings count
+from the first of their sequence: what cancels there is then no larger than what the logits are
+rounded by already."""
 
 from functools import partial
 
@@ -20,10 +22,11 @@ from probattn.attention.weighted_mean import Attended, of_weights, weighted_sum
 def reduced_blocks(
     attention: Attention, u: jax.Array, attended: Attended
 ) -> tuple[jax.Array, jax.Array | None, Attended]:
-    """Blocks [b, t, n, n] of the last positions (all that have a spread to attend over), and for a symmetric A their S_t.
+    """Blocks [b, t, n, n] of the last positions (all that have a spread to attend over), and for a
+    symmetric A their S_t.
 
-    Third, what attention makes of the sequences with its `wbar` taken from the sums that are formed here anyway.
-    """
+    Third, what attention makes of the sequences with its `wbar` taken from the sums that are formed
+    here anyway."""
     # Under the strict mask positions 1 and 2 have no spread to attend over.
     first = min(2, u.shape[1]) if attention.mask == "strict" else 0
     left, right = _features(attention, attended)
@@ -52,16 +55,22 @@ def reduced_blocks(
 
 
 def of_small_blocks(attention: Attention, length: int) -> int:
-    """Working set of one sequence: the weights, and products of features, blocks and inverses at each position."""
+    """Working set of one sequence: the weights, and products of features, blocks and inverses at
+    each position."""
     size = attention.heads * attention.rank if _by_lemma(attention) else attention.dim
-    return of_weights(attention, length) + 8 * length * size**2 * (1 if _by_lemma(attention) else attention.heads)
+    return of_weights(attention, length) + 8 * length * size**2 * (
+        1 if _by_lemma(attention) else attention.heads
+    )
 
 
 def slope_of_own(attention: Attention, u: jax.Array, attended: Attended) -> jax.Array:
-    """What the inclusive mask adds to `S_t A`, before values: `alpha_tt [I + (u_t - ubar_t)(A u_t)^T]`, as [b, h, t, i, k]."""
+    """What the inclusive mask adds to `S_t A`, before values: `alpha_tt [I + (u_t - ubar_t)(A
+    u_t)^T]`, as [b, h, t, i, k]."""
     own = jnp.diagonal(attended.alpha, axis1=-2, axis2=-1)[..., None, None]
     towards = jnp.einsum("hij,btj->bhti", attention.interaction, u)
-    return own * (jnp.eye(attention.dim, dtype=u.dtype) + _outer(attended.w[:, None] - attended.wbar, towards))
+    return own * (
+        jnp.eye(attention.dim, dtype=u.dtype) + _outer(attended.w[:, None] - attended.wbar, towards)
+    )
 
 
 def _by_lemma(attention: Attention) -> bool:
@@ -95,5 +104,6 @@ def _of_values(attention: Attention, slope: jax.Array) -> jax.Array:
 
 
 def _outer(left: jax.Array, right: jax.Array) -> jax.Array:
-    # As an einsum its gradients are matrix products; a broadcast product's would be sums over whole arrays.
+    # As an einsum its gradients are matrix products; a broadcast product's would be sums over whole
+    # arrays.
     return jnp.einsum("...i,...j->...ij", left, right)

@@ -1,4 +1,5 @@
-"""The bijection between noise and embeddings, by solving the implicit equation (theory, sections 1, 2 and 5)."""
+"""The bijection between noise and embeddings, by solving the implicit equation (theory, sections 1,
+2 and 5)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,25 +24,27 @@ from probattn.errors import InputError
 
 
 class AttentionTransform(Transform):
-    """Noise to embeddings: the u that solves `u_t = mu_t(u_t; u_<t) + e_t` for every position, on (length, dim).
+    """Noise to embeddings: the u that solves `u_t = mu_t(u_t; u_<t) + e_t` for every position, on
+    (length, dim).
 
         forward   e -> u      position by position, by Newton's method
         inverse   u -> e      the residuals
         log |det du/de|       = -sum_t log |det J_t|
 
-    Forward is differentiable by the implicit function theorem, in e and in the attention's arrays. Where the solver
-    does not converge the embedding, and all that follow it, are NaN. Arrays of a batch of maps broadcast against the
-    leading axes of the argument.
+    Forward is differentiable by the implicit function theorem, in e and in the attention's arrays.
+    Where the solver does not converge the embedding, and all that follow it, are NaN. Arrays of a
+    batch of maps broadcast against the leading axes of the argument.
 
     Args:
         attention: with the strict mask.
-        branch: what forward does when no certificate says that there is one root: None refuses, "fixed_point" takes
-            the limit of `u <- mu_t(u) + e_t` from u = e_t, which has det J_t >= 0, or NaN if there is none within
-            10,000 iterations.
+        branch: what forward does when no certificate says that there is one root: None refuses,
+            "fixed_point" takes the limit of `u <- mu_t(u) + e_t` from u = e_t, which has det J_t >=
+            0, or NaN if there is none within 10,000 iterations.
 
     Raises:
-        InputError: at construction an attention with the inclusive mask or an unknown branch; in the forward
-            direction an attention without a certificate, unless the branch is named; a wrong shape; a NaN.
+        InputError: at construction an attention with the inclusive mask or an unknown branch; in
+            the forward direction an attention without a certificate, unless the branch is named; a
+            wrong shape; a NaN.
 
     Source: theory, sections 2, 4 and 5.
 
@@ -50,7 +53,8 @@ class AttentionTransform(Transform):
         >>> import jax.numpy as jnp
         >>> from probattn import Attention, AttentionTransform
         >>> transform = AttentionTransform(Attention.from_interaction([[[0.5]]], contraction=0.9))
-        >>> u = transform(jnp.array([[-1.0], [1.0], [0.5]]))  # from noise, one embedding after the other
+        >>> # from noise, one embedding after the other
+        >>> u = transform(jnp.array([[-1.0], [1.0], [0.5]]))
         >>> print(transform.inv(u).round(4).ravel())
         [-1.   1.   0.5]
     """
@@ -66,12 +70,16 @@ class AttentionTransform(Transform):
 
     def __call__(self, x: ArrayLike) -> Float[Array, "*batch length dim"]:
         length = jnp.shape(x)[-2] if jnp.ndim(x) >= 2 else 0
-        if length == 0 or always_unique(self.attention, length):  # no length is for over_sequences to refuse
+        if length == 0 or always_unique(
+            self.attention, length
+        ):  # no length is for over_sequences to refuse
             return over_sequences(_newton, self.attention, x, "noise")
         if self.branch is None:
             raise InputError(
-                "attention: the equation u = mu(u) + noise may have several solutions (of traced parameters nothing "
-                "but the cap is known), so a sample is not unique; use contraction=0.9 (always unique), or ask for "
+                "attention: the equation u = mu(u) + noise may have several solutions (of "
+                "traced parameters nothing "
+                "but the cap is known), so a sample is not unique; use contraction=0.9 (always "
+                "unique), or ask for "
                 'branch="fixed_point" and check draws with `certified`'
             )
         return over_sequences(_iterate, self.attention, x, "noise")
@@ -79,7 +87,9 @@ class AttentionTransform(Transform):
     def _inverse(self, y: ArrayLike) -> Float[Array, "*batch length dim"]:
         return residuals(self.attention, y)
 
-    def log_abs_det_jacobian(self, x: Any, y: ArrayLike, intermediates: Any = None) -> Float[Array, "*batch"]:
+    def log_abs_det_jacobian(
+        self, x: Any, y: ArrayLike, intermediates: Any = None
+    ) -> Float[Array, "*batch"]:
         return -log_det(self.attention, y).sum(-1)
 
     def tree_flatten(self):
@@ -92,12 +102,14 @@ class AttentionTransform(Transform):
         theirs, their_structure = jax.tree.flatten(other.attention)
         if our_structure != their_structure:  # type: ignore[operator]
             return False
-        return jnp.all(jnp.array([jnp.array_equal(*pair) for pair in zip(ours, theirs, strict=True)]))
+        return jnp.all(
+            jnp.array([jnp.array_equal(*pair) for pair in zip(ours, theirs, strict=True)])
+        )
 
 
 def _newton(attention: Attention, noise: jax.Array) -> jax.Array:
-    # Newton's steps can cycle where interactions are strong: under the cap iteration then takes over, which always
-    # converges there; without it a trust region comes first.
+    # Newton's steps can cycle where interactions are strong: under the cap iteration then takes
+    # over, which always converges there; without it a trust region comes first.
     solve = guarded_newton if attention.contraction is None else newton
     return jax.vmap(partial(_solve_in_turn, attention, solve))(noise)
 
@@ -117,17 +129,24 @@ def _solve_in_turn(attention: Attention, solve: Callable, noise: jax.Array) -> j
 
 
 class Equation(NamedTuple):
-    """`x = mu_t(x; u_<t) + e` for the embedding x of one position of one sequence; u[t, i] holds its past."""
+    """`x = mu_t(x; u_<t) + e` for the embedding x of one position of one sequence; u[t, i] holds
+    its past."""
 
     attention: Attention
     u: jax.Array
     position: jax.Array
     noise: jax.Array
-    unit: jax.Array  # the size of what is given: x / unit is of order one, so that tolerances are relative
+    unit: (
+        jax.Array
+    )  # the size of what is given: x / unit is of order one, so that tolerances are relative
 
     @classmethod
-    def at(cls, attention: Attention, u: jax.Array, position: jax.Array, noise: jax.Array) -> "Equation":
-        if attention.contraction is not None:  # the cap depends on the past only: it is worked into the query
+    def at(
+        cls, attention: Attention, u: jax.Array, position: jax.Array, noise: jax.Array
+    ) -> "Equation":
+        if (
+            attention.contraction is not None
+        ):  # the cap depends on the past only: it is worked into the query
             shrink = shrinkage(attention, u[None])[0, position]
             attention = replace(attention, query=attention.query * shrink, contraction=None)
         past = jnp.where(jnp.arange(len(u))[:, None] < position, u, 0)
@@ -136,15 +155,19 @@ class Equation(NamedTuple):
 
     def iterate(self, scaled: jax.Array) -> jax.Array:
         """The right-hand side, in units."""
-        return (mean_at(self.attention, self.u, self.position, scaled * self.unit) + self.noise) / self.unit
+        return (
+            mean_at(self.attention, self.u, self.position, scaled * self.unit) + self.noise
+        ) / self.unit
 
     def difference(self, scaled: jax.Array) -> jax.Array:
-        """Left-hand side minus right-hand side, in units: 0 at a root, and its slope there is J_t."""
+        """Left-hand side minus right-hand side, in units: 0 at a root, and its slope there is
+        J_t."""
         return scaled - self.iterate(scaled)
 
 
 def newton(equation: Equation, start: jax.Array) -> jax.Array:
-    """The root under the cap: by Newton's method from `start`, or else by iteration, at rate kappa; NaN if both fail."""
+    """The root under the cap: by Newton's method from `start`, or else by iteration, at rate kappa;
+    NaN if both fail."""
     return _root(equation, start, _find_under_the_cap)
 
 
@@ -165,26 +188,36 @@ def _root(equation: Equation, start: jax.Array, find: Callable) -> jax.Array:
         return jnp.linalg.solve(jax.jacfwd(linear)(jnp.zeros_like(right)), right)
 
     scaled_start = jax.lax.stop_gradient(start / equation.unit)
-    return equation.unit * jax.lax.custom_root(equation.difference, scaled_start, find, solve_tangent)
+    return equation.unit * jax.lax.custom_root(
+        equation.difference, scaled_start, find, solve_tangent
+    )
 
 
 def _find_by_newton(difference: Callable, start: jax.Array) -> jax.Array:
-    # By hand: lineax, under optimistix's Newton, refuses arrays that lie on several devices, as parallel chains do.
+    # By hand: lineax, under optimistix's Newton, refuses arrays that lie on several devices, as
+    # parallel chains do.
     slope = jax.jacfwd(difference)
 
     def goes_on(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         _, step, number = carry
         return (jnp.abs(step).max() > small) & (number < 50)
 
-    def advance(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def advance(
+        carry: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         x, _, number = carry
         step = jnp.linalg.solve(slope(x), difference(x))
         return x - step, step, number + 1
 
-    # Convergence is quadratic: after a step below a tenth of the root of the machine epsilon one more is exact.
+    # Convergence is quadratic: after a step below a tenth of the root of the machine epsilon one
+    # more is exact.
     small = 0.1 * jnp.finfo(start.dtype).eps ** 0.5
-    x, step, _ = jax.lax.while_loop(goes_on, advance, (start, jnp.full_like(start, jnp.inf), jnp.zeros((), int)))
-    return jnp.where(jnp.abs(step).max() <= small, x - jnp.linalg.solve(slope(x), difference(x)), jnp.nan)
+    x, step, _ = jax.lax.while_loop(
+        goes_on, advance, (start, jnp.full_like(start, jnp.inf), jnp.zeros((), int))
+    )
+    return jnp.where(
+        jnp.abs(step).max() <= small, x - jnp.linalg.solve(slope(x), difference(x)), jnp.nan
+    )
 
 
 def _find_under_the_cap(difference: Callable, start: jax.Array) -> jax.Array:
@@ -196,7 +229,9 @@ def _find_under_the_cap(difference: Callable, start: jax.Array) -> jax.Array:
 
 def _find_by_trust_region(difference: Callable, start: jax.Array) -> jax.Array:
     solver: Any = optimistix.Dogleg(rtol=1e-2, atol=1e-2)
-    near = optimistix.root_find(lambda x, _: difference(x), solver, start, max_steps=100, throw=False).value
+    near = optimistix.root_find(
+        lambda x, _: difference(x), solver, start, max_steps=100, throw=False
+    ).value
     return _find_by_newton(difference, near)
 
 

@@ -1,4 +1,5 @@
-"""Attention weights and the mean of each embedding given its past, of whole sequences (theory, sections 1 and 4).
+"""Attention weights and the mean of each embedding given its past, of whole sequences (theory,
+sections 1 and 4).
 
 Inside, arrays carry the batch of sequences as their first axis, `u[b, t, i]`, and sums are einsums.
 """
@@ -18,8 +19,8 @@ from probattn.attention.batching import over_sequences
 def attention_mean(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
     """Mean of each embedding given its past, `mu_t = sum_h V_h sum_s alpha^h_ts u_s`.
 
-    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape or a NaN.
-    Source: theory, section 1.
+    Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
+    or a NaN. Source: theory, section 1.
 
     Example:
 
@@ -41,8 +42,9 @@ def of_weights(attention: Attention, length: int) -> int:
 class Attended(NamedTuple):
     """What attention makes of sequences u[b, t, i].
 
-    Embeddings count from the first of their sequence, `w_t = u_t - u_1`: the weights are blind to a shift of all keys and
-    covariances to any, and without it long embeddings that lie close would round away.
+    Embeddings count from the first of their sequence, `w_t = u_t - u_1`: the weights are blind to a
+    shift of all keys and covariances to any, and without it long embeddings that lie close would
+    round away.
 
     Args:
         origin: the first embedding of each sequence [b, 1, i].
@@ -73,7 +75,9 @@ def attend(attention: Attention, u: jax.Array) -> Attended:
     key = jnp.einsum("hri,bsi->bhsr", attention.key, w) / math.sqrt(attention.rank)
     shrink = shrinkage(attention, u)
     alpha, log_total = _weights(attention, query, key, shrink)
-    return Attended(origin, w, query, key, shrink, alpha, log_total, weighted_sum(alpha, w[:, None]))
+    return Attended(
+        origin, w, query, key, shrink, alpha, log_total, weighted_sum(alpha, w[:, None])
+    )
 
 
 def mean(attention: Attention, u: jax.Array) -> jax.Array:
@@ -84,36 +88,50 @@ def mean(attention: Attention, u: jax.Array) -> jax.Array:
 def mean_of_heads(attention: Attention, attended: Attended) -> jax.Array:
     """`mu_t` as [b, t, i], from the weighted means of the past in each head."""
     ubar = head_means(attention, attended)
-    mu = ubar.mean(1) if attention.value is None else jnp.einsum("hij,bhtj->bti", attention.value, ubar)
+    mu = (
+        ubar.mean(1)
+        if attention.value is None
+        else jnp.einsum("hij,bhtj->bti", attention.value, ubar)
+    )
     if attention.origin is None or attention.mask != "strict":
         return mu
     return mu.at[:, 0].set(attention.origin)  # the first position has no past
 
 
 def head_means(attention: Attention, attended: Attended) -> jax.Array:
-    """Weighted mean of the past in each head, `ubar_t = sum_s alpha_ts u_s`, as [b, h, t, i]; 0 where there is no past."""
-    has_past = jnp.arange(attended.alpha.shape[2])[:, None] >= (1 if attention.mask == "strict" else 0)
+    """Weighted mean of the past in each head, `ubar_t = sum_s alpha_ts u_s`, as [b, h, t, i]; 0
+    where there is no past."""
+    has_past = jnp.arange(attended.alpha.shape[2])[:, None] >= (
+        1 if attention.mask == "strict" else 0
+    )
     return attended.wbar + has_past * attended.origin[:, None]
 
 
 @jax.custom_jvp
 def weighted_sum(alpha: jax.Array, x: jax.Array) -> jax.Array:
-    """`sum_s alpha_ts x_s` as [b, h, t, i], of alpha [b, h, t, s] and x [b, h, s, i] (h may be 1 there)."""
-    return jnp.einsum("bhts,bhsi->bhti", alpha, jnp.broadcast_to(x, (*alpha.shape[:2], *x.shape[2:])))
+    """`sum_s alpha_ts x_s` as [b, h, t, i], of alpha [b, h, t, s] and x [b, h, s, i] (h may be 1
+    there)."""
+    return jnp.einsum(
+        "bhts,bhsi->bhti", alpha, jnp.broadcast_to(x, (*alpha.shape[:2], *x.shape[2:]))
+    )
 
 
 @weighted_sum.defjvp
 @jax.default_matmul_precision("highest")  # rules are traced by themselves
 def _weighted_sum_jvp(primals, tangents):
-    # Written with the transpose of alpha laid out in memory: the gradient in x is then a product of rows by columns, for
-    # which compilers have their fast path.
+    # Written with the transpose of alpha laid out in memory: the gradient in x is then a product of
+    # rows by columns, for which compilers have their fast path.
     (alpha, x), (alpha_change, x_change) = primals, tangents
     transposed = jax.lax.optimization_barrier(jnp.swapaxes(alpha, -1, -2))
     x_change = jnp.broadcast_to(x_change, (*alpha.shape[:2], *x.shape[2:]))
-    return weighted_sum(alpha, x), weighted_sum(alpha_change, x) + jnp.einsum("bhst,bhsi->bhti", transposed, x_change)
+    return weighted_sum(alpha, x), weighted_sum(alpha_change, x) + jnp.einsum(
+        "bhst,bhsi->bhti", transposed, x_change
+    )
 
 
-def _weights(attention: Attention, query: jax.Array, key: jax.Array, shrink: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _weights(
+    attention: Attention, query: jax.Array, key: jax.Array, shrink: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     length = query.shape[2]
     logits = jnp.einsum("bhtr,bhsr->bhts", query, key) * shrink[:, None, :, None]
     lag = jnp.arange(length)[:, None] - jnp.arange(length)
@@ -126,17 +144,25 @@ def _weights(attention: Attention, query: jax.Array, key: jax.Array, shrink: jax
 
 
 def squared_diameter(u: jax.Array) -> jax.Array:
-    """`D_t^2`, the squared diameter of the strict past of each position, as [b, t]; 0 for the first two."""
-    shifted = u - u[:, :1]  # the first token is in every past, so that what cancels below is no longer than D_t
+    """`D_t^2`, the squared diameter of the strict past of each position, as [b, t]; 0 for the first
+    two."""
+    shifted = (
+        u - u[:, :1]
+    )  # the first token is in every past, so that what cancels below is no longer than D_t
     squares = (shifted**2).sum(-1)
-    squared = squares[:, :, None] + squares[:, None] - 2 * jnp.einsum("bti,bsi->bts", shifted, shifted)
+    squared = (
+        squares[:, :, None] + squares[:, None] - 2 * jnp.einsum("bti,bsi->bts", shifted, shifted)
+    )
     earlier = jnp.tri(u.shape[1], k=-1, dtype=bool)
     farthest = jnp.where(earlier, squared, 0).max(2)
-    return jnp.concatenate([jnp.zeros_like(farthest[:, :1]), jax.lax.cummax(farthest, axis=1)[:, :-1]], axis=1)
+    return jnp.concatenate(
+        [jnp.zeros_like(farthest[:, :1]), jax.lax.cummax(farthest, axis=1)[:, :-1]], axis=1
+    )
 
 
 def shrinkage(attention: Attention, u: jax.Array) -> jax.Array:
-    """What the contraction cap multiplies A by at each position, `1 / (1 + g D_t^2 / (4 kappa))`, as [b, t]."""
+    """What the contraction cap multiplies A by at each position, `1 / (1 + g D_t^2 / (4 kappa))`,
+    as [b, t]."""
     if attention.contraction is None:
         return jnp.ones((1, u.shape[1]), u.dtype)
     return capped(attention, squared_diameter(u))
@@ -147,7 +173,11 @@ def capped(attention: Attention, squared: jax.Array) -> jax.Array:
     if attention.contraction is None:
         return jnp.ones_like(squared)
     interaction = frobenius_norm(attention.interaction)
-    value = math.sqrt(attention.dim) / attention.heads if attention.value is None else frobenius_norm(attention.value)
+    value = (
+        math.sqrt(attention.dim) / attention.heads
+        if attention.value is None
+        else frobenius_norm(attention.value)
+    )
     return 1 / (1 + (value * interaction).sum() * squared / (4 * attention.contraction))
 
 

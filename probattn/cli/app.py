@@ -18,7 +18,9 @@ from probattn.errors import FitError, InputError
 def _keeping_compiled(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**options: Any) -> None:
-        from probattn.inference import keep_compiled  # only when a command runs: --help loads no JAX
+        from probattn.inference import (
+            keep_compiled,
+        )  # only when a command runs: --help loads no JAX
 
         keep_compiled()
         command(**options)
@@ -32,19 +34,36 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Causal self-attention as a probabilistic model: fit it by MAP and by full posterior sampling, and compare.",
+    help=(
+        "Causal self-attention as a probabilistic model: fit it by MAP and by full posterior "
+        "sampling, and compare."
+    ),
 )
-for command in (demo, fit, resume, learning_curve, diagnose, compare, calibrate, generate, margins, env):
+for command in (
+    demo,
+    fit,
+    resume,
+    learning_curve,
+    diagnose,
+    compare,
+    calibrate,
+    generate,
+    margins,
+    env,
+):
     app.command()(_keeping_compiled(command))
 study = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Studies of many trainings, that may be killed and go on."
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Studies of many trainings, that may be killed and go on.",
 )
 study.command()(_keeping_compiled(robustness))
 app.add_typer(study, name="study")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; bad input is one line and exit code 2, a failed fit one line and exit code 1.
+    """Run the command line; bad input is one line and exit code 2, a failed fit one line and exit
+    code 1.
 
     Under --strict a fit that has not converged is exit code 3.
     """

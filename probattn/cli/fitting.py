@@ -21,8 +21,15 @@ from probattn.cli.runs import (
     method_settings,
     resume_run,
     wake_devices,
-)  # fmt: skip
-from probattn.cli.shared import ClusterOption, CorpusArgument, RunArgument, SeedOption, StrictOption, judge
+)
+from probattn.cli.shared import (
+    ClusterOption,
+    CorpusArgument,
+    RunArgument,
+    SeedOption,
+    StrictOption,
+    judge,
+)
 from probattn.errors import InputError
 
 DEMO_DRAWS = {False: (155, 155, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
@@ -31,10 +38,12 @@ DEMO_STEPS = {False: 3000, True: 200}
 
 
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="A few draws only: two minutes, and not converged.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the result; an earlier demo there is replaced.")] = Path(
-        "runs/demo"
-    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few draws only: two minutes, and not converged.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the result; an earlier demo there is replaced.")
+    ] = Path("runs/demo"),
     seed: SeedOption = 0,
 ) -> None:
     """Fit 300 pronunciations by MAP and by posterior sampling, and compare them on 2,000 others.
@@ -48,10 +57,17 @@ def demo(
         out.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
+        raise InputError(
+            f"{out}: cannot be made ({error.strerror}); choose another --out"
+        ) from error
     num_warmup, num_samples, depth = DEMO_DRAWS[quick]
     try:
-        chains = {"num_warmup": num_warmup, "num_samples": num_samples, "num_chains": 2, "max_tree_depth": depth}
+        chains = {
+            "num_warmup": num_warmup,
+            "num_samples": num_samples,
+            "num_chains": 2,
+            "max_tree_depth": depth,
+        }
         # As many descents as there are chains, whose starts are found by the same compiled program.
         descents = {"num_steps": DEMO_STEPS[quick], "num_starts": chains["num_chains"]}
         for method, settings in ((Method.map, descents), (Method.posterior, chains)):
@@ -78,63 +94,170 @@ def demo(
         raise
     print_comparison(comparison)
     if quick:
-        console.print("quick mode: too few draws to have converged; run without --quick for a result")
+        console.print(
+            "quick mode: too few draws to have converged; run without --quick for a result"
+        )
     console.print(f"report: {(out / 'report.html').resolve()}")
 
 
 def fit(
     corpus: CorpusArgument,
-    method: Annotated[Method, typer.Option(help="The mode; a Gaussian around it; several modes; or draws from the whole posterior, by NUTS or by microcanonical Langevin dynamics (needs the extra blackjax).")],
+    method: Annotated[
+        Method,
+        typer.Option(
+            help=(
+                "The mode; a Gaussian around it; several modes; or draws from the whole posterior, "
+                "by NUTS or by microcanonical Langevin dynamics (needs the extra blackjax)."
+            )
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Run directory to make.")],
-    model: Annotated[ModelName, typer.Option(help="LanguageModel, or EmissionModel: tokens emitted by latent embeddings.")] = ModelName.language,
+    model: Annotated[
+        ModelName,
+        typer.Option(help="LanguageModel, or EmissionModel: tokens emitted by latent embeddings."),
+    ] = ModelName.language,
     dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
     rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
-    length: Annotated[int | None, typer.Option(help="Longest sequence with its end token; default: 10 for cmudict, what the file needs.")] = None,
-    train_size: Annotated[int | None, typer.Option(help=f"Training sequences; default: {TRAIN_SIZE}, or all if fewer.")] = None,
-    barrier_weight: Annotated[float | None, typer.Option(help="Language model: weight of the embedding path's density, default 0.05; 0 is plain cross-entropy.")] = None,
-    contraction: Annotated[float | None, typer.Option(help="Cap inside (0, 1) under which the embeddings have a density everywhere; default: none for the language model, 0.9 for the emission model.")] = None,
-    coordinates: Annotated[Coordinates | None, typer.Option(help="Emission model: what is sampled, default embedding. It moves the MAP, not the posterior.")] = None,
-    num_particles: Annotated[int | None, typer.Option(help="Emission model: particles that score a sequence, default 200.")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")] = False,
-    num_steps: Annotated[int | None, typer.Option(help="Most optimiser steps to a mode, default 4000; it stops at rest.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="MAP, ensemble: sequences in a minibatch; default: all.")] = None,
-    num_members: Annotated[int | None, typer.Option(help="Modes of an ensemble, default 5.")] = None,
-    num_warmup: Annotated[int | None, typer.Option(help="Warmup iterations, per chain, default 500.")] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "Longest sequence with its end token; default: 10 for cmudict, what the file needs."
+            )
+        ),
+    ] = None,
+    train_size: Annotated[
+        int | None,
+        typer.Option(help=f"Training sequences; default: {TRAIN_SIZE}, or all if fewer."),
+    ] = None,
+    barrier_weight: Annotated[
+        float | None,
+        typer.Option(
+            help=(
+                "Language model: weight of the embedding path's density, default 0.05; 0 is plain "
+                "cross-entropy."
+            )
+        ),
+    ] = None,
+    contraction: Annotated[
+        float | None,
+        typer.Option(
+            help=(
+                "Cap inside (0, 1) under which the embeddings have a density everywhere; default: "
+                "none for the language model, 0.9 for the emission model."
+            )
+        ),
+    ] = None,
+    coordinates: Annotated[
+        Coordinates | None,
+        typer.Option(
+            help=(
+                "Emission model: what is sampled, default embedding. It moves the MAP, not the "
+                "posterior."
+            )
+        ),
+    ] = None,
+    num_particles: Annotated[
+        int | None,
+        typer.Option(help="Emission model: particles that score a sequence, default 200."),
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
+    ] = False,
+    num_steps: Annotated[
+        int | None,
+        typer.Option(help="Most optimiser steps to a mode, default 4000; it stops at rest."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="MAP, ensemble: sequences in a minibatch; default: all.")
+    ] = None,
+    num_members: Annotated[
+        int | None, typer.Option(help="Modes of an ensemble, default 5.")
+    ] = None,
+    num_warmup: Annotated[
+        int | None, typer.Option(help="Warmup iterations, per chain, default 500.")
+    ] = None,
     num_samples: Annotated[int | None, typer.Option(help="Draws, per chain, default 500.")] = None,
     num_chains: Annotated[int | None, typer.Option(help="Chains, default 4.")] = None,
-    max_tree_depth: Annotated[int | None, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw, default 8.")] = None,
-    start: Annotated[Start | None, typer.Option(help="Posterior: where chains start: independently trained modes (default), one mode, the prior, or near the origin.")] = None,
-    num_starts: Annotated[int | None, typer.Option(help="MAP, Laplace: descents, of which the best is taken, default 1. Posterior: points that the chains share, default one each.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Devices to use: chains first, the rest split the sequences. Default: one a chain as far as there are; in a cluster all.")] = None,
+    max_tree_depth: Annotated[
+        int | None, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw, default 8.")
+    ] = None,
+    start: Annotated[
+        Start | None,
+        typer.Option(
+            help=(
+                "Posterior: where chains start: independently trained modes (default), one mode, "
+                "the prior, or near the origin."
+            )
+        ),
+    ] = None,
+    num_starts: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "MAP, Laplace: descents, of which the best is taken, default 1. Posterior: points "
+                "that the chains share, default one each."
+            )
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "Devices to use: chains first, the rest split the sequences. Default: one a chain "
+                "as far as there are; in a cluster all."
+            )
+        ),
+    ] = None,
     cluster: ClusterOption = False,
     strict: StrictOption = False,
     seed: SeedOption = 0,
-) -> None:  # fmt: skip
-    """Fit a model to a corpus and write a run directory. A posterior that is killed goes on with `probattn resume`.
+) -> None:
+    """Fit a model to a corpus and write a run directory. A posterior that is killed goes on with
+    `probattn resume`.
 
     Example: `probattn fit cmudict --method posterior --out runs/posterior`
     """
     settings = method_settings(
         method,
         dict(
-            num_steps=num_steps, batch_size=batch_size, num_members=num_members, num_warmup=num_warmup,
-            num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth, start=start,
-            num_starts=num_starts, devices=devices,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            num_members=num_members,
+            num_warmup=num_warmup,
+            num_samples=num_samples,
+            num_chains=num_chains,
+            max_tree_depth=max_tree_depth,
+            start=start,
+            num_starts=num_starts,
+            devices=devices,
         ),
-    )  # fmt: skip
+    )
     from probattn.inference.devices.multihost import join, on_first
 
     join(cluster)
-    wake_devices((num_chains or 4) if method in (Method.posterior, Method.microcanonical) else 1, devices)
+    wake_devices(
+        (num_chains or 4) if method in (Method.posterior, Method.microcanonical) else 1, devices
+    )
     fitted = fit_and_save(
-        corpus, method, out, model, seed=seed, settings=settings,
+        corpus,
+        method,
+        out,
+        model,
+        seed=seed,
+        settings=settings,
         data=dict(length=length, train_size=train_size, stream=stream),
         model_options=dict(
-            dim=dim, heads=heads, rank=rank, barrier_weight=barrier_weight, contraction=contraction,
-            coordinates=coordinates, num_particles=num_particles,
+            dim=dim,
+            heads=heads,
+            rank=rank,
+            barrier_weight=barrier_weight,
+            contraction=contraction,
+            coordinates=coordinates,
+            num_particles=num_particles,
         ),
-    )  # fmt: skip
+    )
 
     def report() -> None:
         from probattn.inference import load_run
@@ -155,7 +278,8 @@ def resume(
     cluster: ClusterOption = False,
     strict: StrictOption = False,
 ) -> None:
-    """Go on with a posterior fit that was killed, bit for bit, or draw more from one that is finished.
+    """Go on with a posterior fit that was killed, bit for bit, or draw more from one that is
+    finished.
 
     Example: `probattn resume runs/posterior`
     """
@@ -168,7 +292,9 @@ def resume(
     fitted = resume_run(Path(run), num_samples)
 
     def report() -> None:
-        console.print(f"posterior of {len(fitted.data)} sequences, {fitted.shape[1]} draws a chain: {run}")
+        console.print(
+            f"posterior of {len(fitted.data)} sequences, {fitted.shape[1]} draws a chain: {run}"
+        )
         judge(fitted, Path(run).name, strict, load_run(run)[1].heldout)
 
     on_first(report)

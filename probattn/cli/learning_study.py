@@ -1,4 +1,5 @@
-"""The command `learning-curve`: MAP and posterior at growing training sizes, as a study that may be killed and go on."""
+"""The command `learning-curve`: MAP and posterior at growing training sizes, as a study that may be
+killed and go on."""
 
 import dataclasses
 import shutil
@@ -54,11 +55,16 @@ class Study:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """What must be the same for a study to go on. Sizes are not part of it: others may be added."""
+        """What must be the same for a study to go on. Sizes are not part of it: others may be
+        added."""
         import jax
 
         fields = {f"model {name}": value for name, value in dataclasses.asdict(self.model).items()}
-        settings = {f"{method} {name}": value for method in METHODS for name, value in self.settings[method].items()}
+        settings = {
+            f"{method} {name}": value
+            for method in METHODS
+            for name, value in self.settings[method].items()
+        }
         about = {"format": FORMAT, "corpus": self.corpus.name, "data SHA-256": self.corpus.digest()}
         precision = "float64" if jax.config.jax_enable_x64 else "float32"
         return about | {
@@ -76,26 +82,62 @@ class Study:
 
 def learning_curve(
     corpus: CorpusArgument,
-    out: Annotated[Path, typer.Option(help="Folder of the study: a run directory for each fit, and curve.zip. One that was killed goes on.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help=(
+                "Folder of the study: a run directory for each fit, and curve.zip. One that was "
+                "killed goes on."
+            )
+        ),
+    ],
     sizes: Annotated[str, typer.Option(help="Training sequences, ascending.")] = SIZES,
     dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
     rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
-    barrier_weight: Annotated[float | None, typer.Option(help="Weight of the embedding path's density, default 0.05; 0 is plain cross-entropy.")] = None,
-    contraction: Annotated[float | None, typer.Option(help="Cap inside (0, 1) under which the embeddings have a density everywhere; default: none.")] = None,
-    length: Annotated[int | None, typer.Option(help="Longest sequence with its end token; default: 10 for cmudict, what the file needs.")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")] = False,
-    num_steps: Annotated[int | None, typer.Option(help="MAP: most optimiser steps, default 4000; it stops at rest.")] = None,
+    barrier_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the embedding path's density, default 0.05; 0 is plain cross-entropy."
+        ),
+    ] = None,
+    contraction: Annotated[
+        float | None,
+        typer.Option(
+            help=(
+                "Cap inside (0, 1) under which the embeddings have a density everywhere; default: "
+                "none."
+            )
+        ),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "Longest sequence with its end token; default: 10 for cmudict, what the file needs."
+            )
+        ),
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
+    ] = False,
+    num_steps: Annotated[
+        int | None, typer.Option(help="MAP: most optimiser steps, default 4000; it stops at rest.")
+    ] = None,
     num_warmup: Annotated[int, typer.Option(help="Posterior: warmup iterations, per chain.")] = 150,
     num_samples: Annotated[int, typer.Option(help="Posterior: draws, per chain.")] = 150,
     num_chains: Annotated[int, typer.Option(help="Posterior: chains.")] = 2,
-    max_tree_depth: Annotated[int, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw.")] = 6,
+    max_tree_depth: Annotated[
+        int, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw.")
+    ] = 6,
     seed: SeedOption = 0,
-) -> None:  # fmt: skip
-    """Where does the posterior matter? Fit by MAP and by posterior at growing training sizes, with one held-out set.
+) -> None:
+    """Where does the posterior matter? Fit by MAP and by posterior at growing training sizes, with
+    one held-out set.
 
-    The chains are short by default, so that five sizes take hours and not days; what has not converged is said at the end.
-    A study that was killed goes on with the same command, and so do sizes that are added.
+    The chains are short by default, so that five sizes take hours and not days; what has not
+    converged is said at the end. A study that was killed goes on with the same command, and so do
+    sizes that are added.
 
     Example: `probattn learning-curve cmudict --out runs/curve`
     """
@@ -114,9 +156,16 @@ def learning_curve(
     whole = load_corpus(corpus, length=length, stream=stream)
     if wanted[-1] > len(whole.train):
         raise InputError(
-            f"sizes: {corpus} has {len(whole.train):,} training sequences, got {wanted[-1]:,}; ask for fewer"
+            f"sizes: {corpus} has {len(whole.train):,} training sequences, got {wanted[-1]:,}; "
+            "ask for fewer"
         )
-    options = {"dim": dim, "heads": heads, "rank": rank, "barrier_weight": barrier_weight, "contraction": contraction}
+    options = {
+        "dim": dim,
+        "heads": heads,
+        "rank": rank,
+        "barrier_weight": barrier_weight,
+        "contraction": contraction,
+    }
     model = build_model(ModelName.language, len(whole.symbols), whole.length, **options)
     settings = {Method.map: steps, Method.posterior: counts}
     study = Study(out, corpus, data, whole, options, model, settings, seed)
@@ -127,13 +176,16 @@ def learning_curve(
 
 
 def parse_sizes(text: str) -> list[int]:
-    """Training sizes from "30,100,300". Raises: InputError unless they are ascending whole numbers of at least 1."""
+    """Training sizes from "30,100,300". Raises: InputError unless they are ascending whole numbers
+    of at least 1."""
     try:
         found = [int(word) for word in text.split(",")]
     except ValueError:
         found = []
     if not found or found[0] < 1 or any(one >= other for one, other in pairwise(found)):
-        raise InputError(f"sizes: expected ascending whole numbers of at least 1, such as {SIZES}, got {text!r}")
+        raise InputError(
+            f"sizes: expected ascending whole numbers of at least 1, such as {SIZES}, got {text!r}"
+        )
     return found
 
 
@@ -150,16 +202,22 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
             found = finished(study, method, size)
             fresh |= found is None
             fits[method.value] = fit_anyway(study, method, size) if found is None else found
-            said = f"{fits[method.value].seconds:.0f} s{', finished already' if found is not None else ''}"
+            said = (
+                f"{fits[method.value].seconds:.0f} "
+                f"s{', finished already' if found is not None else ''}"
+            )
             console.print(f"{method.value} of {size:,} sequences: {said}")
         points.append(curve_of({name: [fit] for name, fit in fits.items()}, study.corpus.heldout))
-        if fresh or size == sizes[-1] or not file.exists():  # else the one there is of as many sizes, or of more
+        if (
+            fresh or size == sizes[-1] or not file.exists()
+        ):  # else the one there is of as many sizes, or of more
             save_curve(file, join(points))
     return join(points)
 
 
 def finished(study: Study, method: Method, size: int) -> Any:
-    """The fit of a size if it is done, else None. Raises: InputError for a run that is not of this study."""
+    """The fit of a size if it is done, else None. Raises: InputError for a run that is not of this
+    study."""
     from probattn.inference.fitting.run_directory import load_run, load_setting
 
     run = study.run(method, size)
@@ -167,7 +225,9 @@ def finished(study: Study, method: Method, size: int) -> Any:
         return None
     model, corpus, _ = load_setting(run)
     if model != study.model or corpus.digest() != _prefix(study.corpus, size).digest():
-        raise InputError(f"{run}: is a run of another model or other data than its study; remove it")
+        raise InputError(
+            f"{run}: is a run of another model or other data than its study; remove it"
+        )
     if (run / "store").exists() and not _has_draws(run):
         return None
     fitted = load_run(run)[0]
@@ -175,17 +235,20 @@ def finished(study: Study, method: Method, size: int) -> Any:
 
 
 def fit_anyway(study: Study, method: Method, size: int) -> Any:
-    """Fit a size; a posterior that has all its draws and failed, such as by a chain that never moved, is kept.
+    """Fit a size; a posterior that has all its draws and failed, such as by a chain that never
+    moved, is kept.
 
-    Its verdict says that it has not converged. The same seed would fail again, and the other sizes would not be reached.
-    """
+    Its verdict says that it has not converged. The same seed would fail again, and the other sizes
+    would not be reached."""
     try:
         return fit_one(study, method, size)
     except FitError as error:
         found = finished(study, method, size)
         if found is None:
             raise
-        warnings.warn(f"{error}; the study goes on, and says that this has not converged", stacklevel=2)
+        warnings.warn(
+            f"{error}; the study goes on, and says that this has not converged", stacklevel=2
+        )
         return found
 
 
@@ -197,17 +260,30 @@ def fit_one(study: Study, method: Method, size: int) -> Any:
         return resume_run(run, None)
     console.print(f"fitting {size:,} sequences by {method.value} ...")
     if method is Method.posterior and (run / "config.json").is_file():
-        shutil.rmtree(run, ignore_errors=True)  # killed before its first chunk: there is nothing to go on from
+        shutil.rmtree(
+            run, ignore_errors=True
+        )  # killed before its first chunk: there is nothing to go on from
     return fit_and_save(
-        study.source, method, run, model_options=study.model_options, data={**study.data, "train_size": size},
-        settings=study.settings[method], seed=study.seed,
-    )  # fmt: skip
+        study.source,
+        method,
+        run,
+        model_options=study.model_options,
+        data={**study.data, "train_size": size},
+        settings=study.settings[method],
+        seed=study.seed,
+    )
 
 
 def show(curve: Any) -> None:
     """Losses as a table, and the verdicts."""
-    table = Table("training sequences", *curve.methods, title="held-out loss, nats per token, ± standard error")
-    columns = {name: zip(*curve.losses(name), curve.trusted(name), strict=True) for name in curve.methods}
+    table = Table(
+        "training sequences",
+        *curve.methods,
+        title="held-out loss, nats per token, ± standard error",
+    )
+    columns = {
+        name: zip(*curve.losses(name), curve.trusted(name), strict=True) for name in curve.methods
+    }
     cells = {name: [_cell(*row) for row in rows] for name, rows in columns.items()}
     for number, size in enumerate(curve.sizes):
         table.add_row(f"{size:,}", *(cells[name][number] for name in curve.methods))

@@ -10,14 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-MOST_COLUMNS = 3  # fits whose figures stand beside each other in 80 columns; the page has room for more
+MOST_COLUMNS = (
+    3  # fits whose figures stand beside each other in 80 columns; the page has room for more
+)
 console = Console(highlight=False, soft_wrap=True)
 SAME_COMMAND = "the same command goes on where it was"
 
 
 @contextlib.contextmanager
 def told_how_to_go_on(how: Callable[[], str | None]) -> Iterator[None]:
-    """Of what is stopped, say how it goes on; `how` is asked then, and gives None where there is nothing to go on with."""
+    """Of what is stopped, say how it goes on; `how` is asked then, and gives None where there is
+    nothing to go on with."""
     try:
         yield
     except KeyboardInterrupt:
@@ -32,9 +35,17 @@ def print_comparison(comparison: Any) -> None:
 
     for warning in warnings_of(comparison):
         console.print(f"{warning.topic}: {warning.text}", markup=False, style="bold")
-    scores = Table("predictor", "nats per token", "gradients", "seconds", title="held-out loss, and what it cost")
+    scores = Table(
+        "predictor",
+        "nats per token",
+        "gradients",
+        "seconds",
+        title="held-out loss, and what it cost",
+    )
     for score in sorted(comparison.scores, key=lambda score: score.loss):
-        cost = ["" if math.isnan(cost) else f"{cost:,.0f}" for cost in (score.gradients, score.seconds)]
+        cost = [
+            "" if math.isnan(cost) else f"{cost:,.0f}" for cost in (score.gradients, score.seconds)
+        ]
         scores.add_row(escape(score.name), f"{score.loss:.4f} ± {score.per_token.error:.4f}", *cost)
     console.print(scores)
     if len(comparison.methods) <= MOST_COLUMNS:
@@ -46,12 +57,23 @@ def print_comparison(comparison: Any) -> None:
 def _in_short(comparison: Any) -> Table:
     reference = comparison.answers[0].reference
     others = [name for name in comparison.methods if name != reference]
-    table = Table("figure", reference, title=f"values and, of others, differences from {escape(reference)} (paired)")
+    table = Table(
+        "figure",
+        reference,
+        title=f"values and, of others, differences from {escape(reference)} (paired)",
+    )
     for name in others:
         table.add_column(escape(name))
     for answer in comparison.answers:
-        cells = [f"{answer.values[name]}\n{answer.differences[name].signed} {answer.word(name)}" for name in others]
-        table.add_row(f"{escape(answer.figure)}\n[dim]{answer.unit}[/dim]", str(answer.values[reference]), *cells)
+        cells = [
+            f"{answer.values[name]}\n{answer.differences[name].signed} {answer.word(name)}"
+            for name in others
+        ]
+        table.add_row(
+            f"{escape(answer.figure)}\n[dim]{answer.unit}[/dim]",
+            str(answer.values[reference]),
+            *cells,
+        )
     return table
 
 
@@ -61,12 +83,18 @@ def generation_table(corpus: Any, generation: Any) -> Table:
 
     positions = int((generation.support >= 0).sum())
     labels = path_labels(generation.tokens, corpus.symbols, positions, generation.path_has_start)
-    first = 0 if generation.path_has_start else 1  # so that the token at position n is n on the path too
+    first = (
+        0 if generation.path_has_start else 1
+    )  # so that the token at position n is n on the path too
     total = generation.log_prob[:positions].sum()
     table = Table(
-        "position", "token", "log probability", "margin", "support token so far",
+        "position",
+        "token",
+        "log probability",
+        "margin",
+        "support token so far",
         title=f"{escape(corpus.decode(generation.tokens))}   (log probability {total:.3f} nats)",
-    )  # fmt: skip
+    )
     for position in range(positions):
         support = generation.support[position]
         table.add_row(
@@ -91,12 +119,20 @@ def print_diagnosis(diagnosis: Any) -> None:
         title=f"{diagnosis.name}: {diagnosis.chains} chains of {diagnosis.draws} draws",
     )
     for tier in diagnosis.tiers:
-        numbers = f"{tier.rhat:.3f}", escape(tier.rhat_of), f"{tier.ess_bulk:.0f}", f"{tier.ess_tail:.0f}"
+        numbers = (
+            f"{tier.rhat:.3f}",
+            escape(tier.rhat_of),
+            f"{tier.ess_bulk:.0f}",
+            f"{tier.ess_tail:.0f}",
+        )
         table.add_row(tier.name, str(tier.count), *numbers)
     console.print(table)
     console.print(
-        f"started from {diagnosis.start}; {diagnosis.divergences} divergences, {diagnosis.steps_per_draw:.1f} steps a draw, "
+        f"started from {diagnosis.start}; {diagnosis.divergences} divergences, "
+        f"{diagnosis.steps_per_draw:.1f} steps a draw, "
         f"BFMI {diagnosis.bfmi:.2f}"
     )
-    console.print(f"{diagnosis.quantity}: R-hat {diagnosis.rhat:.3f}, bulk ESS {diagnosis.ess_bulk:.0f}")
+    console.print(
+        f"{diagnosis.quantity}: R-hat {diagnosis.rhat:.3f}, bulk ESS {diagnosis.ess_bulk:.0f}"
+    )
     console.print(str(diagnosis.verdict), markup=False)

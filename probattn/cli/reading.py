@@ -1,4 +1,5 @@
-"""The commands that read fits: diagnose, compare, generate, margins; and calibrate and env, which need none."""
+"""The commands that read fits: diagnose, compare, generate, margins; and calibrate and env, which
+need none."""
 
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from probattn.cli.runs import (
     compare_runs,
     save_plot,
     small_model,
-)  # fmt: skip
+)
 from probattn.cli.shared import NOT_CONVERGED, RunArgument, SeedOption, StrictOption, judge
 from probattn.errors import InputError
 
@@ -41,43 +42,67 @@ def diagnose(run: RunArgument, strict: StrictOption = False) -> None:
         found = leave_one_out(fitted)
         per = f"{found.log_prob:.1f} ± {found.standard_error:.1f} nats"
         console.print(
-            f"leave-one-out log probability of the {len(fitted.data)} training sequences: {per}. {found.verdict}"
+            f"leave-one-out log probability of the {len(fitted.data)} training sequences: "
+            f"{per}. {found.verdict}"
         )
 
 
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR ...", help="Run directories on the same corpus, of one density."),
+        typer.Argument(
+            metavar="DIR ...", help="Run directories on the same corpus, of one density."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="HTML page to write; the JSON goes beside it.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="HTML page to write; the JSON goes beside it.")] = Path(
+        "report.html"
+    ),
     num_particles: Annotated[
-        int | None, typer.Option(help="Emission models: particles that score a sequence, in place of the fit's own.")
+        int | None,
+        typer.Option(
+            help="Emission models: particles that score a sequence, in place of the fit's own."
+        ),
     ] = None,
     mix_densities: Annotated[
         bool,
-        typer.Option("--mix-densities", help="Compare fits of different densities all the same; the report says so."),
+        typer.Option(
+            "--mix-densities",
+            help="Compare fits of different densities all the same; the report says so.",
+        ),
     ] = False,
     elsewhere: Annotated[
         list[Path] | None,
-        typer.Option(help="Another text, a sequence a line, to be told from the corpus; may be given several times."),
+        typer.Option(
+            help=(
+                "Another text, a sequence a line, to be told from the corpus; may be given several "
+                "times."
+            )
+        ),
     ] = None,
     learning_curve: Annotated[
-        Path | None, typer.Option(help="A study made by `probattn learning-curve` on the same corpus, to show.")
+        Path | None,
+        typer.Option(help="A study made by `probattn learning-curve` on the same corpus, to show."),
     ] = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for each figure as PNG and SVG.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for each figure as PNG and SVG.")
+    ] = None,
     strict: StrictOption = False,
 ) -> None:
-    """What does the posterior buy over the MAP? A table here, a page and its numbers as JSON on disk.
+    """What does the posterior buy over the MAP? A table here, a page and its numbers as JSON on
+    disk.
 
     Example: `probattn compare runs/map runs/posterior --out report.html --figures figures`
     """
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; give the name of the page to write, such as {out}/report.html")
+        raise InputError(
+            f"{out}: is a folder; give the name of the page to write, such as {out}/report.html"
+        )
     if figures is not None and figures.exists() and not figures.is_dir():
         raise InputError(f"{figures}: is no folder; give the name of one for --figures")
     about = {"command": command()}
-    comparison = compare_runs(runs, about, num_particles, mix_densities, elsewhere or (), learning_curve)
+    comparison = compare_runs(
+        runs, about, num_particles, mix_densities, elsewhere or (), learning_curve
+    )
     written = out
     try:
         comparison.save_json(out.with_suffix(".json"))
@@ -86,7 +111,9 @@ def compare(
             written = figures
             comparison.save_figures(figures)
     except OSError as error:
-        raise InputError(f"{written}: cannot be written ({error.strerror}); choose another place") from error
+        raise InputError(
+            f"{written}: cannot be written ({error.strerror}); choose another place"
+        ) from error
     print_comparison(comparison)
     console.print(f"report: {out.resolve()}")
     verdicts = [*(found.verdict for found in comparison.diagnostics), *comparison.modes.values()]
@@ -95,17 +122,50 @@ def compare(
 
 
 def calibrate(
-    model: Annotated[CalibratedModel, typer.Argument(metavar="MODEL", help="latent, language (without barrier) or emission; small, so that it takes a minute or two.")],
-    method: Annotated[CalibratedMethod, typer.Option(help="NUTS is to pass; Laplace's approximation and a MAP are shown for what they are.")] = CalibratedMethod.nuts,
-    out: Annotated[Path, typer.Option(help="Figure of the ranks: .png, .svg or .pdf.")] = Path("calibration.png"),
-    num_simulations: Annotated[int, typer.Option(help="Data sets drawn from the model, at least 10.")] = 100,
-    dim: Annotated[int | None, typer.Option(help="Embedding dimension; default: 2, of the emission model 1.")] = None,
-    length: Annotated[int | None, typer.Option(help="Of the sequences; default: 8 for latent, else 4.")] = None,
-    barrier_weight: Annotated[float, typer.Option(help="Language model: above 0 its joint density is not the law that generates, and ranks show it.")] = 0.0,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if ranks leave their bands.")] = False,
+    model: Annotated[
+        CalibratedModel,
+        typer.Argument(
+            metavar="MODEL",
+            help=(
+                "latent, language (without barrier) or emission; small, so that it takes a minute "
+                "or two."
+            ),
+        ),
+    ],
+    method: Annotated[
+        CalibratedMethod,
+        typer.Option(
+            help="NUTS is to pass; Laplace's approximation and a MAP are shown for what they are."
+        ),
+    ] = CalibratedMethod.nuts,
+    out: Annotated[Path, typer.Option(help="Figure of the ranks: .png, .svg or .pdf.")] = Path(
+        "calibration.png"
+    ),
+    num_simulations: Annotated[
+        int, typer.Option(help="Data sets drawn from the model, at least 10.")
+    ] = 100,
+    dim: Annotated[
+        int | None, typer.Option(help="Embedding dimension; default: 2, of the emission model 1.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Of the sequences; default: 8 for latent, else 4.")
+    ] = None,
+    barrier_weight: Annotated[
+        float,
+        typer.Option(
+            help=(
+                "Language model: above 0 its joint density is not the law that generates, and "
+                "ranks show it."
+            )
+        ),
+    ] = 0.0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 3 if ranks leave their bands.")
+    ] = False,
     seed: SeedOption = 0,
-) -> None:  # fmt: skip
-    """Simulation-based calibration: do the draws of a method come from the posterior of the model that made the data?
+) -> None:
+    """Simulation-based calibration: do the draws of a method come from the posterior of the model
+    that made the data?
 
     Example: `probattn calibrate latent --method laplace --out laplace.png`
     """
@@ -115,13 +175,20 @@ def calibrate(
 
     check_plot(out)
     found = simulation_based_calibration(
-        small_model(model, dim, length, barrier_weight), key=jax.random.key(seed), method=method.value,
-        num_simulations=num_simulations, num_draws=49, thinning=3, num_warmup=200,
-    )  # fmt: skip
+        small_model(model, dim, length, barrier_weight),
+        key=jax.random.key(seed),
+        method=method.value,
+        num_simulations=num_simulations,
+        num_draws=49,
+        thinning=3,
+        num_warmup=200,
+    )
     save_plot(plot_ranks(found), out)
     outside = found.outside()
     names = ", ".join(outside) if outside else "none"
-    console.print(f"{len(outside)} of {len(found.ranks)} quantities leave their bands: {names}", markup=False)
+    console.print(
+        f"{len(outside)} of {len(found.ranks)} quantities leave their bands: {names}", markup=False
+    )
     console.print(f"plot: {out.resolve()}", markup=False)
     if strict and outside:
         raise SystemExit(NOT_CONVERGED)
@@ -131,11 +198,17 @@ def generate(
     run: RunArgument,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many sequences.")] = 10,
     margins: Annotated[
-        bool, typer.Option("--margins", help="A table for each: log probability, margin and support token.")
+        bool,
+        typer.Option(
+            "--margins", help="A table for each: log probability, margin and support token."
+        ),
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw margins and log probabilities to this .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw margins and log probabilities to this .png, .svg or .pdf."),
+    ] = None,
     seed: SeedOption = 0,
-) -> None:  # fmt: skip
+) -> None:
     """Sample sequences; those of a posterior come from a new draw each, as its mixture says.
 
     Example: `probattn generate runs/posterior -n 3 --margins --plot words.png`
@@ -157,7 +230,11 @@ def generate(
     generation = jax.tree.map(lambda array: np.asarray(array)[:, 0], generation)
     for row, tokens in enumerate(generation.tokens):
         if margins:
-            console.print(generation_table(corpus, jax.tree.map(lambda array, row=row: array[row], generation)))
+            console.print(
+                generation_table(
+                    corpus, jax.tree.map(lambda array, row=row: array[row], generation)
+                )
+            )
         else:
             console.print(corpus.decode(tokens), markup=False)
     if plot is not None:
@@ -165,13 +242,18 @@ def generate(
 
         shown = jax.tree.map(lambda array: array[:MOST_PLOTTED], generation)
         save_plot(plot_generation(shown, corpus.symbols), plot)
-        console.print(f"plot of {len(shown.tokens)} of {number} sequences: {plot.resolve()}", markup=False)
+        console.print(
+            f"plot of {len(shown.tokens)} of {number} sequences: {plot.resolve()}", markup=False
+        )
 
 
 def margins(
     run: RunArgument,
     text: Annotated[
-        str, typer.Argument(help='A sequence, such as "K AE T" (or a word of the dictionary) for cmudict.')
+        str,
+        typer.Argument(
+            help='A sequence, such as "K AE T" (or a word of the dictionary) for cmudict.'
+        ),
     ],
 ) -> None:
     """Stability margin of each position of a text, and which one is its support token.
@@ -206,7 +288,8 @@ def margins(
 
 
 def env() -> None:
-    """Print versions, devices, precision and where compiled programs are kept, for a report of a problem.
+    """Print versions, devices, precision and where compiled programs are kept, for a report of a
+    problem.
 
     Example: `probattn env`
     """
@@ -216,9 +299,12 @@ def env() -> None:
 
     for name, number in versions().items():
         console.print(f"{name} {number}")
-    console.print(f"devices: {', '.join(str(device) for device in jax.devices())}; cores: {os.cpu_count()}")
+    console.print(
+        f"devices: {', '.join(str(device) for device in jax.devices())}; cores: {os.cpu_count()}"
+    )
     kept = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
     console.print(f"compiled programs: {kept or 'not kept'}")
     console.print(
-        f"precision: {'float64' if jax.config.jax_enable_x64 else 'float32'} (set JAX_ENABLE_X64=1 for float64)"
+        f"precision: {'float64' if jax.config.jax_enable_x64 else 'float32'} (set "
+        "JAX_ENABLE_X64=1 for float64)"
     )

@@ -1,4 +1,5 @@
-"""The command `study robustness`: transformers trained with the barrier and with what else makes them robust, under stress."""
+"""The command `study robustness`: transformers trained with the barrier and with what else makes
+them robust, under stress."""
 
 import dataclasses
 import json
@@ -31,7 +32,8 @@ QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What all arms share. Args: settings, of the TransformerLM; the rest as the command's options; corpus, read."""
+    """What all arms share. Args: settings, of the TransformerLM; the rest as the command's options;
+    corpus, read."""
 
     folder: Path
     corpus: Any
@@ -50,20 +52,37 @@ class Plan:
             "data SHA-256": self.corpus.digest(),
         }
         precision = "float64" if jax.config.jax_enable_x64 else "float32"
-        return about | self.settings | self.training | {"seeds": list(self.seeds), "precision": precision}
+        return (
+            about
+            | self.settings
+            | self.training
+            | {"seeds": list(self.seeds), "precision": precision}
+        )
 
     def model(self, arm: "Arm") -> Any:
         from probattn.models import TransformerLM
 
-        return TransformerLM(len(self.corpus.symbols), self.corpus.length, **self.settings, **arm.settings)
+        return TransformerLM(
+            len(self.corpus.symbols), self.corpus.length, **self.settings, **arm.settings
+        )
 
     def file(self, arm: "Arm") -> Path:
         return self.folder / "arms" / f"{arm.name}.json"
 
 
 def robustness(
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Path of a text file, read as running text.")],
-    out: Annotated[Path, typer.Option(help="Folder of the study: arms/*.json, report.html, report.json. One that was killed goes on.")],
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="Path of a text file, read as running text.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help=(
+                "Folder of the study: arms/*.json, report.html, report.json. One that was killed "
+                "goes on."
+            )
+        ),
+    ],
     dim: Annotated[int, typer.Option(help="Width of the transformer.")] = 32,
     layers: Annotated[int, typer.Option(help="Layers.")] = 2,
     heads: Annotated[int, typer.Option(help="Heads of each layer.")] = 4,
@@ -72,17 +91,34 @@ def robustness(
     batch_size: Annotated[int, typer.Option(help="Sequences in a minibatch.")] = 32,
     num_seeds: Annotated[int, typer.Option(help="Seeds of each arm, trained side by side.")] = 5,
     seed: SeedOption = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A few arms of a tiny model, with width, length, steps and seeds of its own: some 3 minutes on 2 cores.")] = False,
-) -> None:  # fmt: skip
-    """Does the barrier buy robustness? Train transformers with it and without, and put them under stress.
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=(
+                "A few arms of a tiny model, with width, length, steps and seeds of its own: some "
+                "3 minutes on 2 cores."
+            ),
+        ),
+    ] = False,
+) -> None:
+    """Does the barrier buy robustness? Train transformers with it and without, and put them under
+    stress.
 
-    Each arm, a way to train, is kept when it is done; a study that was killed goes on with the same command.
+    Each arm, a way to train, is kept when it is done; a study that was killed goes on with the same
+    command.
 
     Example: `probattn study robustness corpus.txt --out runs/robustness --quick`
     """
     from probattn.checks import whole_number
 
-    chosen = {"dim": dim, "layers": layers, "heads": heads, "length": length, "num_steps": num_steps}
+    chosen = {
+        "dim": dim,
+        "layers": layers,
+        "heads": heads,
+        "length": length,
+        "num_steps": num_steps,
+    }
     chosen |= {"batch_size": batch_size, "num_seeds": num_seeds}
     for name, value in (chosen | {"seed": seed}).items():
         whole_number(name, value, {"length": SHORTEST, "seed": 0}.get(name, 1))
@@ -105,11 +141,14 @@ def _plan(source: str, out: Path, chosen: dict[str, Any], seed: int) -> Plan:
     from probattn.inference import load_corpus
 
     if source == "cmudict":
-        raise InputError("corpus: expected the path of a text file, running text; cmudict is a list of words")
+        raise InputError(
+            "corpus: expected the path of a text file, running text; cmudict is a list of words"
+        )
     corpus = load_corpus(source, length=chosen["length"], stream=True)
     if len(corpus.train) < chosen["batch_size"]:
         raise InputError(
-            f"corpus: {source} has {len(corpus.train)} training sequences of {chosen['length']} characters, fewer than a "
+            f"corpus: {source} has {len(corpus.train)} training sequences of "
+            f"{chosen['length']} characters, fewer than a "
             f"minibatch of {chosen['batch_size']}; give a longer text, or a smaller --batch-size"
         )
     settings = {name: chosen[name] for name in ("dim", "layers", "heads")}
@@ -126,24 +165,33 @@ def carry_out(plan: Plan, planned: "list[Arm]") -> None:
     missing = [arm for arm in planned if not plan.file(arm).exists()]
     sequences = plan.training["num_steps"] * plan.training["batch_size"] * len(plan.seeds)
     console.print(
-        f"{len(planned)} arms of {len(plan.seeds)} seeds, {len(planned) - len(missing)} done; each trains on {sequences:,} "
+        f"{len(planned)} arms of {len(plan.seeds)} seeds, {len(planned) - len(missing)} done; "
+        f"each trains on {sequences:,} "
         f"sequences of {plan.corpus.length}"
     )
     costs = _costs(plan, missing)
     if costs:
         console.print(
-            f"training will take some {sum(costs.values()) / 60:.0f} min, looked up by a few steps of each kind of arm"
+            f"training will take some {sum(costs.values()) / 60:.0f} min, looked up by a few "
+            "steps of each kind of arm"
         )
     for number, arm in enumerate(missing):
         started = time.perf_counter()
         write_json(plan.file(arm), _result(plan, arm))
-        left = f"; some {sum(list(costs.values())[number + 1 :]) / 60:.0f} min of training left" if costs else ""
+        left = (
+            f"; some {sum(list(costs.values())[number + 1 :]) / 60:.0f} min of training left"
+            if costs
+            else ""
+        )
         console.print(f"{arm.name}: {time.perf_counter() - started:.0f} s{left}", markup=False)
-        jax.clear_caches()  # else programs of many arms pile up; what they share is read from the folder of compiled ones
+        # else programs of many arms pile up; what they share is read from the folder of compiled
+        # ones
+        jax.clear_caches()
 
 
 def _costs(plan: Plan, missing: "list[Arm]") -> dict[str, float]:
-    """Projected seconds of training of each arm, from a few steps of one of each kind; none where that would not be worth it."""
+    """Projected seconds of training of each arm, from a few steps of one of each kind; none where
+    that would not be worth it."""
     if plan.training["num_steps"] < WORTH_A_PROJECTION:
         return {}
     seconds: dict[Any, float] = {}
@@ -159,7 +207,12 @@ def _seconds(plan: Plan, arm: "Arm", num_steps: int) -> float:
     from probattn.inference.fitting.training import train
 
     started = time.perf_counter()
-    train(plan.model(arm), plan.corpus.train, seeds=plan.seeds, **{**plan.training, "num_steps": num_steps})
+    train(
+        plan.model(arm),
+        plan.corpus.train,
+        seeds=plan.seeds,
+        **{**plan.training, "num_steps": num_steps},
+    )
     return time.perf_counter() - started
 
 
@@ -168,10 +221,19 @@ def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
     from probattn.inference.fitting.training import each_seed, train
     from probattn.inference.study.under_stress import stress
 
-    model, about = plan.model(arm), dataclasses.asdict(arm) | {"format": FORMAT, "seeds": list(plan.seeds)}
+    model, about = (
+        plan.model(arm),
+        dataclasses.asdict(arm) | {"format": FORMAT, "seeds": list(plan.seeds)},
+    )
     started = time.perf_counter()
     try:
-        trained = train(model, plan.corpus.train, seeds=plan.seeds, weight_decay=arm.weight_decay, **plan.training)
+        trained = train(
+            model,
+            plan.corpus.train,
+            seeds=plan.seeds,
+            weight_decay=arm.weight_decay,
+            **plan.training,
+        )
     except FitError as error:
         return about | {"failed": str(error), "results": []}
     seconds = time.perf_counter() - started
@@ -198,7 +260,9 @@ def _course(plan: Plan, plain: "Arm") -> list[dict[str, Any]]:
     from probattn.inference.study.course import margins_in_training
 
     heldout = plan.corpus.heldout[:MOST_HELDOUT]
-    return margins_in_training(plan.model(plain), plan.corpus.train, heldout, seeds=plan.seeds, **plan.training)
+    return margins_in_training(
+        plan.model(plain), plan.corpus.train, heldout, seeds=plan.seeds, **plan.training
+    )
 
 
 def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
@@ -217,7 +281,9 @@ def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
     size = len(pieces.symbols), pieces.length, chosen.pop("dim")
     plain, barrier = (LanguageModel(*size, barrier_weight=weight) for weight in (0.0, 0.05))
     try:
-        return posterior_look(plain, barrier, pieces.train[some], heldout, seed=plan.seeds[0], **chosen)
+        return posterior_look(
+            plain, barrier, pieces.train[some], heldout, seed=plan.seeds[0], **chosen
+        )
     except FitError as error:
         return {"failed": str(error), "curves": {}, "posterior_minus": {}}
 
@@ -227,20 +293,41 @@ def report(plan: Plan, planned: "list[Arm]", source: str, quick: bool) -> None:
     from probattn.inference.study.robustness_page import save_robustness
 
     done = [_read(plan.file(arm)) for arm in planned if plan.file(arm).exists()]
-    options = "--quick" if quick else " ".join(
-        f"--{name.replace('_', '-')} {value}"
-        for name, value in {**plan.settings, "length": plan.corpus.length, **plan.training, "num_seeds": len(plan.seeds), "seed": plan.seeds[0]}.items()
-    )  # fmt: skip
+    options = (
+        "--quick"
+        if quick
+        else " ".join(
+            f"--{name.replace('_', '-')} {value}"
+            for name, value in {
+                **plan.settings,
+                "length": plan.corpus.length,
+                **plan.training,
+                "num_seeds": len(plan.seeds),
+                "seed": plan.seeds[0],
+            }.items()
+        )
+    )
     command = f"probattn study robustness {Path(source).name} --out {plan.folder.name} {options}"
     found = save_robustness(
-        plan.folder, plan.to_json(), done, len(planned) - len(done), command,
-        course=_read(plan.folder / "course.json"), look=_read(plan.folder / "posterior.json"),
-    )  # fmt: skip
+        plan.folder,
+        plan.to_json(),
+        done,
+        len(planned) - len(done),
+        command,
+        course=_read(plan.folder / "course.json"),
+        look=_read(plan.folder / "posterior.json"),
+    )
     table = Table(
-        "barrier", "clean loss", "loss under noise 0.4", "claim", title="changes from the plain model, 95 % over seeds"
+        "barrier",
+        "clean loss",
+        "loss under noise 0.4",
+        "claim",
+        title="changes from the plain model, 95 % over seeds",
     )
     for claim in found["claims"]:
-        table.add_row(claim["name"], claim["clean"].percent, claim["noise"].percent, claim["verdict"])
+        table.add_row(
+            claim["name"], claim["clean"].percent, claim["noise"].percent, claim["verdict"]
+        )
     console.print(table)
     console.print(f"report: {(plan.folder / 'report.html').resolve()}", markup=False)
 
@@ -249,4 +336,6 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: is damaged ({error}); remove it, and it is made again") from error
+        raise InputError(
+            f"{file}: is damaged ({error}); remove it, and it is made again"
+        ) from error

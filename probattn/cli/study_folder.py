@@ -1,4 +1,5 @@
-"""The folder of a study that may be killed and go on: what it was begun with is kept in it, and must be given again."""
+"""The folder of a study that may be killed and go on: what it was begun with is kept in it, and
+must be given again."""
 
 import json
 from pathlib import Path
@@ -10,7 +11,8 @@ from probattn.errors import InputError
 def open_study(folder: Path, given: dict[str, Any], kind: str) -> None:
     """Make the study's folder with its `study.json`, or make sure that what is there is this study.
 
-    Args: given, what must be the same for a study to go on, as JSON; kind, what it is, for messages ("learning curve").
+    Args: given, what must be the same for a study to go on, as JSON; kind, what it is, for messages
+        ("learning curve").
     Raises: InputError if it is another one, with what differs, or if the folder cannot be made.
     """
     from probattn.inference.data.array_file import write_json
@@ -25,7 +27,9 @@ def open_study(folder: Path, given: dict[str, Any], kind: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, given)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --out"
+        ) from error
 
 
 def _recorded(file: Path) -> dict[str, Any]:
@@ -47,5 +51,6 @@ def _refuse_other(folder: Path, recorded: dict[str, Any], given: dict[str, Any])
     ]
     if apart:
         raise InputError(
-            f"{folder}: holds another study ({'; '.join(apart)}); choose another --out, or give what it was begun with"
+            f"{folder}: holds another study ({'; '.join(apart)}); choose another --out, or "
+            "give what it was begun with"
         )

@@ -22,29 +22,38 @@ AT_ONCE = 12_800  # particles of all sequences that are filtered side by side, w
 
 
 class EmissionProcess(SequenceProcess):
-    """Law of tokens that latent embeddings emit: again a causal process, whose conditionals are estimates.
+    """Law of tokens that latent embeddings emit: again a causal process, whose conditionals are
+    estimates.
 
         P(x) = integral of p(u) prod_t softmax(O u_t + b)[x_t] du,   u ~ AttentionProcess
 
-    Draws are exact: embeddings of the process, then tokens. Probabilities come from a particle filter with a fixed key:
-    `log_prob` from its guided form, whose exponential is unbiased; next-token rows from guided particles of the past, each
-    moved on by the prior. So `log_prob` and the rows agree up to their errors, which `filter` and `next_token` give.
-    Marginals, survival and random sets are by Monte Carlo over exact draws, with standard errors; "exact" is refused.
+    Draws are exact: embeddings of the process, then tokens. Probabilities come from a particle
+    filter with a fixed key: `log_prob` from its guided form, whose exponential is unbiased;
+    next-token rows from guided particles of the past, each moved on by the prior. So `log_prob` and
+    the rows agree up to their errors, which `filter` and `next_token` give. Marginals, survival and
+    random sets are by Monte Carlo over exact draws, with standard errors; "exact" is refused.
 
     Args:
-        emission: attention (strict mask, with the contraction cap), scale, readout (V, d), bias (V,).
+        emission: attention (strict mask, with the contraction cap), scale, readout (V, d), bias
+            (V,).
         length: positions T >= 1.
         num_particles: of the filter, at least 2.
-        key: of its draws; None is `jax.random.key(0)`. Another key gives another, independent estimate.
+        key: of its draws; None is `jax.random.key(0)`. Another key gives another, independent
+            estimate.
 
-    Raises: InputError on an attention without the cap, on shapes that do not go together, on counts out of range.
-    Source: theory, section 9.
+    Raises: InputError on an attention without the cap, on shapes that do not go together, on counts
+    out of range. Source: theory, section 9.
     """
 
     pytree_data_fields = ("params", "key")
     pytree_aux_fields = (
-        "length", "vocab_size", "end_token", "num_particles", "cached_step", "end_probability_bound",
-    )  # fmt: skip
+        "length",
+        "vocab_size",
+        "end_token",
+        "num_particles",
+        "cached_step",
+        "end_probability_bound",
+    )
     enumerable = False
 
     def __init__(
@@ -56,31 +65,45 @@ class EmissionProcess(SequenceProcess):
         key: Array | None = None,
         validate_args: bool | None = None,
     ):
-        length, num_particles = whole_number("length", length), whole_number("num_particles", num_particles, 2)
+        length, num_particles = (
+            whole_number("length", length),
+            whole_number("num_particles", num_particles, 2),
+        )
         emission = _checked(emission, length)
         self.next_token_logits, self.batched = None, True
         self.params, self.key = emission, jax.random.key(0) if key is None else key
         self.length, self.vocab_size, self.end_token = length, emission.bias.shape[-1], END
-        self.num_particles, self.cached_step, self.end_probability_bound = num_particles, _AT_EMBEDDINGS, None
+        self.num_particles, self.cached_step, self.end_probability_bound = (
+            num_particles,
+            _AT_EMBEDDINGS,
+            None,
+        )
         Distribution.__init__(self, (), (length,), validate_args=validate_args)
 
     def __repr__(self) -> str:
-        return f"EmissionProcess({self.length} positions, {self.vocab_size} tokens, {self.num_particles} particles)"
+        return (
+            f"EmissionProcess({self.length} positions, {self.vocab_size} tokens, "
+            f"{self.num_particles} particles)"
+        )
 
     def filter(self, tokens: Any, *, bootstrap: bool = False, predict: bool = False) -> Filtered:
-        """Filter sequences: log probabilities with errors, effective sample sizes, embeddings given tokens.
+        """Filter sequences: log probabilities with errors, effective sample sizes, embeddings given
+        tokens.
 
         Args:
             tokens: ids of shape (..., n), n <= length.
             bootstrap: propose embeddings from the prior alone; for comparison.
             predict: give next-token rows too.
 
-        Returns: a Filtered with the leading axes of the tokens. Where a symbol follows the end log_prob is -inf; of fewer
-            than `length` tokens without an end it is that of all sequences that start so.
+        Returns: a Filtered with the leading axes of the tokens. Where a symbol follows the end
+            log_prob is -inf; of fewer than `length` tokens without an end it is that of all
+            sequences that start so.
         """
         tokens = as_tokens(tokens, self.vocab_size)
         if tokens.shape[-1] > self.length:
-            raise InputError(f"tokens: expected at most {self.length} positions, got shape {tokens.shape}")
+            raise InputError(
+                f"tokens: expected at most {self.length} positions, got shape {tokens.shape}"
+            )
         shape = tokens.shape[:-1]
         filtered = _filter(self, tokens.reshape(-1, tokens.shape[-1]), bootstrap, predict)
         possible = _stops(tokens).reshape(-1)
@@ -88,7 +111,8 @@ class EmissionProcess(SequenceProcess):
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), filtered)
 
     def next_token(self, tokens: Any) -> Estimate:
-        """`p(x_t | x_<t)` for every token and position, with standard errors; shape (..., length, vocab_size)."""
+        """`p(x_t | x_<t)` for every token and position, with standard errors; shape (..., length,
+        vocab_size)."""
         filtered = self.filter(tokens, predict=True)
         value, error = jnp.moveaxis(filtered.next_token, -3, 0)
         ended = ~counted(as_tokens(tokens, self.vocab_size), END)[..., None]
@@ -116,12 +140,16 @@ class EmissionProcess(SequenceProcess):
 
     def components(self, key: Array, number: int) -> tuple[Any, int]:
         """Embeddings for `number` draws: given these, tokens are independent."""
-        u = AttentionProcess(self.params.attention, self.params.scale, self.length).sample(key, (number,))
+        u = AttentionProcess(self.params.attention, self.params.scale, self.length).sample(
+            key, (number,)
+        )
         return u @ self.params.readout.T + self.params.bias, 0
 
 
 # What `draw` walks under: the logits that the embeddings of one draw give, (length, vocab).
-_AT_EMBEDDINGS = CachedStep(lambda logits: (), lambda logits, cache, previous, position: (cache, logits[position]))
+_AT_EMBEDDINGS = CachedStep(
+    lambda logits: (), lambda logits, cache, previous, position: (cache, logits[position])
+)
 
 
 @jax.jit(static_argnums=(2, 3))
@@ -143,19 +171,31 @@ def _checked(emission: Emission, length: int) -> Emission:
     attention = emission.attention
     if not isinstance(attention, Attention) or attention.batch_shape:
         raise InputError(
-            f"emission: expected one Attention, got {getattr(attention, 'batch_shape', type(attention).__name__)} as its "
-            "batch; take one draw of the parameters, use particle_log_prob for all of them, or jax.vmap"
+            "emission: expected one Attention, got "
+            f"{getattr(attention, 'batch_shape', type(attention).__name__)} as its "
+            "batch; take one draw of the parameters, use particle_log_prob for all of them, or "
+            "jax.vmap"
         )
     if attention.contraction is None:
         raise InputError(
-            "attention: expected a contraction cap; without it the law of the embeddings need not integrate to one, and "
+            "attention: expected a contraction cap; without it the law of the embeddings need "
+            "not integrate to one, and "
             "tokens have no probability; use contraction=0.9"
         )
     AttentionProcess(attention, 1.0, length)
     scale = as_scale(emission.scale)
-    readout, bias = as_float_array("readout", emission.readout), as_float_array("bias", emission.bias)
-    if readout.ndim != 2 or len(readout) < 2 or readout.shape[1] != attention.dim or bias.shape != readout.shape[:1]:
+    readout, bias = (
+        as_float_array("readout", emission.readout),
+        as_float_array("bias", emission.bias),
+    )
+    if (
+        readout.ndim != 2
+        or len(readout) < 2
+        or readout.shape[1] != attention.dim
+        or bias.shape != readout.shape[:1]
+    ):
         raise InputError(
-            f"readout, bias: expected shapes (vocab_size >= 2, {attention.dim}) and (vocab_size,), got {readout.shape} and {bias.shape}"
+            f"readout, bias: expected shapes (vocab_size >= 2, {attention.dim}) and "
+            f"(vocab_size,), got {readout.shape} and {bias.shape}"
         )
     return Emission(attention, scale, readout, bias)

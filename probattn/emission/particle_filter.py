@@ -1,7 +1,8 @@
-"""Tokens emitted by latent embeddings, one sequence at a time: a particle filter (theory, section 9).
+"""Tokens emitted by latent embeddings, one sequence at a time: a particle filter (theory, section
+9).
 
-A particle is a whole path u_1 ... u_t, since attention looks at all of it. Particles are the last axis, as in `mean_at_position`.
-"""
+A particle is a whole path u_1 ... u_t, since attention looks at all of it. Particles are the last
+axis, as in `mean_at_position`."""
 
 import math
 from functools import partial
@@ -15,11 +16,14 @@ from probattn.attention.attention import Attention
 from probattn.emission.proposal import Proposed, from_prior, guided
 from probattn.sequence.tokens import counted
 
-RESAMPLE_BELOW = 0.5  # of the particles: where the effective sample size falls under it, paths are drawn anew
+RESAMPLE_BELOW = (
+    0.5  # of the particles: where the effective sample size falls under it, paths are drawn anew
+)
 
 
 class Emission(NamedTuple):
-    """What emits tokens: `u ~ AttentionProcess(attention, scale)`, `x_t ~ softmax(readout u_t + bias)`.
+    """What emits tokens: `u ~ AttentionProcess(attention, scale)`, `x_t ~ softmax(readout u_t +
+    bias)`.
 
     Leading axes of the arrays (attention's too) are a batch, of posterior draws say.
     """
@@ -39,12 +43,16 @@ class Filtered(NamedTuple):
     """What the filter knows of one sequence; T positions, d dimensions, n particles, V tokens.
 
     Args:
-        log_prob: of the sequence, in nats; its exponential is an unbiased estimate of the probability.
+        log_prob: of the sequence, in nats; its exponential is an unbiased estimate of the
+            probability.
         standard_error: of log_prob, also the relative one of the probability.
         log_increments: `log p(x_t | x_<t)` of each position (T,); 0 after the end.
-        effective_sample_size: at each position (T,), of the weighted particles once they have seen the token.
-        smoothed_sample_size: how many distinct particles of each position (T,) the final paths still hold, weighted.
-        filtered: embeddings given the tokens up to their own, mean and standard deviation (2, T, d); NaN after the end.
+        effective_sample_size: at each position (T,), of the weighted particles once they have seen
+            the token.
+        smoothed_sample_size: how many distinct particles of each position (T,) the final paths
+            still hold, weighted.
+        filtered: embeddings given the tokens up to their own, mean and standard deviation (2, T,
+            d); NaN after the end.
         paths: final paths (n, T, d), zero after the end.
         weights: of the paths (n,), given all tokens; they sum to one.
         next_token: rows `p(x_t | x_<t)` and their standard errors (2, T, V), if asked for.
@@ -61,9 +69,12 @@ class Filtered(NamedTuple):
     next_token: Any
 
     def smoothed(self) -> tuple[Array, Array]:
-        """Embeddings given all tokens: mean and standard deviation, each (..., T, d); NaN after the end."""
+        """Embeddings given all tokens: mean and standard deviation, each (..., T, d); NaN after the
+        end."""
         mean = jnp.einsum("...n,...ntd->...td", self.weights, self.paths)
-        squares = jnp.einsum("...n,...ntd->...td", self.weights, (self.paths - mean[..., None, :, :]) ** 2)
+        squares = jnp.einsum(
+            "...n,...ntd->...td", self.weights, (self.paths - mean[..., None, :, :]) ** 2
+        )
         known = ~jnp.isnan(self.effective_sample_size)[..., None]
         return jnp.where(known, mean, jnp.nan), jnp.where(known, jnp.sqrt(squares), jnp.nan)
 
@@ -77,9 +88,15 @@ class _Particles(NamedTuple):
 
 @partial(jax.jit, static_argnames=("num_particles", "bootstrap", "predict"))
 def run_filter(
-    emission: Emission, tokens: Array, key: Array, num_particles: int, bootstrap: bool = False, predict: bool = False
+    emission: Emission,
+    tokens: Array,
+    key: Array,
+    num_particles: int,
+    bootstrap: bool = False,
+    predict: bool = False,
 ) -> Filtered:
-    """Filter one sequence of tokens [t]; `bootstrap` proposes from the prior and does not look at the token."""
+    """Filter one sequence of tokens [t]; `bootstrap` proposes from the prior and does not look at
+    the token."""
     length, dim, n = len(tokens), emission.attention.dim, num_particles
     dtype = jnp.result_type(emission.readout, float)
     propose = from_prior if bootstrap else guided
@@ -123,7 +140,8 @@ def run_filter(
     squares = jax.vmap(partial(_squared_masses, weight))(final.born)
     return Filtered(
         increments.sum(),
-        # Paths that go back to one first draw are no independent ones: each such family is one term.
+        # Paths that go back to one first draw are no independent ones: each such family is one
+        # term.
         jnp.sqrt(jnp.maximum(squares[0] - 1 / n, 0) * (n / max(n - 1, 1))),
         increments,
         jnp.where(is_counted, sizes, jnp.nan),

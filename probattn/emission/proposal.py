@@ -1,4 +1,5 @@
-"""Where the particle filter draws the next embedding from: the prior, or one that looks at the token."""
+"""Where the particle filter draws the next embedding from: the prior, or one that looks at the
+token."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,8 +13,11 @@ from probattn.attention.determinant import sign_and_log_det
 from probattn.attention.mean_at_position import conditional_parts
 from probattn.attention.transform import Equation, newton
 
-PRIOR_SHARE = 0.2  # of the guided particles are drawn from the prior: no weight then exceeds five times its likelihood
-STEPS = 6  # of fitting a factor to a token, each half of a full one, which would overshoot where a token surprises
+# of the guided particles are drawn from the prior: no weight then exceeds five times its likelihood
+PRIOR_SHARE = 0.2
+# of fitting a factor to a token, each half of a full one, which would overshoot where a token
+# surprises
+STEPS = 6
 EXPONENTIALS = 5  # a sum of so many has the chi-square law of twice as many degrees of freedom
 FREEDOM = 2 * EXPONENTIALS  # of the proposal: tails heavier than any target's
 
@@ -25,8 +29,11 @@ class Proposed(NamedTuple):
     log_weight: Array
 
 
-def from_prior(emission: Any, particles: Any, position: Array, token: Array, key: Array) -> Proposed:
-    """Draws of the process itself, by solving `u = mu_t(u) + e`; they weigh what they give the token."""
+def from_prior(
+    emission: Any, particles: Any, position: Array, token: Array, key: Array
+) -> Proposed:
+    """Draws of the process itself, by solving `u = mu_t(u) + e`; they weigh what they give the
+    token."""
     dim, n = particles.u.shape[1:]
     noise = emission.scale * jax.random.normal(key, (dim, n), particles.u.dtype)
 
@@ -38,19 +45,23 @@ def from_prior(emission: Any, particles: Any, position: Array, token: Array, key
 
 
 def guided(emission: Any, particles: Any, position: Array, token: Array, key: Array) -> Proposed:
-    """Draws of a mixture of the prior and of a Student t around the particle's own prior times a factor for the token.
+    """Draws of a mixture of the prior and of a Student t around the particle's own prior times a
+    factor for the token.
 
-        prior     N(e_t; 0, sigma^2 I) |det J_t|;   for the Student t linearised at 0, e_t(u) = e_t(0) + J_t(0) u
+        prior     N(e_t; 0, sigma^2 I) |det J_t|;   for the Student t linearised at 0,
+                  e_t(u) = e_t(0) + J_t(0) u
         factor    exp(h^T u - u^T L u / 2),   fitted to p(x_t | u), the same for all particles
 
-    The weight holds the exact density of the mixture, Jacobian included: what the Student t leaves out costs variance, not
-    truth, and the prior bounds what it costs. Which particles draw from the prior is itself random, their number is not.
-    """
+    The weight holds the exact density of the mixture, Jacobian included: what the Student t leaves
+    out costs variance, not truth, and the prior bounds what it costs. Which particles draw from the
+    prior is itself random, their number is not."""
     dim, n = particles.u.shape[1:]
     dtype = particles.u.dtype
 
     def parts(u: Array) -> tuple[Array, Array]:
-        return conditional_parts(emission.attention, particles.u, particles.squared_diameter, position, u)
+        return conditional_parts(
+            emission.attention, particles.u, particles.squared_diameter, position, u
+        )
 
     e, block = parts(jnp.zeros((dim, n), dtype))
     precision = (block[:, :, None] * block[:, None]).sum(0) / emission.scale**2
@@ -70,29 +81,39 @@ def guided(emission: Any, particles: Any, position: Array, token: Array, key: Ar
 
     standard = jnp.einsum("nji,nj->ni", root, u.T - mean)
     log_student = (
-        math.lgamma((FREEDOM + dim) / 2) - math.lgamma(FREEDOM / 2) - dim / 2 * math.log(FREEDOM * math.pi)
+        math.lgamma((FREEDOM + dim) / 2)
+        - math.lgamma(FREEDOM / 2)
+        - dim / 2 * math.log(FREEDOM * math.pi)
         + jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
         - (FREEDOM + dim) / 2 * jnp.log1p((standard**2).sum(-1) / FREEDOM)
-    )  # fmt: skip
+    )
     e, block = parts(u)
-    log_normal = -0.5 * ((e / emission.scale) ** 2).sum(0) - dim * jnp.log(math.sqrt(2 * math.pi) * emission.scale)
+    log_normal = -0.5 * ((e / emission.scale) ** 2).sum(0) - dim * jnp.log(
+        math.sqrt(2 * math.pi) * emission.scale
+    )
     log_prior = log_normal + sign_and_log_det(jnp.moveaxis(block, -1, 0))[1]
     share = len(chosen) / n
     log_proposal = jnp.logaddexp(math.log(share) + log_prior, math.log1p(-share) + log_student)
     return Proposed(u, log_prior + emission.log_prob(u)[token] - log_proposal)
 
 
-def _token_factor(emission: Any, token: Array, precision: Array, shift: Array) -> tuple[Array, Array]:
-    """Precision L [i, j] and shift h [i] of the Gaussian factor for a token, fitted at a Gaussian prior with these.
+def _token_factor(
+    emission: Any, token: Array, precision: Array, shift: Array
+) -> tuple[Array, Array]:
+    """Precision L [i, j] and shift h [i] of the Gaussian factor for a token, fitted at a Gaussian
+    prior with these.
 
-    The Gaussian q that is nearest to prior times likelihood (in KL(q | .)) has, in expectation over itself, gradient 0
-    and the precision of that product: L = E_q[Cov_p(O)], with p the tokens' probabilities and O their readouts. A
-    likelihood that cuts off like a wall is described so; a Laplace approximation sees its slope at one point.
-    """
+    The Gaussian q that is nearest to prior times likelihood (in KL(q | .)) has, in expectation over
+    itself, gradient 0
+    and the precision of that product: L = E_q[Cov_p(O)], with p the tokens' probabilities and O
+    their readouts. A likelihood that cuts off like a wall is described so; a Laplace approximation
+    sees its slope at one point."""
     readout, dim = emission.readout, len(shift)
     outer = (readout[:, :, None] * readout[:, None]).reshape(-1, dim * dim)
     # Two points on each axis: expectations under a Gaussian, exact up to third powers.
-    points = math.sqrt(dim) * jnp.concatenate([jnp.eye(dim), -jnp.eye(dim)], axis=1, dtype=shift.dtype)
+    points = math.sqrt(dim) * jnp.concatenate(
+        [jnp.eye(dim), -jnp.eye(dim)], axis=1, dtype=shift.dtype
+    )
 
     def step(_, current: tuple[Array, Array]) -> tuple[Array, Array]:
         mean, whole = current

@@ -12,12 +12,13 @@ CHUNK_LOGITS = 2**22  # logits held at a time, which bounds memory: 32 MiB in fl
 
 
 def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: Any) -> Any:
-    """Carry `fold` over all paths that take their t-th token from the array `alphabets[t]`, chunk by chunk.
+    """Carry `fold` over all paths that take their t-th token from the array `alphabets[t]`, chunk
+    by chunk.
 
-    `fold(carry, tokens, log_prefix, rows)` sees tokens (chunk, n) for n alphabets, and for each of the n + 1 prefixes
-    `log_prefix` (chunk, n + 1), its log probability (the empty one's is 0), and `rows` (chunk, n + 1, vocab), the law of
-    the token after it. Paths that only fill the last chunk have log probability -inf throughout.
-    """
+    `fold(carry, tokens, log_prefix, rows)` sees tokens (chunk, n) for n alphabets, and for each of
+    the n + 1 prefixes `log_prefix` (chunk, n + 1), its log probability (the empty one's is 0), and
+    `rows` (chunk, n + 1, vocab), the law of the token after it. Paths that only fill the last chunk
+    have log probability -inf throughout."""
     sizes = [len(alphabet) for alphabet in alphabets]
     total, n = math.prod(sizes), len(alphabets)
     chunk = min(total, max(1, CHUNK_LOGITS // (process.length * process.vocab_size)))

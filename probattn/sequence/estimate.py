@@ -27,7 +27,8 @@ class Estimate:
 
     Args:
         value: the probabilities.
-        standard_error: of each; 0 where `method` is an exact sum. Where no draw fell in an event, or all did, it is
+        standard_error: of each; 0 where `method` is an exact sum. Where no draw fell in an event,
+            or all did, it is
             that of one draw: the event is not called impossible, or certain.
         method: in words, "exact: 64 paths" or "Monte Carlo: 10,000 draws".
         effective_sample_size: of weighted draws, `(sum w)^2 / sum w^2`; None for an exact sum.
@@ -51,7 +52,10 @@ class Estimate:
 
     def __str__(self) -> str:
         if jnp.ndim(self.value):
-            numbers = f"table of shape {jnp.shape(self.value)}, largest standard error {self.standard_error.max():.2g}"
+            numbers = (
+                f"table of shape {jnp.shape(self.value)}, largest standard error "
+                f"{self.standard_error.max():.2g}"
+            )
         else:
             numbers = f"{self.value:.6g}" + ("" if self.exact else f" ± {self.standard_error:.2g}")
         size = "" if self.exact else f", effective sample size {self.effective_sample_size:,.0f}"
@@ -60,38 +64,44 @@ class Estimate:
 
 def exactly(value: Array, paths: int) -> Estimate:
     """The estimate that a sum over so many paths is."""
-    return Estimate(value, jnp.zeros_like(value), f"exact: {paths:,} path{'' if paths == 1 else 's'}")
+    return Estimate(
+        value, jnp.zeros_like(value), f"exact: {paths:,} path{'' if paths == 1 else 's'}"
+    )
 
 
 def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 1) -> bool:
     """Whether to sum over `paths` paths or to draw.
 
-    Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there are too many paths, or
-        where the process itself only estimates its probabilities.
+    Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there
+        are too many paths, or where the process itself only estimates its probabilities.
     """
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     if cells > MOST_CELLS:
         raise InputError(
-            f"{what}: expected a table of at most {MOST_CELLS:,} cells, got {_large(cells)} ({_memory(cells)}); ask "
+            f"{what}: expected a table of at most {MOST_CELLS:,} cells, got {_large(cells)} "
+            f"({_memory(cells)}); ask "
             "for fewer positions or tokens at a time"
         )
     if not process.enumerable:
         if method == "exact":
             raise InputError(
-                f'{what}: expected method="monte_carlo", got "exact"; the conditionals of {process} are estimates themselves'
+                f'{what}: expected method="monte_carlo", got "exact"; the conditionals of '
+                f"{process} are estimates themselves"
             )
         return False
     if method == "exact" and paths > MOST_PATHS:
         raise InputError(
-            f"{what}: expected at most {MOST_PATHS:,} paths to enumerate, got {_large(paths)} ({_memory(paths)} for "
+            f"{what}: expected at most {MOST_PATHS:,} paths to enumerate, got {_large(paths)} "
+            f"({_memory(paths)} for "
             'their probabilities alone); method="monte_carlo" draws instead, with a standard error'
         )
     return method == "exact" or (method == "auto" and paths <= MOST_PATHS)
 
 
 def mean_weight(log_weight: Float[Array, " draws"]) -> Estimate:
-    """Estimate of a probability as the mean of importance weights, with the standard error of that mean."""
+    """Estimate of a probability as the mean of importance weights, with the standard error of that
+    mean."""
     weight = jnp.exp(log_weight)
     number = len(weight)
     size = weight.sum() ** 2 / jnp.maximum((weight**2).sum(), jnp.finfo(weight.dtype).tiny)
@@ -99,10 +109,11 @@ def mean_weight(log_weight: Float[Array, " draws"]) -> Estimate:
 
 
 def frequencies(cell: Array, cells: int, log_weight: Float[Array, " draws"]) -> Estimate:
-    """Share of weighted draws in each of `cells` cells; `cell`, shape (draws, ...), may put a draw in several.
+    """Share of weighted draws in each of `cells` cells; `cell`, shape (draws, ...), may put a draw
+    in several.
 
-    A cell outside 0 ... cells - 1 is no cell. Self-normalised: with the weights w divided by their sum, the standard error is
-    `sqrt(sum w^2 (1[in cell] - p)^2)`.
+    A cell outside 0 ... cells - 1 is no cell. Self-normalised: with the weights w divided by their
+    sum, the standard error is `sqrt(sum w^2 (1[in cell] - p)^2)`.
     """
     weight = jnp.exp(log_weight - log_weight.max())  # of free draws exactly 1: counts are exact
     cell = cell.reshape(len(weight), -1)
@@ -128,7 +139,13 @@ def _draws(number: int) -> str:
 
 
 def _large(number: int) -> str:
-    return f"{number:,}" if number < 10**12 else f"{float(number):.3g}" if number < 10**300 else "more than 1e300"
+    return (
+        f"{number:,}"
+        if number < 10**12
+        else f"{float(number):.3g}"
+        if number < 10**300
+        else "more than 1e300"
+    )
 
 
 def _memory(numbers: int) -> str:

@@ -1,4 +1,5 @@
-"""A mixture of sequence processes, such as a posterior over their parameters makes (theory, section 8)."""
+"""A mixture of sequence processes, such as a posterior over their parameters makes (theory, section
+8)."""
 
 from typing import Any
 
@@ -13,14 +14,16 @@ from probattn.sequence.sequence_process import SequenceProcess
 
 
 class ProcessMixture(SequenceProcess):
-    """Law of sequences whose parameters are one of several draws, each as probable: again a causal process.
+    """Law of sequences whose parameters are one of several draws, each as probable: again a causal
+    process.
 
         P(x_1 ... x_n) = mean over draws of P_theta(x_1 ... x_n)
-        P(x_t | x_<t) = sum over draws of w_theta(x_<t) p_theta(x_t | x_<t),   w_theta proportional to P_theta(x_<t)
+        P(x_t | x_<t) = sum over draws of w_theta(x_<t) p_theta(x_t | x_<t),
+        w_theta(x_<t) proportional to P_theta(x_<t)
 
-    Its conditionals reweight the draws by how probable each found the prefix. Averages of per-token conditionals with
-    equal weights are another law. Everything a SequenceProcess offers is offered of the mixture; `sample` takes a draw
-    for each sequence and walks under it.
+    Its conditionals reweight the draws by how probable each found the prefix. Averages of per-token
+    conditionals with equal weights are another law. Everything a SequenceProcess offers is offered
+    of the mixture; `sample` takes a draw for each sequence and walks under it.
 
     Args:
         process: of one value of the parameters; its own value is not used.
@@ -38,7 +41,8 @@ class ProcessMixture(SequenceProcess):
         >>> def coin(params, tokens):
         ...     return jnp.broadcast_to(jnp.stack([jnp.zeros(()), params]), (len(tokens), 2))
         >>> process = SequenceProcess(coin, jnp.zeros(()), length=2, vocab_size=2, end_token=None)
-        >>> mixture = ProcessMixture(process, jnp.array([2.0, -2.0]))  # two coins, each with one side likelier
+        >>> # two coins, each with one side likelier
+        >>> mixture = ProcessMixture(process, jnp.array([2.0, -2.0]))
         >>> second = jnp.exp(mixture.next_token_log_probs(jnp.array([1, 1])))[1, 1]
         >>> print(f"{second:.2f}")  # not 0.50: the first throw tells something of which coin it is
         0.79
@@ -51,13 +55,16 @@ class ProcessMixture(SequenceProcess):
         expected: Any
         expected, found = jax.tree.structure(process.params), jax.tree.structure(draws)
         if expected != found:
-            raise InputError(f"draws: expected the parameters of the process, {expected}, got {found}")
+            raise InputError(
+                f"draws: expected the parameters of the process, {expected}, got {found}"
+            )
         numbers = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(draws)}
         wanted = [np.shape(leaf) for leaf in jax.tree.leaves(process.params)]
         got = [np.shape(leaf) for leaf in jax.tree.leaves(draws)]
         if [shape[1:] for shape in got] != wanted or len(numbers) != 1 or numbers & {(), (0,)}:
             raise InputError(
-                f"draws: expected leaves (num_draws, *shape) of the parameters' shapes {wanted} with one number of "
+                "draws: expected leaves (num_draws, *shape) of the parameters' shapes "
+                f"{wanted} with one number of "
                 f"draws, at least 1, got {got}"
             )
         for name in SequenceProcess.pytree_aux_fields:
@@ -82,9 +89,12 @@ class ProcessMixture(SequenceProcess):
         return jax.nn.logsumexp(per_draw, axis=0) - jnp.log(self.num_draws)
 
     def conditionals(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length vocab"]:
-        """Rows of the mixture; after a prefix that no draw finds possible, the plain average of the draws' rows."""
+        """Rows of the mixture; after a prefix that no draw finds possible, the plain average of the
+        draws' rows."""
 
-        def weigh(sums: tuple[Array, Array, Array], draw: Any) -> tuple[tuple[Array, Array, Array], None]:
+        def weigh(
+            sums: tuple[Array, Array, Array], draw: Any
+        ) -> tuple[tuple[Array, Array, Array], None]:
             joint, prefix, plain = sums
             rows = self.template.at(*draw).conditionals(tokens)
             chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
@@ -94,9 +104,15 @@ class ProcessMixture(SequenceProcess):
 
         shape = (*tokens.shape, self.vocab_size)
         nothing = jnp.full(shape, -jnp.inf)
-        (joint, prefix, plain), _ = jax.lax.scan(weigh, (nothing, nothing[..., 0], nothing), self._numbered)
+        (joint, prefix, plain), _ = jax.lax.scan(
+            weigh, (nothing, nothing[..., 0], nothing), self._numbered
+        )
         possible = (prefix > -jnp.inf)[..., None]
-        return jnp.where(possible, joint - jnp.where(possible, prefix[..., None], 0), plain - jnp.log(self.num_draws))
+        return jnp.where(
+            possible,
+            joint - jnp.where(possible, prefix[..., None], 0),
+            plain - jnp.log(self.num_draws),
+        )
 
     def components(self, key: Array, number: int) -> tuple[Any, int | None]:
         for_choice, for_each = jax.random.split(key)

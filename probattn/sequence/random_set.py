@@ -1,7 +1,7 @@
 """The random set of tokens that a sequence visits before it ends (theory, section 8).
 
-All laws here are of sequences that end within `length`: their total is 1 - survival(length), and the rest is the mass of
-sequences that have not ended yet, whose set is not known.
+All laws here are of sequences that end within `length`: their total is 1 - survival(length), and
+the rest is the mass of sequences that have not ended yet, whose set is not known.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,18 @@ Subset = tuple[int, ...]
 
 
 def containment(
-    process: Any, subset: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
+    process: Any,
+    subset: Any,
+    *,
+    method: str = "auto",
+    num_samples: int = 10_000,
+    key: Array | None = None,
 ) -> Estimate:
-    """`C(K) = P(it ends, and all tokens before the end lie in K)`, by forbidding the others at each step.
+    """`C(K) = P(it ends, and all tokens before the end lie in K)`, by forbidding the others at each
+    step.
 
-    The law is not renormalised: by Monte Carlo, a draw weighs the product of the probabilities that the allowed tokens
-    had, so that small probabilities are estimated well too.
+    The law is not renormalised: by Monte Carlo, a draw weighs the product of the probabilities that
+    the allowed tokens had, so that small probabilities are estimated well too.
 
     Args: subset, distinct tokens without the end token; the others as for `marginal`.
     Raises: InputError on a subset without meaning, or a process without an end token.
@@ -47,7 +53,12 @@ def containment(
 
 
 def capacity(
-    process: Any, subset: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
+    process: Any,
+    subset: Any,
+    *,
+    method: str = "auto",
+    num_samples: int = 10_000,
+    key: Array | None = None,
 ) -> Estimate:
     """`T(K) = P(it ends, and some token before the end lies in K) = C(all) - C(complement of K)`.
 
@@ -56,22 +67,30 @@ def capacity(
     subset = _subset(process, subset)
     paths = len(symbols(process)) ** (process.length - 1)
     if choose_exact(process, method, paths, "capacity"):
-        return exactly(_exact_capacity(process, np.isin(np.arange(process.vocab_size), subset)), paths)
+        return exactly(
+            _exact_capacity(process, np.isin(np.arange(process.vocab_size), subset)), paths
+        )
     tokens, log_weight = _draw(process, num_samples, key)
     visited = visited_tokens(process, tokens)
     hit = visited[:, list(subset)].any(-1) & visited[:, process.end_token]
     found = frequencies(jnp.where(hit, 0, -1), 1, log_weight)
-    return Estimate(found.value[0], found.standard_error[0], found.method, found.effective_sample_size)
+    return Estimate(
+        found.value[0], found.standard_error[0], found.method, found.effective_sample_size
+    )
 
 
-def set_law(process: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None) -> Estimate:
-    """`P(it ends, and has visited exactly K)` for every subset K, shape (2^vocab_size,), at index `sum of 2^token`.
+def set_law(
+    process: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
+) -> Estimate:
+    """`P(it ends, and has visited exactly K)` for every subset K, shape (2^vocab_size,), at index
+    `sum of 2^token`.
 
-    It is the Moebius inverse of the containment functional, `sum_{L in K} (-1)^|K - L| C(L)`; summed here path by path,
-    so that nothing cancels and no entry is negative. Sets with the end token have probability 0.
+    It is the Moebius inverse of the containment functional, `sum_{L in K} (-1)^|K - L| C(L)`;
+    summed here path by path, so that nothing cancels and no entry is negative. Sets with the end
+    token have probability 0.
 
-    Args: as for `marginal`. Raises: InputError on a vocabulary with too many subsets, or without an end token.
-    """
+    Args: as for `marginal`. Raises: InputError on a vocabulary with too many subsets, or without an
+    end token."""
     _subset(process, ())
     paths = len(symbols(process)) ** (process.length - 1)
     if choose_exact(process, method, paths, "set_law", 2**process.vocab_size):
@@ -86,7 +105,8 @@ def set_law(process: Any, *, method: str = "auto", num_samples: int = 10_000, ke
 def inclusion_probabilities(
     process: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
 ) -> Estimate:
-    """`P(it ends, and has visited v)` for each token v, shape (vocab_size,); 0 for the end token, which is in no set.
+    """`P(it ends, and has visited v)` for each token v, shape (vocab_size,); 0 for the end token,
+    which is in no set.
 
     Args: as for `marginal`. Raises: InputError on a process without an end token.
     """
@@ -101,18 +121,21 @@ def inclusion_probabilities(
     return frequencies(jnp.where(inside, every, -1), process.vocab_size, log_weight)
 
 
-def sample_set(process: Any, key: Array, sample_shape: tuple[int, ...] = ()) -> Bool[Array, "*shape vocab"]:
+def sample_set(
+    process: Any, key: Array, sample_shape: tuple[int, ...] = ()
+) -> Bool[Array, "*shape vocab"]:
     """Draws of the random set, as indicators of shape `sample_shape + (vocab_size,)`.
 
-    The end token's column says whether the sequence ended within length; where it did not, the set is of the tokens
-    visited so far. Raises: InputError on a process without an end token.
+    The end token's column says whether the sequence ended within length; where it did not, the set
+    is of the tokens visited so far. Raises: InputError on a process without an end token.
     """
     _subset(process, ())
     return visited_tokens(process, process.sample(key, sample_shape))
 
 
 def visited_tokens(process: Any, tokens: Array) -> Array:
-    """Indicators of the tokens in each sequence, the end token included: (..., positions) -> (..., vocab)."""
+    """Indicators of the tokens in each sequence, the end token included: (..., positions) -> (...,
+    vocab)."""
     shape = (*tokens.shape[:-1], process.vocab_size)
     row = jnp.indices(tokens.shape, sparse=True)[:-1]
     return jnp.zeros(shape, bool).at[(*row, tokens)].set(True)
@@ -120,16 +143,27 @@ def visited_tokens(process: Any, tokens: Array) -> Array:
 
 def _subset(process: Any, subset: Any) -> Subset:
     if process.end_token is None:
-        raise InputError("end_token: expected one, got None; the set of tokens before the end needs an end")
+        raise InputError(
+            "end_token: expected one, got None; the set of tokens before the end needs an end"
+        )
     try:
         tokens = list(subset)
     except TypeError as error:
         raise InputError(f"subset: expected tokens, got {subset!r}") from error
     for token in tokens:
-        if isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < process.vocab_size:
-            raise InputError(f"subset: expected tokens 0 to {process.vocab_size - 1}, got {token!r}")
+        if (
+            isinstance(token, bool)
+            or not isinstance(token, (int, np.integer))
+            or not 0 <= token < process.vocab_size
+        ):
+            raise InputError(
+                f"subset: expected tokens 0 to {process.vocab_size - 1}, got {token!r}"
+            )
     if process.end_token in tokens:
-        raise InputError(f"subset: expected tokens that come before the end, got the end token {process.end_token}")
+        raise InputError(
+            "subset: expected tokens that come before the end, got the end token "
+            f"{process.end_token}"
+        )
     if len(set(tokens)) < len(tokens):
         raise InputError(f"subset: expected each token once, got {tokens}")
     return tuple(sorted(int(token) for token in tokens))
@@ -147,11 +181,14 @@ def _index(process: Any, visited: Array) -> Array:
     return jnp.where(visited & (every != process.end_token), 2**every, 0).sum(-1)
 
 
-def _fold_endings(process: Any, alphabet: Array, positions: int, add: Callable, start: Array) -> Array:
-    """`add(total, ending, visited)` over all paths in an alphabet that end within so many positions.
+def _fold_endings(
+    process: Any, alphabet: Array, positions: int, add: Callable, start: Array
+) -> Array:
+    """`add(total, ending, visited)` over all paths in an alphabet that end within so many
+    positions.
 
-    `ending` (chunk, n + 1) is the probability to end after each prefix, divided by the number of paths that share it;
-    `visited` (chunk, n + 1, vocab) are the tokens of that prefix.
+    `ending` (chunk, n + 1) is the probability to end after each prefix, divided by the number of
+    paths that share it; `visited` (chunk, n + 1, vocab) are the tokens of that prefix.
     """
     sharing = float(len(alphabet)) ** np.arange(positions - 1, -1, -1)
 
@@ -165,7 +202,9 @@ def _fold_endings(process: Any, alphabet: Array, positions: int, add: Callable, 
 
 @partial(jax.jit, static_argnums=2)
 def _exact_containment(process: Any, subset: Array, positions: int) -> Array:
-    return _fold_endings(process, subset, positions, lambda total, ending, _: total + ending.sum(), jnp.zeros(()))
+    return _fold_endings(
+        process, subset, positions, lambda total, ending, _: total + ending.sum(), jnp.zeros(())
+    )
 
 
 @jax.jit
@@ -181,7 +220,13 @@ def _exact_set_law(process: Any) -> Array:
     def add(law: Array, ending: Array, visited: Array) -> Array:
         return law.at[_index(process, visited)].add(ending)
 
-    return _fold_endings(process, jnp.asarray(symbols(process)), process.length, add, jnp.zeros(2**process.vocab_size))
+    return _fold_endings(
+        process,
+        jnp.asarray(symbols(process)),
+        process.length,
+        add,
+        jnp.zeros(2**process.vocab_size),
+    )
 
 
 @jax.jit
@@ -189,4 +234,6 @@ def _exact_inclusion(process: Any) -> Array:
     def add(total: Array, ending: Array, visited: Array) -> Array:
         return total + jnp.where(visited, ending[..., None], 0).sum((0, 1))
 
-    return _fold_endings(process, jnp.asarray(symbols(process)), process.length, add, jnp.zeros(process.vocab_size))
+    return _fold_endings(
+        process, jnp.asarray(symbols(process)), process.length, add, jnp.zeros(process.vocab_size)
+    )

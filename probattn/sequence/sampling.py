@@ -1,4 +1,5 @@
-"""Draws from a sequence process: one scan over the positions, free or guided past what is forbidden."""
+"""Draws from a sequence process: one scan over the positions, free or guided past what is
+forbidden."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ class CachedStep:
 
     Args:
         start: `start(params) -> cache`, any pytree.
-        step: `step(params, cache, previous, position) -> (cache, logits)`: the logits, shape (vocab_size,), of the token
-            at `position` (from 0) when `previous` is the token before it; at position 0 `previous` means nothing.
+        step: `step(params, cache, previous, position) -> (cache, logits)`: the logits, shape
+            (vocab_size,), of the token at `position` (from 0) when `previous` is the token before
+            it; at position 0 `previous` means nothing.
     """
 
     start: Callable
@@ -34,9 +36,11 @@ def draw(
 ) -> tuple[Int[Array, "number positions"], Float[Array, " number"]]:
     """Draws of the first `positions` tokens and their log importance weights.
 
-    Where only some tokens are allowed, a draw takes one of these in proportion to its probability, and its weight is
-    the product of the probability that all of them had together: the mean weight estimates the probability of the
-    event, and weighted draws follow the law given it. Free draws have weight one.
+    Where only some tokens are allowed, a draw takes one of these in proportion to its probability,
+    and its weight is
+    the product of the probability that all of them had together: the mean weight estimates the
+    probability of the event, and weighted draws follow the law given it. Free draws have weight
+    one.
 
     Where logits are not numbers, a draw holds -1 from there on and its weight is NaN.
     """
@@ -53,7 +57,9 @@ def draw(
         failed = jnp.isnan(logits).any(-1) | jnp.isneginf(logits).all(-1) | (previous < 0)
         rows = jax.nn.log_softmax(logits)
         if process.end_token is not None:
-            rows = jnp.where(ended[:, None], jnp.where(every == process.end_token, 0, -jnp.inf), rows)
+            rows = jnp.where(
+                ended[:, None], jnp.where(every == process.end_token, 0, -jnp.inf), rows
+            )
         if allowed_here is not None:
             rows = jnp.where(allowed_here, rows, -jnp.inf)
             log_weight = log_weight + jax.nn.logsumexp(rows, axis=-1)
@@ -70,11 +76,14 @@ def draw(
 
 
 def _whole_pass(process: Any) -> CachedStep:
-    """The step of a model that keeps nothing: all tokens so far go through it again at each position."""
+    """The step of a model that keeps nothing: all tokens so far go through it again at each
+    position."""
 
     def step(params: Any, tokens: Array, previous: Array, position: Array) -> tuple[Array, Array]:
         # At position 0 there is no token before: index `length` is dropped.
-        tokens = tokens.at[jnp.where(position == 0, process.length, position - 1)].set(previous, mode="drop")
+        tokens = tokens.at[jnp.where(position == 0, process.length, position - 1)].set(
+            previous, mode="drop"
+        )
         return tokens, process.next_token_logits(params, tokens)[position]
 
     return CachedStep(lambda params: jnp.zeros(process.length, int), step)

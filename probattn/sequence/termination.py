@@ -1,4 +1,5 @@
-"""When sequences end: survival, and whether the law lives on finite sequences (theory, section 8)."""
+"""When sequences end: survival, and whether the law lives on finite sequences (theory, section
+8)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,26 +22,38 @@ def symbols(process: Any) -> tuple[int, ...]:
 
 
 def survival(
-    process: Any, n: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
+    process: Any,
+    n: Any,
+    *,
+    method: str = "auto",
+    num_samples: int = 10_000,
+    key: Array | None = None,
 ) -> Estimate:
     """`P(no end among the first n tokens)`; 1 for a process without an end token.
 
-    By Monte Carlo, draws are kept from ending, and weigh the product of the probabilities of going on: the standard
-    error is far below that of counting. `tightness().survival_bound(n)` bounds it for any n.
+    By Monte Carlo, draws are kept from ending, and weigh the product of the probabilities of going
+    on: the standard error is far below that of counting. `tightness().survival_bound(n)` bounds it
+    for any n.
 
     Args: n, from 0 to length; the others as for `marginal`. Raises: InputError on n out of range.
     """
     if whole_number("n", n, 0) > process.length:
-        raise InputError(f"n: expected at most the {process.length} positions of the process, got {n}")
+        raise InputError(
+            f"n: expected at most the {process.length} positions of the process, got {n}"
+        )
     going_on = symbols(process)
     if n == 0 or process.end_token is None:
         return exactly(jnp.ones(()), 1)
     paths = len(going_on) ** (n - 1)
     if choose_exact(process, method, paths, "survival"):
         return exactly(_exact_survival(process, n), paths)
-    allowed = jnp.broadcast_to(jnp.arange(process.vocab_size) != process.end_token, (n, process.vocab_size))
+    allowed = jnp.broadcast_to(
+        jnp.arange(process.vocab_size) != process.end_token, (n, process.vocab_size)
+    )
     key = jax.random.key(0) if key is None else key
-    return mean_weight(draw(process, key, whole_number("num_samples", num_samples, 2), n, allowed)[1])
+    return mean_weight(
+        draw(process, key, whole_number("num_samples", num_samples, 2), n, allowed)[1]
+    )
 
 
 @partial(jax.jit, static_argnums=1)
@@ -59,7 +72,8 @@ class Tightness:
 
     Args:
         tight: whether `P(no end by n) -> 0` is proved. False is no proof of the contrary.
-        delta: each step is known to end with at least this probability, whatever came before; 0 where nothing is.
+        delta: each step is known to end with at least this probability, whatever came before; 0
+            where nothing is.
         horizon: the number of steps that delta is known for; None is all of them.
         reason: what the claim rests on, or why none is made.
     """
@@ -77,19 +91,24 @@ class Tightness:
 def tightness(process: Any) -> Tightness:
     """The bound delta on the probability of ending that proves the law to live on finite sequences.
 
-    Bounded logits end every step with probability at least delta, so that `P(no end by n) <= (1 - delta)^n`. The bound is
-    the model's to give (`end_probability_bound`); finitely many positions prove no limit, so without one tightness is
-    not claimed, and delta is the least probability of ending over all histories within length, where these can be
-    enumerated.
+    Bounded logits end every step with probability at least delta, so that `P(no end by n) <= (1 -
+    delta)^n`. The bound is the model's to give (`end_probability_bound`); finitely many positions
+    prove no limit, so without one tightness is not claimed, and delta is the least probability of
+    ending over all histories within length, where these can be enumerated.
     """
     if process.end_token is None:
         return Tightness(False, 0.0, None, "no end token: a law on infinite sequences")
     if process.end_probability_bound is not None:
         delta = float(process.end_bound())
         if delta > 0:
-            return Tightness(True, delta, None, f"every step ends with probability at least {delta:.3g}")
+            return Tightness(
+                True, delta, None, f"every step ends with probability at least {delta:.3g}"
+            )
         return Tightness(
-            False, 0.0, None, f"the model's bound on the probability of ending is {delta:.3g}: not above 0"
+            False,
+            0.0,
+            None,
+            f"the model's bound on the probability of ending is {delta:.3g}: not above 0",
         )
     reason = "the model gives no bound on the probability of ending (end_probability_bound)"
     if not process.enumerable:
@@ -99,11 +118,18 @@ def tightness(process: Any) -> Tightness:
         return Tightness(False, 0.0, None, f"{reason}, and its histories are too many to enumerate")
     least = float(_least_end_probability(process))
     if least == 0:
-        return Tightness(False, 0.0, None, f"{reason}, and after some history the end has probability 0")
+        return Tightness(
+            False, 0.0, None, f"{reason}, and after some history the end has probability 0"
+        )
     return Tightness(
-        False, least, process.length,
-        f"{reason}: the least probability of ending, {least:.3g}, is known for {process.length} positions only",
-    )  # fmt: skip
+        False,
+        least,
+        process.length,
+        (
+            f"{reason}: the least probability of ending, {least:.3g}, is known for "
+            f"{process.length} positions only"
+        ),
+    )
 
 
 @jax.jit
@@ -114,4 +140,6 @@ def _least_end_probability(process: Any) -> Array:
         end = jnp.where(log_prefix > -jnp.inf, jnp.exp(rows[..., process.end_token]), 1)
         return jnp.minimum(least, end.min())
 
-    return fold_paths(process, [jnp.asarray(symbols(process))] * (process.length - 1), fold, jnp.ones(()))
+    return fold_paths(
+        process, [jnp.asarray(symbols(process))] * (process.length - 1), fold, jnp.ones(())
+    )

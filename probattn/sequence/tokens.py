@@ -15,13 +15,15 @@ END = 0
 def as_tokens(tokens: Any, vocab_size: int) -> jax.Array:
     """`tokens` as an array of ids with at least one axis.
 
-    Raises: InputError on rows of different lengths, a type other than integer, an id outside 0 ... vocab_size - 1.
-    """
+    Raises: InputError on rows of different lengths, a type other than integer, an id outside 0 ...
+    vocab_size - 1."""
     if not isinstance(tokens, jax.Array):
         try:
             tokens = np.asarray(tokens)
         except ValueError as error:
-            raise InputError("tokens: expected a rectangular array, got rows of different lengths") from error
+            raise InputError(
+                "tokens: expected a rectangular array, got rows of different lengths"
+            ) from error
         if tokens.dtype == object:
             raise InputError("tokens: expected an array of whole numbers, got Python objects")
     if tokens.ndim < 1:
@@ -41,21 +43,25 @@ def as_tokens(tokens: Any, vocab_size: int) -> jax.Array:
 def check_tokens(tokens: Any, vocab_size: int, length: int, rank: int | None = None) -> jax.Array:
     """`tokens` as an array of ids of shape (..., length), padded with the end token.
 
-    Raises: InputError on a wrong rank, length or type, an id outside 0 ... vocab_size - 1, or a symbol after the end.
-    """
+    Raises: InputError on a wrong rank, length or type, an id outside 0 ... vocab_size - 1, or a
+    symbol after the end."""
     shape = np.shape(tokens) if hasattr(tokens, "shape") else None
     if rank is not None and shape is not None and len(shape) != rank:
         raise InputError(f"tokens: expected shape (num_sequences, {length}), got {shape}")
     tokens = as_tokens(tokens, vocab_size)
     if tokens.shape[-1] != length:
         raise InputError(
-            f"tokens: expected sequences padded with the end token {END} to length {length}, got length "
-            f"{tokens.shape[-1]}; pad or cut them, or build the model with length={tokens.shape[-1]}"
+            f"tokens: expected sequences padded with the end token {END} to length {length}, "
+            "got length "
+            f"{tokens.shape[-1]}; pad or cut them, or build the model with "
+            f"length={tokens.shape[-1]}"
         )
     if not isinstance(tokens, jax.core.Tracer):
         values = np.asarray(tokens)
         if ((values[..., :-1] == END) & (values[..., 1:] != END)).any():
-            raise InputError(f"tokens: after the end token {END} only {END} may follow, got another symbol there")
+            raise InputError(
+                f"tokens: after the end token {END} only {END} may follow, got another symbol there"
+            )
     return tokens
 
 
@@ -68,5 +74,7 @@ def before(tokens: ArrayLike) -> jax.Array:
 def counted(tokens: ArrayLike, end_token: int | None = END) -> jax.Array:
     """Which positions count: all up to and including the first end token."""
     tokens = jnp.asarray(tokens)
-    open_before = jnp.cumprod(tokens[..., :-1] != (-1 if end_token is None else end_token), axis=-1).astype(bool)
+    open_before = jnp.cumprod(
+        tokens[..., :-1] != (-1 if end_token is None else end_token), axis=-1
+    ).astype(bool)
     return jnp.concatenate([jnp.ones_like(tokens[..., :1], dtype=bool), open_before], axis=-1)

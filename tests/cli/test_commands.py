@@ -1,4 +1,5 @@
-"""The command line, from a fit to a page, and every bad input: one line, exit code 2, nothing half-made."""
+"""The command line, from a fit to a page, and every bad input: one line, exit code 2, nothing
+half-made."""
 
 import json
 import os
@@ -26,7 +27,18 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     (folder / "words.txt").write_text(WORDS)
     for method in ("map", "posterior"):
-        assert call("fit", folder / "words.txt", "--method", method, "--out", folder / method, *SMALL[method]) == 0
+        assert (
+            call(
+                "fit",
+                folder / "words.txt",
+                "--method",
+                method,
+                "--out",
+                folder / method,
+                *SMALL[method],
+            )
+            == 0
+        )
     return folder
 
 
@@ -46,7 +58,10 @@ def test_fit_keeps_config_versions_hash_and_seed(folder):
 
 
 def test_compare_writes_page_and_json(folder, tmp_path, capsys):
-    assert call("compare", folder / "map", folder / "posterior", "--out", tmp_path / "report.html") == 0
+    assert (
+        call("compare", folder / "map", folder / "posterior", "--out", tmp_path / "report.html")
+        == 0
+    )
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "report.json").read_text())
     for entry in found["scores"]:
@@ -64,7 +79,8 @@ def test_compare_takes_other_texts_and_writes_figures(folder, tmp_path, capsys):
     found = json.loads((tmp_path / "report.json").read_text())
     assert list(found["detection"]) == ["shuffled", "reversed", "from other.txt"]
     assert (
-        found["about"]["sequences from other.txt"] == "3, and 2 left out: of the corpus itself, or not in its symbols"
+        found["about"]["sequences from other.txt"]
+        == "3, and 2 left out: of the corpus itself, or not in its symbols"
     )
     drawn = {path.stem for path in figures.iterdir()}
     assert {"scores", "calibration", "margins"} <= drawn
@@ -79,7 +95,10 @@ def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
     assert config["model"]["num_particles"] == 20
     run = [*EMISSION, "--coordinates", "noise", "--method", "map", "--num-steps", "10"]
     assert call("fit", folder / "words.txt", *run, "--out", tmp_path / "noise") == 0
-    assert json.loads((tmp_path / "noise" / "config.json").read_text())["model"]["coordinates"] == "noise"
+    assert (
+        json.loads((tmp_path / "noise" / "config.json").read_text())["model"]["coordinates"]
+        == "noise"
+    )
     page = tmp_path / "report.html"
     both = ["compare", folder / "map", latent, "--num-particles", "40", "--out", page]
     assert call(*both) == 2
@@ -92,7 +111,11 @@ def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
     assert call("generate", latent, "-n", "2", "--margins", "--plot", tmp_path / "words.png") == 0
     assert "start" not in capsys.readouterr().out
     assert call("margins", latent, "xyz") == 0
-    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "with probability" in line]
+    rows = [
+        line.split("│")
+        for line in capsys.readouterr().out.splitlines()
+        if "with probability" in line
+    ]
     assert [row[1].strip() for row in rows] == ["1", "2", "3", "4"]  # x, y, z and the end
 
 
@@ -117,7 +140,12 @@ def test_generate_draws_others_with_another_seed(folder, capsys):
 
 def test_generate_prints_and_draws_margins(folder, tmp_path, capsys):
     plot = tmp_path / "words.png"
-    assert call("generate", folder / "posterior", "-n", "9", "--seed", "3", "--margins", "--plot", plot) == 0
+    assert (
+        call(
+            "generate", folder / "posterior", "-n", "9", "--seed", "3", "--margins", "--plot", plot
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert printed.count("support token so far") == 9
     assert printed.count("log probability ") == 18
@@ -138,7 +166,18 @@ def test_margins_prints_a_row_a_position(folder, capsys):
 
 @pytest.mark.parametrize("method", ["laplace", "ensemble"])
 def test_other_methods_fit_and_compare(method, folder, tmp_path, capsys):
-    assert call("fit", folder / "words.txt", "--method", method, "--out", tmp_path / method, *SMALL[method]) == 0
+    assert (
+        call(
+            "fit",
+            folder / "words.txt",
+            "--method",
+            method,
+            "--out",
+            tmp_path / method,
+            *SMALL[method],
+        )
+        == 0
+    )
     assert f"{method} (" in capsys.readouterr().out
     page = tmp_path / "report.html"
     assert call("compare", tmp_path / method, folder / "map", "--out", page) == 0
@@ -153,7 +192,10 @@ def test_strict_makes_the_verdict_an_exit_code(folder, tmp_path, capsys):
     capsys.readouterr()
     assert call("diagnose", folder / "posterior") == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("raw", "identified", "predictive", "leave-one-out", "near the origin"))
+    assert all(
+        word in printed
+        for word in ("raw", "identified", "predictive", "leave-one-out", "near the origin")
+    )
     assert call("compare", folder / "map", "--out", tmp_path / "report.html", "--strict") == 3
     enough = ["--method", "map", "--dim", "1", "--strict"]
     assert call("fit", folder / "words.txt", "--out", tmp_path / "mode", *enough) == 0
@@ -171,7 +213,9 @@ def test_resume_goes_on_and_refuses_what_cannot(folder, tmp_path, capsys):
         path.unlink()
     assert call("diagnose", tmp_path / "run") == 2
     assert "has no draw yet" in capsys.readouterr().err
-    assert call("fit", folder / "words.txt", "--method", "posterior", "--out", tmp_path / "run") == 2
+    assert (
+        call("fit", folder / "words.txt", "--method", "posterior", "--out", tmp_path / "run") == 2
+    )
     assert "go on with `probattn resume" in capsys.readouterr().err
 
 
@@ -200,7 +244,8 @@ def test_env_tells_versions_devices_and_precision(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "fit", "resume", "diagnose", "compare", "calibrate", "generate", "margins", "env"]
+    "command",
+    ["demo", "fit", "resume", "diagnose", "compare", "calibrate", "generate", "margins", "env"],
 )
 def test_help_gives_an_example(command, capsys):
     assert call(command, "--help") == 0
@@ -209,8 +254,14 @@ def test_help_gives_an_example(command, capsys):
 
 BAD = {
     "no such file": (["fit", "{}/none.txt", "--method", "map", "--out", "{}/new"], "no such file"),
-    "empty file": (["fit", "{}/empty.txt", "--method", "map", "--out", "{}/new"], "the file is empty"),
-    "one symbol": (["fit", "{}/one.txt", "--method", "map", "--out", "{}/new"], "at least two different symbols"),
+    "empty file": (
+        ["fit", "{}/empty.txt", "--method", "map", "--out", "{}/new"],
+        "the file is empty",
+    ),
+    "one symbol": (
+        ["fit", "{}/one.txt", "--method", "map", "--out", "{}/new"],
+        "at least two different symbols",
+    ),
     "lines too long": (
         ["fit", "{}/words.txt", "--method", "map", "--length", "3", "--out", "{}/new"],
         "give --length 4",
@@ -223,20 +274,49 @@ BAD = {
         ["fit", "{}/words.txt", "--method", "map", "--barrier-weight", "nan", "--out", "{}/new"],
         "barrier_weight",
     ),
-    "chains": (["fit", "{}/words.txt", "--method", "posterior", "--num-chains", "0", "--out", "{}/new"], "num_chains"),
+    "chains": (
+        ["fit", "{}/words.txt", "--method", "posterior", "--num-chains", "0", "--out", "{}/new"],
+        "num_chains",
+    ),
     "option of another model": (
         ["fit", "{}/words.txt", "--method", "map", "--coordinates", "noise", "--out", "{}/new"],
-        "coordinates: is an option of the emission model, not of --model language; leave --coordinates out",
+        (
+            "coordinates: is an option of the emission model, not of --model language; leave "
+            "--coordinates out"
+        ),
     ),
     "barrier of an emission model": (
-        ["fit", "{}/words.txt", "--method", "map", *EMISSION, "--barrier-weight", "1", "--out", "{}/new"],
+        [
+            "fit",
+            "{}/words.txt",
+            "--method",
+            "map",
+            *EMISSION,
+            "--barrier-weight",
+            "1",
+            "--out",
+            "{}/new",
+        ],
         "barrier_weight: is an option of the language model",
     ),
     "one particle": (
-        ["fit", "{}/words.txt", "--method", "map", *EMISSION, "--num-particles", "1", "--out", "{}/new"],
+        [
+            "fit",
+            "{}/words.txt",
+            "--method",
+            "map",
+            *EMISSION,
+            "--num-particles",
+            "1",
+            "--out",
+            "{}/new",
+        ],
         "num_particles: expected a whole number of at least 2, got 1",
     ),
-    "particles of no emission model": (["compare", "{}/map", "--num-particles", "9"], "leave --num-particles out"),
+    "particles of no emission model": (
+        ["compare", "{}/map", "--num-particles", "9"],
+        "leave --num-particles out",
+    ),
     "out exists": (["fit", "{}/words.txt", "--method", "map", "--out", "{}/map"], "exists already"),
     "out below a file": (
         ["fit", "{}/words.txt", "--method", "map", *SMALL["map"], "--out", "{}/words.txt/new"],
@@ -247,19 +327,41 @@ BAD = {
         "devices: expected at most the 2 that there are (cpu), got 9",
     ),
     "unknown symbol": (["margins", "{}/map", "xqz"], "unknown symbol 'q'"),
-    "text too long": (["margins", "{}/map", "wxyzw"], "has 5 symbols, the model of length 4 takes 3"),
-    "plot format": (["generate", "{}/map", "--plot", "{}/words.txt"], "expected a name that ends in .png, .svg, .pdf"),
+    "text too long": (
+        ["margins", "{}/map", "wxyzw"],
+        "has 5 symbols, the model of length 4 takes 3",
+    ),
+    "plot format": (
+        ["generate", "{}/map", "--plot", "{}/words.txt"],
+        "expected a name that ends in .png, .svg, .pdf",
+    ),
     "plot folder": (["generate", "{}/map", "--plot", "{}/none/words.png"], "cannot be written"),
     "option of another method": (
         ["fit", "{}/words.txt", "--method", "map", "--num-warmup", "9", "--out", "{}/new"],
         "num_warmup: is no option of --method map; leave --num-warmup out",
     ),
     "batch too large": (
-        ["fit", "{}/words.txt", "--method", "map", *SMALL["map"], "--batch-size", "999", "--out", "{}/new"],
+        [
+            "fit",
+            "{}/words.txt",
+            "--method",
+            "map",
+            *SMALL["map"],
+            "--batch-size",
+            "999",
+            "--out",
+            "{}/new",
+        ],
         "batch_size: expected at most the",
     ),
-    "calibration figure": (["calibrate", "latent", "--out", "{}/ranks.txt"], "expected a name that ends in"),
-    "barrier of a latent model": (["calibrate", "latent", "--barrier-weight", "1"], "leave --barrier-weight out"),
+    "calibration figure": (
+        ["calibrate", "latent", "--out", "{}/ranks.txt"],
+        "expected a name that ends in",
+    ),
+    "barrier of a latent model": (
+        ["calibrate", "latent", "--barrier-weight", "1"],
+        "leave --barrier-weight out",
+    ),
     "resume nothing": (["resume", "{}/none"], "no run directory"),
     "no run": (["generate", "{}/none"], "no run directory"),
     "compare a file": (["compare", "{}/words.txt"], "no run directory"),
@@ -267,10 +369,16 @@ BAD = {
     "page is a folder": (["compare", "{}/map", "--out", "{}"], "is a folder"),
     "no learning curve": (["compare", "{}/map", "--learning-curve", "{}/none"], "no such file"),
     "no other text": (["compare", "{}/map", "--elsewhere", "{}/none.txt"], "no such file"),
-    "foreign text": (["compare", "{}/map", "--elsewhere", "{}/one.txt"], "at least two sequences in the symbols of"),
+    "foreign text": (
+        ["compare", "{}/map", "--elsewhere", "{}/one.txt"],
+        "at least two sequences in the symbols of",
+    ),
     "figures are a file": (["compare", "{}/map", "--figures", "{}/words.txt"], "is no folder"),
     "other data": (["compare", "{}/map", "{}/other"], "holds other data"),
-    "demo over something else": (["demo", "--quick", "--out", "{}"], "exists and is no earlier demo"),
+    "demo over something else": (
+        ["demo", "--quick", "--out", "{}"],
+        "exists and is no earlier demo",
+    ),
 }
 
 
@@ -281,8 +389,21 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(folder, name, capsy
     (folder / "one.txt").write_text("a\naa\naaa\n")
     if name == "other data" and not (folder / "other").exists():
         words = WORDS.split()
-        (folder / "others.txt").write_text("\n".join([word[:2] for word in words[::4]] + words[16:]))
-        assert call("fit", folder / "others.txt", "--method", "map", "--out", folder / "other", *SMALL["map"]) == 0
+        (folder / "others.txt").write_text(
+            "\n".join([word[:2] for word in words[::4]] + words[16:])
+        )
+        assert (
+            call(
+                "fit",
+                folder / "others.txt",
+                "--method",
+                "map",
+                "--out",
+                folder / "other",
+                *SMALL["map"],
+            )
+            == 0
+        )
         capsys.readouterr()
     arguments, message = BAD[name]
     before = sorted(path.name for path in folder.iterdir())

@@ -1,4 +1,5 @@
-"""The learning-curve study: what it leaves, how it goes on where it was killed, and what it refuses."""
+"""The learning-curve study: what it leaves, how it goes on where it was killed, and what it
+refuses."""
 
 import json
 import shutil
@@ -12,7 +13,18 @@ from probattn.errors import FitError
 from probattn.inference import load_corpus, load_curve, load_run
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
-SMALL = ["--dim", "1", "--num-steps", "30", "--num-warmup", "40", "--num-samples", "60", "--max-tree-depth", "3"]
+SMALL = [
+    "--dim",
+    "1",
+    "--num-steps",
+    "30",
+    "--num-warmup",
+    "40",
+    "--num-samples",
+    "60",
+    "--max-tree-depth",
+    "3",
+]
 STUDY = ["--sizes", "5,10", *SMALL]
 
 
@@ -105,7 +117,9 @@ def test_a_finished_study_is_told_again_without_a_fit(study, words, no_fit, caps
             assert f"{loss:.4f} ± {error:.4f}" in printed
     for sentence in before.verdicts():
         assert f"- {sentence}" in printed
-    assert ("(not converged)" in printed) == (not all(before.trusted(name).all() for name in before.methods))
+    assert ("(not converged)" in printed) == (
+        not all(before.trusted(name).all() for name in before.methods)
+    )
     assert written == [[5, 10]]  # the file there is not replaced by one of fewer sizes on the way
     assert_same_scores(load_curve(study / "curve.zip"), before)
 
@@ -131,7 +145,10 @@ KILLED = {
         lambda study: shutil.rmtree(study / "posterior-10" / "store"),
         "fitting 10 sequences by posterior",
     ),
-    "between the methods": (lambda study: shutil.rmtree(study / "posterior-10"), "fitting 10 sequences by posterior"),
+    "between the methods": (
+        lambda study: shutil.rmtree(study / "posterior-10"),
+        "fitting 10 sequences by posterior",
+    ),
 }
 
 
@@ -162,7 +179,9 @@ def test_the_curve_of_the_sizes_so_far_is_there_when_a_fit_fails(study, words, m
 
 
 @pytest.mark.filterwarnings("always")
-def test_a_posterior_that_failed_with_all_its_draws_does_not_end_the_study(study, finished, words, monkeypatch, capsys):
+def test_a_posterior_that_failed_with_all_its_draws_does_not_end_the_study(
+    study, finished, words, monkeypatch, capsys
+):
     def stuck(run, _):
         shutil.copytree(finished / "posterior-10", run, dirs_exist_ok=True)
         raise FitError("posterior: chain 1 never moved")
@@ -191,7 +210,10 @@ BAD = {
     "descending": (["--sizes", "10,5"], "sizes: expected ascending whole numbers"),
     "twice": (["--sizes", "5,5"], "sizes: expected ascending whole numbers"),
     "too many": (["--sizes", "5,53"], "has 52 training sequences, got 53; ask for fewer"),
-    "no draws": (["--num-samples", "0"], "num_samples: expected a whole number of at least 1, got 0"),
+    "no draws": (
+        ["--num-samples", "0"],
+        "num_samples: expected a whole number of at least 1, got 0",
+    ),
     "no steps": (["--num-steps", "0"], "num_steps: expected a whole number of at least 1, got 0"),
     "no dimension": (["--dim", "0"], "dim: expected a whole number of at least 1, got 0"),
 }
@@ -239,7 +261,10 @@ def test_a_folder_or_file_that_is_no_study_is_refused(words, tmp_path, capsys):
     (tmp_path / "folder" / "note.txt").write_text("mine")
     for place in (tmp_path / "folder", words):
         assert call(words, "--out", place, *STUDY) == 2
-        assert "exists and is no learning curve; choose another --out or remove it" in capsys.readouterr().err
+        assert (
+            "exists and is no learning curve; choose another --out or remove it"
+            in capsys.readouterr().err
+        )
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["note.txt"]
     assert call(words, "--out", words / "new", *STUDY) == 2
     assert "cannot be made" in capsys.readouterr().err
@@ -249,7 +274,9 @@ def test_runs_that_are_not_of_the_study_are_refused(study, words, no_fit, capsys
     shutil.rmtree(study / "map-5")
     (study / "map-10").rename(study / "map-5")
     assert call(words, "--out", study, *STUDY) == 2
-    assert "map-5: is a run of another model or other data than its study" in capsys.readouterr().err
+    assert (
+        "map-5: is a run of another model or other data than its study" in capsys.readouterr().err
+    )
     (study / "study.json").write_text("{")
     assert call(words, "--out", study, *STUDY) == 2
     assert "study.json: is damaged" in capsys.readouterr().err

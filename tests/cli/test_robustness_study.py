@@ -1,4 +1,5 @@
-"""The command `study robustness`: it writes what it says, goes on where it was killed, and refuses what is another study."""
+"""The command `study robustness`: it writes what it says, goes on where it was killed, and refuses
+what is another study."""
 
 import json
 import re
@@ -12,7 +13,14 @@ from probattn.errors import FitError
 from probattn.inference.study.robustness_arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
 
 TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
-TINY_LOOK = {"length": 8, "train_size": 20, "dim": 1, "num_warmup": 100, "num_samples": 20, "num_members": 2}
+TINY_LOOK = {
+    "length": 8,
+    "train_size": 20,
+    "dim": 1,
+    "num_warmup": 100,
+    "num_samples": 20,
+    "num_members": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +59,33 @@ def refused(capsys, *arguments):
 def test_the_full_study_has_every_weight_variant_and_placement():
     names = [arm.name for arm in arms()]
     assert len(set(names)) == len(names)
-    assert sum(name.startswith("barrier") for name in names) == len(WEIGHTS) * len(VARIANTS) * len(PLACEMENTS)
+    assert sum(name.startswith("barrier") for name in names) == len(WEIGHTS) * len(VARIANTS) * len(
+        PLACEMENTS
+    )
     families = {arm.family for arm in arms()}
     assert {"plain", "noise", "dropout", "weight decay", "QK-norm", "spectral"} < families
 
 
 def test_it_writes_every_arm_and_the_report(study):
     planned = arms(quick=True)
-    assert sorted(path.stem for path in (study / "arms").iterdir()) == sorted(arm.name for arm in planned)
+    assert sorted(path.stem for path in (study / "arms").iterdir()) == sorted(
+        arm.name for arm in planned
+    )
     report = json.loads((study / "report.json").read_text())
     assert report["missing"] == 0
     assert len(report["losses"]["plain"]["noise 0.4"]) == 2
     assert {claim["verdict"] for claim in report["claims"]} <= {"reproduced", "partly", "not"}
     assert [at["steps"] for at in report["course"]] == [0]
-    assert set(report["posterior"]["curves"]) == {"embedding noise", "swap", "drop", "insert", "substitute"}
-    assert [row["name"] for row in report["auxiliary"]] == [arm.name for arm in planned if "auxiliary" in arm.name]
+    assert set(report["posterior"]["curves"]) == {
+        "embedding noise",
+        "swap",
+        "drop",
+        "insert",
+        "substitute",
+    }
+    assert [row["name"] for row in report["auxiliary"]] == [
+        arm.name for arm in planned if "auxiliary" in arm.name
+    ]
     page = (study / "report.html").read_text()
     assert "In short" in page
     for arm in planned:
@@ -89,12 +109,18 @@ def test_it_goes_on_where_it_was_killed(study, corpus, monkeypatch):
     lost = study / "arms" / "noise-0.2.json"
     lost.unlink()
     whole, trained = robustness_study._result, []
-    monkeypatch.setattr(robustness_study, "_result", lambda plan, arm: trained.append(arm.name) or whole(plan, arm))
+    monkeypatch.setattr(
+        robustness_study, "_result", lambda plan, arm: trained.append(arm.name) or whole(plan, arm)
+    )
     run(corpus, study)
     assert trained == ["noise-0.2"]
     again, once = (json.loads(text)["results"] for text in (lost.read_text(), before[lost.name]))
     assert again == once  # bit for bit
-    assert all((study / "arms" / name).read_text() == text for name, text in before.items() if name != lost.name)
+    assert all(
+        (study / "arms" / name).read_text() == text
+        for name, text in before.items()
+        if name != lost.name
+    )
 
 
 def test_one_that_is_stopped_says_how_it_goes_on(study, corpus, monkeypatch, capsys):
@@ -122,7 +148,8 @@ def test_an_arm_that_cannot_be_trained_is_said_and_the_others_go_on(study, corpu
     monkeypatch.setattr("probattn.inference.fitting.training.train", fail)
     run(corpus, study)
     assert (
-        "barrier-full-auxiliary-0.05.</strong> could not be trained: every step" in (study / "report.html").read_text()
+        "barrier-full-auxiliary-0.05.</strong> could not be trained: every step"
+        in (study / "report.html").read_text()
     )
     arm.write_text(kept)
 
@@ -148,14 +175,26 @@ def test_bad_input_is_one_line_and_writes_nothing(study, corpus, tmp_path, monke
         (("cmudict", "--out", out), "expected the path of a text file"),
         ((tmp_path / "missing.txt", "--out", out), "missing.txt"),
         ((corpus, "--out", out, "--heads", 5), "heads: expected a divisor of dim 32, got 5"),
-        ((corpus, "--out", out, "--num-seeds", 0), "num_seeds: expected a whole number of at least 1, got 0"),
+        (
+            (corpus, "--out", out, "--num-seeds", 0),
+            "num_seeds: expected a whole number of at least 1, got 0",
+        ),
         ((corpus, "--out", out, "--length", 1000), "2 training sequences of 1000 characters"),
-        ((corpus, "--out", out, "--length", 4), "length: expected a whole number of at least 8, got 4"),
+        (
+            (corpus, "--out", out, "--length", 4),
+            "length: expected a whole number of at least 8, got 4",
+        ),
         ((corpus, "--out", out, "--batch-size", 100000), "fewer than a minibatch of 100000"),
         ((corpus, "--out", study), "holds another study"),
         ((corpus, "--out", study), "length: the study has 12, now 64"),
-        ((corpus, "--out", out, "--quick", "--seed", -1), "seed: expected a whole number of at least 0, got -1"),
-        ((corpus, "--out", out, "--quick", "--dim", -3), "dim: expected a whole number of at least 1, got -3"),
+        (
+            (corpus, "--out", out, "--quick", "--seed", -1),
+            "seed: expected a whole number of at least 0, got -1",
+        ),
+        (
+            (corpus, "--out", out, "--quick", "--dim", -3),
+            "dim: expected a whole number of at least 1, got -3",
+        ),
     ):
         assert words in refused(capsys, *arguments)
         assert not out.exists()

@@ -46,7 +46,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Walled:
-    """The same without minibatches, and of density 0 above 0.8, so that steps towards the mode run into a wall."""
+    """The same without minibatches, and of density 0 above 0.8, so that steps towards the mode run
+    into a wall."""
 
     def __call__(self, tokens):
         theta = numpyro.sample("theta", dist.Normal(0, 2))
@@ -59,12 +60,15 @@ class Walled:
 
 @dataclass(frozen=True)
 class Barred(Conjugate):
-    """A logarithmic barrier at 0.8 in place of the wall: the mode is inside, where 1 / (0.8 - x) = 3.6 - 4.25 x."""
+    """A logarithmic barrier at 0.8 in place of the wall: the mode is inside, where 1 / (0.8 - x) =
+    3.6 - 4.25 x."""
 
     def __call__(self, tokens, batch_size=None):
         theta = numpyro.sample("theta", dist.Normal(0, 2))
         room = 0.8 - theta
-        numpyro.factor("barrier", jnp.where(room > 0, jnp.log(jnp.where(room > 0, room, 1)), -jnp.inf))
+        numpyro.factor(
+            "barrier", jnp.where(room > 0, jnp.log(jnp.where(room > 0, room, 1)), -jnp.inf)
+        )
         with numpyro.plate("rows", len(tokens), subsample_size=batch_size) as rows:
             numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[rows, 0])
 
@@ -105,13 +109,17 @@ class Saddle:
 
 @dataclass(frozen=True)
 class BarredRows(Conjugate):
-    """A barrier of each row's own, at 0.8, 1.8, 2.8 and 3.8: a batch without the first row does not know of 0.8."""
+    """A barrier of each row's own, at 0.8, 1.8, 2.8 and 3.8: a batch without the first row does not
+    know of 0.8."""
 
     def __call__(self, tokens, batch_size=None):
         theta = numpyro.sample("theta", dist.Normal(0, 2))
         with numpyro.plate("rows", len(tokens), subsample_size=batch_size) as rows:
             room = 0.8 + rows - theta
-            numpyro.factor("barrier", 0.05 * jnp.where(room > 0, jnp.log(jnp.where(room > 0, room, 1)), -jnp.inf))
+            numpyro.factor(
+                "barrier",
+                0.05 * jnp.where(room > 0, jnp.log(jnp.where(room > 0, room, 1)), -jnp.inf),
+            )
             numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[rows, 0])
 
 
@@ -121,5 +129,7 @@ class Broken(Conjugate):
 
     def __call__(self, tokens):
         theta = numpyro.sample("theta", dist.Normal(0, 2))
-        numpyro.factor("broken", jnp.where(theta < 0.8, 3 * jnp.log(0.81 - jnp.minimum(theta, 0.8)), jnp.nan))
+        numpyro.factor(
+            "broken", jnp.where(theta < 0.8, 3 * jnp.log(0.81 - jnp.minimum(theta, 0.8)), jnp.nan)
+        )
         numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[:, 0])

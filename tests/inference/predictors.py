@@ -38,7 +38,9 @@ def fit_of(tables, length=6, method=None):
     """A fit with these tables of probabilities as its draws."""
     tables = np.log(np.asarray(tables, float))[None]
     method = method or ("map" if tables.shape[1] == 1 else "ensemble")
-    return Fit(Bigrams(length, tables.shape[-1]), method, np.zeros((2, length), int), {"table": tables})
+    return Fit(
+        Bigrams(length, tables.shape[-1]), method, np.zeros((2, length), int), {"table": tables}
+    )
 
 
 def sequences(number, length=6, seed=0, table=TRUTH):

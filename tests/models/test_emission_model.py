@@ -1,4 +1,5 @@
-"""EmissionModel: its joint density in both coordinates, what the end hides, and its use by plain NumPyro."""
+"""EmissionModel: its joint density in both coordinates, what the end hides, and its use by plain
+NumPyro."""
 
 from functools import partial
 
@@ -20,14 +21,23 @@ BOTH = ["embedding", "noise"]
 
 
 def model(coordinates="embedding", **fields):
-    return EmissionModel(**(dict(vocab_size=4, length=4, dim=2, heads=2, coordinates=coordinates, scale=0.7) | fields))
+    return EmissionModel(
+        **(
+            dict(vocab_size=4, length=4, dim=2, heads=2, coordinates=coordinates, scale=0.7)
+            | fields
+        )
+    )
 
 
-# Each operation outside of a compiled function is compiled by itself, which is what takes the time here.
+# Each operation outside of a compiled function is compiled by itself, which is what takes the time
+# here.
 @partial(jax.jit, static_argnums=0)
 def _drawn(model, key):
     keys = jax.random.split(key, len(model.priors()))
-    return {name: prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+    return {
+        name: prior.sample(key)
+        for key, (name, prior) in zip(keys, model.priors().items(), strict=True)
+    }
 
 
 def random_params(model, seed=0):
@@ -71,13 +81,19 @@ def test_joint_density_follows_the_formula():
 
     expected, *of_rows = jax.tree.map(np.asarray, parts(params, u))
     readout, bias = np.asarray(params["readout"]), np.asarray(params["bias"])
-    for row, tokens, is_counted, e, blocks in zip(np.asarray(u), TOKENS, COUNTED, *of_rows, strict=True):
+    for row, tokens, is_counted, e, blocks in zip(
+        np.asarray(u), TOKENS, COUNTED, *of_rows, strict=True
+    ):
         for t, x in enumerate(tokens):
             alone = e[t] if is_counted[t] else row[t]
-            expected = expected - 0.5 * (alone**2).sum() / 0.7**2 - 2 * np.log(0.7 * np.sqrt(2 * np.pi))
+            expected = (
+                expected - 0.5 * (alone**2).sum() / 0.7**2 - 2 * np.log(0.7 * np.sqrt(2 * np.pi))
+            )
             if is_counted[t]:
                 logits = readout @ row[t] + bias
-                expected += np.log(np.linalg.det(blocks[t])) + logits[x] - np.log(np.exp(logits).sum())
+                expected += (
+                    np.log(np.linalg.det(blocks[t])) + logits[x] - np.log(np.exp(logits).sum())
+                )
     np.testing.assert_allclose(at(one, params, u), expected, rtol=0, atol=1e-10)
 
 
@@ -86,7 +102,9 @@ def test_the_two_coordinates_differ_by_the_log_determinant():
         params, u = random_params(model(), seed), random_embeddings(seed)
         change = barrier_at(params, u)
         assert abs(change) > 0.01
-        np.testing.assert_allclose(at(model(), params, u) - at(model("noise"), params, u), change, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            at(model(), params, u) - at(model("noise"), params, u), change, rtol=0, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("coordinates", BOTH)
@@ -113,18 +131,25 @@ def test_what_follows_the_end_bears_on_nothing(coordinates):
 @pytest.mark.parametrize("coordinates", BOTH)
 def test_prior_predictive_sampling(coordinates):
     one = model(coordinates, length=5)
-    sites = jax.jit(lambda key: Predictive(one, num_samples=40)(key, num_sequences=3))(jax.random.key(0))
+    sites = jax.jit(lambda key: Predictive(one, num_samples=40)(key, num_sequences=3))(
+        jax.random.key(0)
+    )
     sites = jax.tree.map(np.asarray, sites)
     tokens, u = np.asarray(sites["tokens"]), sites["embeddings"]
     assert tokens.shape == (40, 3, 5)
     assert u.shape == (40, 3, 5, 2)
-    assert set(sites) == {*one.priors(), "embeddings", "tokens"} | ({"noise"} if coordinates == "noise" else set())
+    assert set(sites) == {*one.priors(), "embeddings", "tokens"} | (
+        {"noise"} if coordinates == "noise" else set()
+    )
     ended = np.cumsum(tokens == 0, -1) - (tokens == 0) > 0
     assert (tokens[ended] == 0).all()
     assert ended.any()
     assert np.isfinite(u).all()
-    # Given the embeddings each token has its own probability: the share of ends is what their readouts say.
-    weights = np.exp(np.einsum("snti,svi->sntv", u, sites["readout"]) + sites["bias"][:, None, None])
+    # Given the embeddings each token has its own probability: the share of ends is what their
+    # readouts say.
+    weights = np.exp(
+        np.einsum("snti,svi->sntv", u, sites["readout"]) + sites["bias"][:, None, None]
+    )
     first = (weights[..., 0] / weights.sum(-1))[:, :, 0]
     error = np.sqrt((first * (1 - first)).mean() / first.size)
     assert abs((tokens[:, :, 0] == 0).mean() - first.mean()) < 4 * error
@@ -143,9 +168,13 @@ def test_it_is_a_plain_numpyro_model(coordinates):
     draws = draws_of(jax.random.key(0))
     assert draws["embeddings"].shape == (3, 4, 4, 1)
     assert jnp.isfinite(draws["embeddings"]).all()
-    if coordinates == "embedding":  # the mode in the other ones is looked for below, and in the tests of fits
+    if (
+        coordinates == "embedding"
+    ):  # the mode in the other ones is looked for below, and in the tests of fits
         svi = SVI(one, AutoDelta(one), optax.adam(0.01), Trace_ELBO())
-        losses = jax.jit(lambda key: svi.run(key, 30, TOKENS, progress_bar=False).losses)(jax.random.key(0))
+        losses = jax.jit(lambda key: svi.run(key, 30, TOKENS, progress_bar=False).losses)(
+            jax.random.key(0)
+        )
         assert losses[-1] < losses[0]
 
 
@@ -160,15 +189,20 @@ def test_quantities_are_blind_to_rotations_of_the_embeddings():
         "origin": turn @ params["origin"],
         "readout": params["readout"] @ turn.T,
     }
-    before, after = (quantities_at(one, p | {"embeddings": x}) for p, x in ((params, u), (turned, u @ turn.T)))
+    before, after = (
+        quantities_at(one, p | {"embeddings": x}) for p, x in ((params, u), (turned, u @ turn.T))
+    )
     assert set(before) == {"interaction", "value", "emitted", "log_det", "smallest_margin"}
     for name in before:
         np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-10)
-    np.testing.assert_allclose(one.log_likelihood(turned, TOKENS), one.log_likelihood(params, TOKENS), atol=0.5)
+    np.testing.assert_allclose(
+        one.log_likelihood(turned, TOKENS), one.log_likelihood(params, TOKENS), atol=0.5
+    )
 
 
 def test_a_mode_in_embedding_coordinates_has_the_smaller_barrier():
-    """u maximises f + log det, v maximises f: add up what each gains on the other, and log det is larger at u."""
+    """u maximises f + log det, v maximises f: add up what each gains on the other, and log det is
+    larger at u."""
     params = random_params(model())
     params["query"] = 3 * params["query"]
 
@@ -184,7 +218,9 @@ def test_a_mode_in_embedding_coordinates_has_the_smaller_barrier():
 
         start = jnp.zeros((4, 4, 2))
         (found, _), _ = jax.lax.scan(step, (start, adam.init(start)), None, length=1000)
-        return jnp.where(COUNTED[..., None], one.embeddings(params | {site: found}), 0), jnp.abs(slope(found)).max()
+        return jnp.where(COUNTED[..., None], one.embeddings(params | {site: found}), 0), jnp.abs(
+            slope(found)
+        ).max()
 
     (u, slope_u), (v, slope_v) = mode("embedding"), mode("noise")
     assert max(slope_u, slope_v) < 1e-3
@@ -208,7 +244,9 @@ def test_margins_are_means_given_the_tokens():
     filtered = one.process(params).filter(tokens)
     expected = np.einsum("sn,snt->st", filtered.weights, margins_of_paths(params, filtered.paths))
     np.testing.assert_allclose(margins[is_counted], expected[is_counted], rtol=1e-4)
-    np.testing.assert_array_equal(one.margins(params, tokens.reshape(3, -1, 4)), margins.reshape(3, -1, 4))
+    np.testing.assert_array_equal(
+        one.margins(params, tokens.reshape(3, -1, 4)), margins.reshape(3, -1, 4)
+    )
 
 
 def test_generation_agrees_with_the_process():
@@ -233,7 +271,10 @@ def test_generation_agrees_with_the_process():
         (dict(vocab_size=1), "vocab_size: expected a whole number of at least 2, got 1"),
         (dict(dim=0), "dim: expected a whole number of at least 1, got 0"),
         (dict(num_particles=1), "num_particles: expected a whole number of at least 2, got 1"),
-        (dict(contraction=None), r"contraction: expected a number inside \(0, 1\), got None; without a cap"),
+        (
+            dict(contraction=None),
+            r"contraction: expected a number inside \(0, 1\), got None; without a cap",
+        ),
         (dict(contraction=1.0), r"contraction: expected a number inside \(0, 1\), got 1.0"),
         (dict(coordinates="polar"), 'coordinates: expected "embedding" or "noise", got \'polar\''),
         (dict(scale=0.0), "scale: expected a finite number > 0, got 0.0"),

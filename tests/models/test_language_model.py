@@ -1,4 +1,5 @@
-"""LanguageModel: its law, its joint density against the formula by hand, and its use by plain NumPyro."""
+"""LanguageModel: its law, its joint density against the formula by hand, and its use by plain
+NumPyro."""
 
 from functools import partial
 
@@ -26,7 +27,8 @@ def random_params(model, seed=0, size=1.0):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def compute(model, methods, params, tokens):
-    """Several methods as one program: compiling takes the time here, and each operation by itself would be compiled."""
+    """Several methods as one program: compiling takes the time here, and each operation by itself
+    would be compiled."""
     return tuple(getattr(model, method)(params, tokens) for method in methods)
 
 
@@ -42,7 +44,9 @@ def softmax(logits):
 
 def every_sequence(vocab_size, length):
     """All padded sequences: each ends with an end token and padding, or has none."""
-    grid = np.stack(np.meshgrid(*[np.arange(vocab_size)] * length, indexing="ij"), -1).reshape(-1, length)
+    grid = np.stack(np.meshgrid(*[np.arange(vocab_size)] * length, indexing="ij"), -1).reshape(
+        -1, length
+    )
     after_end = np.cumsum(grid == 0, axis=1) - (grid == 0) > 0
     return grid[~(after_end & (grid != 0)).any(1)]
 
@@ -80,10 +84,12 @@ def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(contraction):
     model = LanguageModel(4, 4, 3, barrier_weight=0.3, scale=0.7, contraction=contraction)
     params = random_params(model, size=0.4)
     path, u = 0.0, model.path(params, TOKENS)
-    e, blocks = jax.jit(lambda attention, u: (residuals(attention, u), jacobian_blocks(attention, u)))(
-        model.path_attention(params), u
-    )
-    for tokens, of_row, blocks_of_row in zip(TOKENS, np.asarray(e), np.asarray(blocks), strict=True):
+    e, blocks = jax.jit(
+        lambda attention, u: (residuals(attention, u), jacobian_blocks(attention, u))
+    )(model.path_attention(params), u)
+    for tokens, of_row, blocks_of_row in zip(
+        TOKENS, np.asarray(e), np.asarray(blocks), strict=True
+    ):
         end = np.flatnonzero(tokens == 0)
         seen = of_row[: end[0] + 1 if len(end) else len(tokens)]
         path += -0.5 * (seen**2).sum() / 0.7**2 - seen.size * np.log(0.7 * np.sqrt(2 * np.pi))
@@ -99,7 +105,9 @@ def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(contraction):
         "bias": 1,
     }
     for name, scale in stated.items():
-        prior += (-0.5 * (np.asarray(params[name]) / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))).sum()
+        prior += (
+            -0.5 * (np.asarray(params[name]) / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))
+        ).sum()
     expected = np.asarray(model.log_likelihood(params, TOKENS)).sum() + 0.3 * path + prior
     np.testing.assert_allclose(joint(model, params), expected, rtol=1e-12)
 
@@ -111,7 +119,9 @@ def test_what_follows_the_end_token_does_not_count():
     shorter = params | {"position": params["position"][:4]}
     tokens = TOKENS[[0, 2, 3]]
     padded = np.pad(tokens, ((0, 0), (0, 2)))
-    *ours, margins = compute(model, ("log_likelihood", "path_log_density", "margins"), shorter, tokens)
+    *ours, margins = compute(
+        model, ("log_likelihood", "path_log_density", "margins"), shorter, tokens
+    )
     theirs = compute(longer, ("log_likelihood", "path_log_density"), params, padded)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
@@ -149,7 +159,9 @@ def test_generated_tokens_come_with_their_log_probability_margin_and_support_tok
         positions = np.isfinite(margin).sum()
         assert positions == (tokens[:-1] != 0).sum() + 1
         # As the sequence grew: the smallest among the positions it then had.
-        assert support[:positions].tolist() == [int(np.argmin(margin[: t + 1])) for t in range(positions)]
+        assert support[:positions].tolist() == [
+            int(np.argmin(margin[: t + 1])) for t in range(positions)
+        ]
         assert (support[positions:] == -1).all()
         assert np.isnan(margin[positions:]).all()
     assert len(np.unique(found.support)) > 3
@@ -159,13 +171,18 @@ def test_its_process_is_the_law_that_generates_and_its_cached_step_the_whole_pas
     params = random_params(TWO_HEADS)
     process = TWO_HEADS.process(params)
     assert "a cached step per position" in repr(process)
-    plain = SequenceProcess(process.next_token_logits, params, length=5, vocab_size=4, end_token=0, batched=True)
+    plain = SequenceProcess(
+        process.next_token_logits, params, length=5, vocab_size=4, end_token=0, batched=True
+    )
     key = jax.random.key(1)
     drawn = process.sample(key, (200,))
-    # A uniform number that falls within rounding of a boundary may go the other way: not in 1000 of them.
+    # A uniform number that falls within rounding of a boundary may go the other way: not in 1000 of
+    # them.
     np.testing.assert_array_equal(drawn, plain.sample(key, (200,)))
     np.testing.assert_array_equal(drawn, TWO_HEADS.generate(params, 200, key=key).tokens)
-    np.testing.assert_allclose(process.log_prob(drawn), TWO_HEADS.log_likelihood(params, drawn), rtol=1e-6)
+    np.testing.assert_allclose(
+        process.log_prob(drawn), TWO_HEADS.log_likelihood(params, drawn), rtol=1e-6
+    )
 
 
 def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
@@ -176,7 +193,13 @@ def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
 
     @jax.jit  # the search for a start point would otherwise compile each operation by itself
     def draws_of(key):
-        mcmc = MCMC(NUTS(model, max_tree_depth=4), num_warmup=20, num_samples=10, num_chains=1, progress_bar=False)
+        mcmc = MCMC(
+            NUTS(model, max_tree_depth=4),
+            num_warmup=20,
+            num_samples=10,
+            num_chains=1,
+            progress_bar=False,
+        )
         mcmc.run(key, tokens)
         return mcmc.get_samples()
 
@@ -187,7 +210,9 @@ def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
     replicated = replicate(jax.random.key(2))
     assert replicated.shape == (10, 7, 6)
     svi = SVI(model, AutoDelta(model), numpyro.optim.Adam(0.05), Trace_ELBO())
-    losses = jax.jit(lambda key: svi.run(key, 50, tokens, progress_bar=False).losses)(jax.random.key(3))
+    losses = jax.jit(lambda key: svi.run(key, 50, tokens, progress_bar=False).losses)(
+        jax.random.key(3)
+    )
     assert losses[-1] < losses[0]
 
 
@@ -195,8 +220,11 @@ def test_plain_numpyro_samples_and_optimises_it_without_a_wrapper():
 def test_numpyro_default_start_points_lie_in_the_local_domain(dim):
     model = LanguageModel(40, 10, dim)
     tokens = np.random.default_rng(0).integers(1, 40, (300, 10))
-    # NumPyro takes the first of a hundred points where value and gradient are finite, and if none is the last.
-    energy = jax.jit(lambda key: NUTS(model).init(key, 1, None, (tokens,), {}).potential_energy)(jax.random.key(0))
+    # NumPyro takes the first of a hundred points where value and gradient are finite, and if none
+    # is the last.
+    energy = jax.jit(lambda key: NUTS(model).init(key, 1, None, (tokens,), {}).potential_energy)(
+        jax.random.key(0)
+    )
     assert np.isfinite(energy)
 
 
@@ -240,7 +268,10 @@ def test_bad_fields_are_refused_at_construction(fields, message):
 
 
 def test_without_tokens_a_number_of_sequences_is_needed():
-    with numpyro.handlers.seed(rng_seed=0), pytest.raises(InputError, match="num_sequences: expected at least 1"):
+    with (
+        numpyro.handlers.seed(rng_seed=0),
+        pytest.raises(InputError, match="num_sequences: expected at least 1"),
+    ):
         LanguageModel(4, 4, 2)()
 
 
@@ -250,7 +281,9 @@ def test_quantities_are_blind_to_the_order_of_heads():
     swapped = params | {name: params[name][::-1] for name in ("query", "key", "value")}
     before, after = (model.quantities(one, TOKENS) for one in (params, swapped))
     for name, value in before.items():
-        np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-4)  # sums of some ten terms of order 10
+        np.testing.assert_allclose(
+            after[name], value, rtol=0, atol=1e-4
+        )  # sums of some ten terms of order 10
 
 
 def test_embeddings_looked_up_as_products_are_the_same_model():
@@ -260,9 +293,17 @@ def test_embeddings_looked_up_as_products_are_the_same_model():
     def with_slope(model, params):
         return jax.value_and_grad(lambda params: model.log_likelihood(params, TOKENS).sum())(params)
 
-    ours, theirs = jax.jit(lambda params: [with_slope(model, params) for model in (multiplied, gathered)])(params)
+    ours, theirs = jax.jit(
+        lambda params: [with_slope(model, params) for model in (multiplied, gathered)]
+    )(params)
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=100 * jnp.finfo(other.dtype).eps * jnp.abs(other).max())
+        np.testing.assert_allclose(
+            one, other, rtol=0, atol=100 * jnp.finfo(other.dtype).eps * jnp.abs(other).max()
+        )
     assert density_of(multiplied, TOKENS) == density_of(gathered, TOKENS)
-    program = jax.jit(jax.grad(lambda params: multiplied.path(params, TOKENS).sum())).lower(params).as_text()
+    program = (
+        jax.jit(jax.grad(lambda params: multiplied.path(params, TOKENS).sum()))
+        .lower(params)
+        .as_text()
+    )
     assert "scatter" not in program

@@ -23,7 +23,9 @@ EVERY = [
 def test_prior_predictive_sampling(fields):
     model = LatentAttention(2, 4, **fields)
     # As programs: each operation of the model by itself would be compiled by itself.
-    sites = jax.jit(lambda key: Predictive(model, num_samples=30)(key, num_sequences=3))(jax.random.key(0))
+    sites = jax.jit(lambda key: Predictive(model, num_samples=30)(key, num_sequences=3))(
+        jax.random.key(0)
+    )
     u = sites.pop("embeddings")
     assert set(sites) == set(model.priors())
     assert u.shape == (30, 3, 4, 2)
@@ -33,7 +35,9 @@ def test_prior_predictive_sampling(fields):
     process = AttentionProcess(model.attention(one), one["scale"], 4, branch=model.branch)
     scored = process.log_prob(u[0])
     np.testing.assert_allclose(model.log_likelihood(one, u[0]), scored, rtol=1e-5)
-    margins, quantities = jax.jit(lambda one, u: (model.margins(one, u), model.quantities(one, u)))(one, u[0])
+    margins, quantities = jax.jit(lambda one, u: (model.margins(one, u), model.quantities(one, u)))(
+        one, u[0]
+    )
     assert margins.shape == (3, 4)
     np.testing.assert_allclose(quantities["log_likelihood"], np.sum(scored), rtol=1e-6)
     np.testing.assert_array_equal(quantities["smallest_margin"], np.min(margins))
@@ -43,14 +47,18 @@ def test_prior_predictive_sampling(fields):
 def test_the_prior_of_the_interaction_has_the_documented_spread(parametrisation):
     model, count = LatentAttention(3, 4, parametrisation=parametrisation), 4000
     keys = jax.random.split(jax.random.key(1), len(model.priors()))
-    draws = {name: prior.sample(key, (count,)) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+    draws = {
+        name: prior.sample(key, (count,))
+        for key, (name, prior) in zip(keys, model.priors().items(), strict=True)
+    }
     interaction = np.asarray(model.interaction(draws))
     assert interaction.shape == (count, 1, 3, 3)
     expected = np.full((3, 3), 3**-0.5)
     if parametrisation == "symmetric":
         np.testing.assert_array_equal(interaction, interaction.swapaxes(-1, -2))
         expected[~np.eye(3, dtype=bool)] = 6**-0.5
-    # A sum of three products has kurtosis 5: the error of its standard deviation is 1 / sqrt(count) of it.
+    # A sum of three products has kurtosis 5: the error of its standard deviation is 1 / sqrt(count)
+    # of it.
     np.testing.assert_allclose(interaction.std(0)[0], expected, rtol=5 / np.sqrt(count))
     np.testing.assert_allclose(interaction.mean(0)[0], 0, atol=5 / np.sqrt(3 * count))
 
@@ -64,9 +72,16 @@ def test_the_posterior_recovers_known_parameters():
     }
     u = model.process(truth).sample(jax.random.key(1), (150,))
     posterior = sample_posterior(
-        model, u, key=jax.random.key(2), num_chains=1, num_warmup=150, num_samples=150, max_tree_depth=5,
-        start="random", progress=False,
-    )  # fmt: skip
+        model,
+        u,
+        key=jax.random.key(2),
+        num_chains=1,
+        num_warmup=150,
+        num_samples=150,
+        max_tree_depth=5,
+        start="random",
+        progress=False,
+    )
     for name, prior in model.priors().items():
         draws = posterior.flat_draws()[name]
         mean, spread = draws.mean(0), draws.std(0)
@@ -86,7 +101,9 @@ def test_the_map_recovers_known_parameters():
     assert jnp.isfinite(u).all()
     mode = fit_map(model, u, key=jax.random.key(3), num_steps=300, progress=False)
     flat, restore = ravel_pytree(jax.tree.map(jnp.asarray, mode.params))
-    information = -jax.jit(jax.hessian(lambda flat: model.log_likelihood(restore(flat), u).sum()))(flat)
+    information = -jax.jit(jax.hessian(lambda flat: model.log_likelihood(restore(flat), u).sum()))(
+        flat
+    )
     spread = jnp.sqrt(jnp.diag(jnp.linalg.inv(information)))
     assert (spread < 0.2).all()
     assert (jnp.abs(flat - ravel_pytree(truth)[0]) < 4 * spread).all(), (flat, spread)
@@ -96,7 +113,9 @@ def test_a_symmetric_map_stays_in_its_convex_domain():
     model = LatentAttention(2, 5, parametrisation="symmetric", contraction=None)
     entries, scale = jnp.asarray([1.2, 0.0, 0.4]), jnp.asarray(1.0)
     truth = {"interaction_entries": entries, "scale": scale}
-    generator = LatentAttention(2, 5, parametrisation="symmetric", contraction=None, branch="fixed_point")
+    generator = LatentAttention(
+        2, 5, parametrisation="symmetric", contraction=None, branch="fixed_point"
+    )
     u = generator.process(truth).sample(jax.random.key(0), (60,))
     assert jnp.isfinite(u).all()
     mode = fit_map(model, u, key=jax.random.key(1), num_steps=200, progress=False)
@@ -112,7 +131,10 @@ def test_a_symmetric_map_stays_in_its_convex_domain():
         (dict(heads=True), "heads: expected a whole number"),
         (dict(rank=1), 'rank: expected None unless parametrisation="factored", got 1'),
         (dict(parametrisation="diagonal"), "parametrisation: expected .* got 'diagonal'"),
-        (dict(parametrisation="symmetric", heads=2), "symmetric expects one head and no value maps, got heads=2"),
+        (
+            dict(parametrisation="symmetric", heads=2),
+            "symmetric expects one head and no value maps, got heads=2",
+        ),
         (dict(parametrisation="symmetric", values=True), "values=True"),
         (dict(contraction=1.0), r"contraction: expected a number inside \(0, 1\)"),
         (dict(branch="any"), "branch: expected None"),
@@ -126,12 +148,18 @@ def test_bad_fields_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m(np.ones((3, 5, 2))), r"expected shape \(num_sequences >= 1, 4, 2\), got \(3, 5, 2\)"),
+        (
+            lambda m: m(np.ones((3, 5, 2))),
+            r"expected shape \(num_sequences >= 1, 4, 2\), got \(3, 5, 2\)",
+        ),
         (lambda m: m(np.ones((4, 2))), r"expected shape \(num_sequences, 4, 2\), got \(4, 2\)"),
         (lambda m: m(np.ones((0, 4, 2))), r"got \(0, 4, 2\)"),
         (lambda m: m(np.full((3, 4, 2), np.nan)), "expected finite numbers"),
         (lambda m: m(np.ones((3, 4, 2)), num_sequences=2), "num_sequences: expected 3 .* got 2"),
-        (lambda m: m(), "num_sequences: expected at least 1 when no embeddings are given, got None"),
+        (
+            lambda m: m(),
+            "num_sequences: expected at least 1 when no embeddings are given, got None",
+        ),
     ],
 )
 def test_bad_embeddings_are_refused(call, message):
@@ -141,4 +169,6 @@ def test_bad_embeddings_are_refused(call, message):
 
 def test_generating_without_a_cap_is_refused():
     with pytest.raises(InputError, match="several solutions"):
-        Predictive(LatentAttention(2, 4, contraction=None), num_samples=2)(jax.random.key(0), num_sequences=3)
+        Predictive(LatentAttention(2, 4, contraction=None), num_samples=2)(
+            jax.random.key(0), num_sequences=3
+        )

@@ -15,6 +15,8 @@ def test_it_is_a_normal_in_other_coordinates():
     np.testing.assert_allclose(prior.log_prob(value), plain.log_prob(value), rtol=1e-6)
     assert prior.event_shape == (3, 2)
     np.testing.assert_array_equal(prior.sample(jax.random.key(1)), plain.sample(jax.random.key(1)))
-    np.testing.assert_allclose(biject_to(prior.support)(jnp.ones((3, 2))), np.full((3, 2), UNIT * 0.7), rtol=1e-6)
+    np.testing.assert_allclose(
+        biject_to(prior.support)(jnp.ones((3, 2))), np.full((3, 2), UNIT * 0.7), rtol=1e-6
+    )
     through_jit = jax.jit(lambda d: d)(prior)
     np.testing.assert_allclose(biject_to(through_jit.support)(1.0), UNIT * 0.7, rtol=1e-6)

@@ -1,4 +1,5 @@
-"""The transformer: its forward pass against loops, its joint term by term, its heads' blocks against autodiff."""
+"""The transformer: its forward pass against loops, its joint term by term, its heads' blocks
+against autodiff."""
 
 import dataclasses
 import math
@@ -25,7 +26,9 @@ def params_of(model, number=0):
     return {name: jnp.asarray(draw(prior.shape()) / 2) for name, prior in model.priors().items()}
 
 
-@partial(jax.jit, static_argnums=0)  # as one program: each operation by itself would be compiled by itself
+@partial(
+    jax.jit, static_argnums=0
+)  # as one program: each operation by itself would be compiled by itself
 def logits_of(model, params, tokens):
     return model.logits_at(params, model.path(params, tokens))
 
@@ -46,13 +49,18 @@ def slow_logits(model, params, tokens):
             added = np.zeros(model.dim)
             for head in range(model.heads):
                 q, k, v, o = (p[name][layer, head] for name in ("query", "key", "value", "output"))
-                scores = np.array([(k @ read[s]) @ (q @ read[t]) / math.sqrt(model.rank) for s in range(t + 1)])
+                scores = np.array(
+                    [(k @ read[s]) @ (q @ read[t]) / math.sqrt(model.rank) for s in range(t + 1)]
+                )
                 alpha = np.exp(scores - scores.max())
                 alpha /= alpha.sum()
                 added += o @ sum(a * (v @ read[s]) for s, a in enumerate(alpha))
             after.append(h + added)
         hidden = [
-            h + p["down"][layer] @ np.asarray(jax.nn.gelu(jnp.asarray(p["up"][layer] @ normalised(h)))) for h in after
+            h
+            + p["down"][layer]
+            @ np.asarray(jax.nn.gelu(jnp.asarray(p["up"][layer] @ normalised(h))))
+            for h in after
         ]
     return np.stack([p["readout"] @ normalised(h) + p["bias"] for h in hidden])
 
@@ -62,7 +70,9 @@ def test_the_forward_pass_is_that_of_the_loops():
     ours = logits_of(MODEL, params, TOKENS)
     tolerance = 1e3 * float(jnp.finfo(ours.dtype).eps)
     for row, tokens in zip(ours, TOKENS.tolist(), strict=True):
-        np.testing.assert_allclose(row, slow_logits(MODEL, params, tokens), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            row, slow_logits(MODEL, params, tokens), rtol=tolerance, atol=tolerance
+        )
 
 
 def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention():
@@ -78,7 +88,9 @@ def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention():
                 heads.append(v @ (alpha @ past))
             return token - sum(heads)
 
-        return jacobian_blocks(attention, x), jnp.stack([jax.jacfwd(residual)(x[t], t) for t in range(len(x))])
+        return jacobian_blocks(attention, x), jnp.stack(
+            [jax.jacfwd(residual)(x[t], t) for t in range(len(x))]
+        )
 
     for attention, x in MODEL.attentions(params, MODEL.path(params, TOKENS[1])):
         np.testing.assert_allclose(*both(attention, x), atol=1e-10)
@@ -87,14 +99,22 @@ def test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention():
 @pytest.mark.parametrize("placement", ["auxiliary", "own"])
 @pytest.mark.parametrize("variant", ["full", "bounded"])
 def test_the_joint_is_likelihood_penalty_and_prior(placement, variant):
-    model = dataclasses.replace(MODEL, barrier_weight=0.3, placement=placement, variant=variant, barrier_sequences=1)
+    model = dataclasses.replace(
+        MODEL, barrier_weight=0.3, placement=placement, variant=variant, barrier_sequences=1
+    )
 
     @jax.jit
     def both(params):
         u = model.path(params, TOKENS)
-        placed = [(model.auxiliary_attention(params), u)] if placement == "auxiliary" else model.attentions(params, u)
+        placed = (
+            [(model.auxiliary_attention(params), u)]
+            if placement == "auxiliary"
+            else model.attentions(params, u)
+        )
         first = np.array([[True] * 5 + [False]])
-        penalty = sum(barrier_loss(attention, x[:1], 0.3, variant, counted=first) for attention, x in placed)
+        penalty = sum(
+            barrier_loss(attention, x[:1], 0.3, variant, counted=first) for attention, x in placed
+        )
         prior = sum(d.log_prob(params[name]).sum() for name, d in model.priors().items())
         expected = model.log_likelihood(params, TOKENS).sum() - penalty * (5 + 6) + prior
         return log_density(model, (TOKENS,), {}, params)[0], expected
@@ -112,7 +132,9 @@ def test_noise_and_dropout_are_of_training_only():
 
     keys = jax.random.split(jax.random.key(0))
     assert joint(keys[0]) == joint(keys[0]) != joint(keys[1])
-    np.testing.assert_array_equal(model.log_likelihood(params, TOKENS), MODEL.log_likelihood(params, TOKENS))
+    np.testing.assert_array_equal(
+        model.log_likelihood(params, TOKENS), MODEL.log_likelihood(params, TOKENS)
+    )
 
 
 def test_dropout_leaves_out_its_share():
@@ -125,13 +147,15 @@ def test_dropout_leaves_out_its_share():
 
 
 def test_qk_norm_and_spectral_bound_the_logits():
-    """Queries and keys of root mean square 1 are blind to their scale; the spectral bound holds the singular values."""
+    """Queries and keys of root mean square 1 are blind to their scale; the spectral bound holds the
+    singular values."""
     params = params_of(MODEL)
     larger = params | {"query": 100 * params["query"], "key": 7 * params["key"]}
     u = MODEL.path(params, TOKENS)
     normed = dataclasses.replace(MODEL, qk_norm=True)
     tolerance = 1e4 * float(jnp.finfo(u.dtype).eps)
-    # The scale enters through the constant under the root alone, 1e-6 beside mean squares of order 1.
+    # The scale enters through the constant under the root alone, 1e-6 beside mean squares of order
+    # 1.
     one, other = (logits_of(normed, of, TOKENS) for of in (larger, params))
     np.testing.assert_allclose(one, other, atol=1e-4 + tolerance)
     held = dataclasses.replace(MODEL, spectral=0.5)
@@ -145,7 +169,9 @@ def test_it_fits_by_the_same_machinery():
     data = jnp.tile(jnp.asarray([[1, 2, 3, 4, 0, 0]]), (8, 1))
     model = TransformerLM(5, 6, dim=10, layers=1, heads=1, barrier_weight=0.05)
     fit = fit_map(model, data, key=jax.random.key(0), num_steps=150, batch_size=4, progress=False)
-    assert model.log_likelihood(fit.params, data).mean() > -1  # of five tokens, one in two of which guessing would get
+    assert (
+        model.log_likelihood(fit.params, data).mean() > -1
+    )  # of five tokens, one in two of which guessing would get
 
 
 def test_bad_fields_are_refused():

@@ -31,7 +31,9 @@ def emission(dim=1, seed=0, heads=1, length=LENGTH, vocab_size=VOCAB):
 
 
 def process(num_particles, seed=0, **settings):
-    return EmissionProcess(emission(**settings), length=LENGTH, num_particles=num_particles, key=jax.random.key(seed))
+    return EmissionProcess(
+        emission(**settings), length=LENGTH, num_particles=num_particles, key=jax.random.key(seed)
+    )
 
 
 def every_sequence():
@@ -44,15 +46,22 @@ def every_sequence():
 
 
 def by_quadrature(emission, tokens, nodes=NODES):
-    """`P(x)` and `E[u | x]` in dimension 1 by Gauss-Hermite over the noise, of at most NODES nodes a position.
+    """`P(x)` and `E[u | x]` in dimension 1 by Gauss-Hermite over the noise, of at most NODES nodes
+    a position.
 
-    Independent of what the filter computes: the grid is in the noise, so no density of an embedding and no Jacobian
-    enters, and the embeddings come from the transform.
+    Independent of what the filter computes: the grid is in the noise, so no density of an embedding
+    and no Jacobian enters, and the embeddings come from the transform.
     """
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     grid = np.stack(np.meshgrid(*[points] * LENGTH, indexing="ij"), -1).reshape(-1, LENGTH)
-    mass = np.stack(np.meshgrid(*[weights / weights.sum()] * LENGTH, indexing="ij"), -1).reshape(-1, LENGTH).prod(-1)
-    noise = np.zeros((NODES**LENGTH, LENGTH, 1))  # a coarser grid is filled up with zeros: one program serves all
+    mass = (
+        np.stack(np.meshgrid(*[weights / weights.sum()] * LENGTH, indexing="ij"), -1)
+        .reshape(-1, LENGTH)
+        .prod(-1)
+    )
+    noise = np.zeros(
+        (NODES**LENGTH, LENGTH, 1)
+    )  # a coarser grid is filled up with zeros: one program serves all
     noise[: len(grid), :, 0] = float(emission.scale) * grid
     u = np.asarray(AttentionTransform(emission.attention)(noise))[: len(grid), :, 0]
     logits = u[..., None] * np.asarray(emission.readout)[:, 0] + np.asarray(emission.bias)

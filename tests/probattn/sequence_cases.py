@@ -49,7 +49,8 @@ STARVED = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 class Case:
     name: str
     process: Any
-    rows: Any  # law of the next token after a prefix, by numpy; for a mixture a list, one for each draw
+    # law of the next token after a prefix, by numpy; for a mixture a list, one for each draw
+    rows: Any
 
     @property
     def law(self):
@@ -75,7 +76,9 @@ def _softmax(logits):
 def _model_rows(model, params):
     def rows(prefix):
         tokens = np.array([*prefix, *[0] * (model.length - len(prefix))])
-        return _softmax(np.asarray(model.next_token_logits(params, tokens), np.float64)[len(prefix)])
+        return _softmax(
+            np.asarray(model.next_token_logits(params, tokens), np.float64)[len(prefix)]
+        )
 
     return rows
 
@@ -86,12 +89,17 @@ def cases():
     recurrent = recurrent_params(0, 4)
     draws = recurrent_params(1, 3, 4)
     model = LanguageModel(3, 4, 2, heads=2)
-    params = {name: np.random.default_rng(2).standard_normal(prior.shape()) for name, prior in model.priors().items()}
+    params = {
+        name: np.random.default_rng(2).standard_normal(prior.shape())
+        for name, prior in model.priors().items()
+    }
     base = SequenceProcess(recurrent_logits, recurrent_params(0, 3), length=6, vocab_size=3)
     listed = [
         Case(
             "recurrent",
-            SequenceProcess(recurrent_logits, recurrent, length=6, vocab_size=4, cached_step=RECURRENT_STEP),
+            SequenceProcess(
+                recurrent_logits, recurrent, length=6, vocab_size=4, cached_step=RECURRENT_STEP
+            ),
             _recurrent_rows(recurrent),
         ),
         Case(
@@ -102,7 +110,12 @@ def cases():
         Case("language model", model.process(params), _model_rows(model, params)),
         Case(
             "starved",
-            SequenceProcess(bigram_logits, np.log(STARVED, where=STARVED > 0, out=np.full((3, 3), -np.inf)), length=5, vocab_size=3),
+            SequenceProcess(
+                bigram_logits,
+                np.log(STARVED, where=STARVED > 0, out=np.full((3, 3), -np.inf)),
+                length=5,
+                vocab_size=3,
+            ),
             lambda prefix: STARVED[prefix[-1] if prefix else 0],
         ),
         Case(
@@ -110,7 +123,7 @@ def cases():
             ProcessMixture(base, draws),
             [_recurrent_rows({name: value[i] for name, value in draws.items()}) for i in range(4)],
         ),
-    ]  # fmt: skip
+    ]
     return {case.name: case for case in listed}
 
 

@@ -56,7 +56,9 @@ def test_a_text_file_is_one_sequence_a_line(write):
     assert corpus.length == 4
     assert len(corpus.train) + len(corpus.heldout) == 27
     assert len(corpus.heldout) == 5
-    assert {corpus.decode(row) for row in np.concatenate([corpus.train, corpus.heldout])} == set(WORDS.split())
+    assert {corpus.decode(row) for row in np.concatenate([corpus.train, corpus.heldout])} == set(
+        WORDS.split()
+    )
     reordered = load_corpus(write("\n".join(reversed(WORDS.split())), "other.txt"))
     assert reordered.digest() == corpus.digest()
 
@@ -108,7 +110,9 @@ def test_other_texts_are_read_in_the_symbols_of_a_corpus(write):
     words = load_corpus(train_size=10)
     tokens, skipped = load_elsewhere(write("cat\nK AE T\nqqqq\n", "names.txt"), words)
     assert [words.decode(row) for row in tokens] == ["K AE T", "K AE T"]
-    running = load_corpus(write("the cat sat on the mat and the dog sat on the cat", "a.txt"), length=4, stream=True)
+    running = load_corpus(
+        write("the cat sat on the mat and the dog sat on the cat", "a.txt"), length=4, stream=True
+    )
     tokens, skipped = load_elsewhere(write("the dog\nand the cat zzzz", "b.txt"), running)
     assert ["".join(running.symbols[token] for token in row) for row in tokens] == ["dog ", "and "]
     assert skipped == 4  # "the " twice and "cat " are pieces of its own, "zzzz" is foreign

@@ -23,14 +23,19 @@ from probattn.models import EmissionModel, LanguageModel
 KEY = jax.random.key(0)
 MODEL = LanguageModel(4, 5, 2)
 LONG_DATA = np.random.default_rng(0).normal(1, 1, (39, 1))
-CHAINS = dict(key=KEY, num_warmup=6, num_samples=6, max_tree_depth=3, start="random", progress=False)
-# Sums of two halves round otherwise than the whole: by some eps of it, which 40 steps or a few trajectories magnify.
+CHAINS = dict(
+    key=KEY, num_warmup=6, num_samples=6, max_tree_depth=3, start="random", progress=False
+)
+# Sums of two halves round otherwise than the whole: by some eps of it, which 40 steps or a few
+# trajectories magnify.
 EPS = float(jnp.finfo(jnp.zeros(()).dtype).eps)
 
 
 def assert_close(one, other, magnified=1e3):
     one, other = np.asarray(one), np.asarray(other)
-    np.testing.assert_allclose(other, one, rtol=0, atol=magnified * EPS * max(1, abs(one).max()), strict=True)
+    np.testing.assert_allclose(
+        other, one, rtol=0, atol=magnified * EPS * max(1, abs(one).max()), strict=True
+    )
 
 
 @pytest.fixture
@@ -48,9 +53,14 @@ def test_a_gradient_on_two_devices_is_that_on_one_for_half_of_the_work(corpus, n
     for devices in (1, 2):
         placement = place_data(devices)
         model = split_model(MODEL, placement)
-        program = jax.jit(lambda z, data, model=model: jax.value_and_grad(potential(model, data))(z))
+        program = jax.jit(
+            lambda z, data, model=model: jax.value_and_grad(potential(model, data))(z)
+        )
         compiled = program.lower(z, on_all(jnp.asarray(tokens), placement)).compile()
-        gradient[devices], flops[devices] = compiled(z, on_all(tokens, placement)), compiled.cost_analysis()["flops"]
+        gradient[devices], flops[devices] = (
+            compiled(z, on_all(tokens, placement)),
+            compiled.cost_analysis()["flops"],
+        )
         assert ("all-reduce" in compiled.as_text()) == (devices == 2)
     jax.tree.map(assert_close, gradient[1], gradient[2])
     assert flops[2] < share * flops[1]
@@ -67,7 +77,9 @@ def test_a_minibatch_is_split_too(corpus):
 
             return log_density(seed(model, 0), (data,), {"batch_size": 32}, z)[0]
 
-        flops.append(jax.jit(jax.grad(loss)).lower(z, corpus.train).compile().cost_analysis()["flops"])
+        flops.append(
+            jax.jit(jax.grad(loss)).lower(z, corpus.train).compile().cost_analysis()["flops"]
+        )
     assert flops[1] < 0.7 * flops[0]
 
 
@@ -91,21 +103,27 @@ def test_a_map_is_the_same_on_two_devices(tokens, model, settings):
 
 
 def test_latent_variables_are_split_with_their_sequences(corpus):
-    # With the embeddings of so many sequences it has over 1000 numbers, of which no Hessian is compiled.
+    # With the embeddings of so many sequences it has over 1000 numbers, of which no Hessian is
+    # compiled.
     model, tokens = EmissionModel(4, 5, 1), np.tile(corpus.train, (6, 1))[:210]
-    one, two = (fit_map(model, tokens, key=KEY, num_steps=10, devices=devices, progress=False) for devices in (1, 2))
+    one, two = (
+        fit_map(model, tokens, key=KEY, num_steps=10, devices=devices, progress=False)
+        for devices in (1, 2)
+    )
     assert_close(one.latents["embeddings"], two.latents["embeddings"], 1e4)
     assert_close(one.stats["loss"], two.stats["loss"])
 
 
 @pytest.mark.parametrize("num_chains", [1, 2])
 def test_a_short_posterior_is_the_same_on_two_devices(num_chains):
-    """One chain on two shards, and two on one each. Long chains part, as trajectories magnify what rounding differs in.
+    """One chain on two shards, and two on one each. Long chains part, as trajectories magnify what
+    rounding differs in.
 
     A model with attention would take no other path: its gradient on two devices is looked at above.
     """
     one, two = (
-        sample_posterior(Line(), LONG_DATA, num_chains=num_chains, devices=devices, **CHAINS) for devices in (1, 2)
+        sample_posterior(Line(), LONG_DATA, num_chains=num_chains, devices=devices, **CHAINS)
+        for devices in (1, 2)
     )
     np.testing.assert_array_equal(one.stats["n_steps"][:, 0], two.stats["n_steps"][:, 0])
     # 12 iterations of up to 7 steps.
@@ -116,7 +134,10 @@ def test_a_short_posterior_is_the_same_on_two_devices(num_chains):
 def test_chains_start_at_the_same_modes(monkeypatch):
     monkeypatch.setattr("probattn.inference.fitting.chain_starts.MODE_STEPS", 40)
     settings = CHAINS | {"start": "maps", "num_warmup": 1, "num_samples": 1}
-    one, two = (sample_posterior(Line(), LONG_DATA, num_chains=1, devices=devices, **settings) for devices in (1, 2))
+    one, two = (
+        sample_posterior(Line(), LONG_DATA, num_chains=1, devices=devices, **settings)
+        for devices in (1, 2)
+    )
     assert_close(one.stats["potential_energy"], two.stats["potential_energy"], 1e5)
 
 
@@ -130,14 +151,19 @@ def test_a_run_goes_on_bit_for_bit_on_its_devices_and_on_no_others(tmp_path, mon
     resumed = resume_posterior(tmp_path / "run", Line(), LONG_DATA, progress=False)
     np.testing.assert_array_equal(whole.draws["slopes"], resumed.draws["slopes"])
     with pytest.raises(
-        InputError, match=r"num_devices: the run has 2, now 1; placement num_shards: the run has 2, now 1"
+        InputError,
+        match=r"num_devices: the run has 2, now 1; placement num_shards: the run has 2, now 1",
     ):
-        sample_posterior(Line(), LONG_DATA, num_chains=1, devices=1, store=tmp_path / "run", **CHAINS)
+        sample_posterior(
+            Line(), LONG_DATA, num_chains=1, devices=1, store=tmp_path / "run", **CHAINS
+        )
 
 
 @pytest.mark.parametrize("fit", [fit_ensemble, fit_laplace])
 def test_what_is_made_of_modes_is_the_same_on_two_devices(fit):
-    one, two = (fit(Conjugate(), DATA, key=KEY, devices=devices, progress=False) for devices in (1, 2))
+    one, two = (
+        fit(Conjugate(), DATA, key=KEY, devices=devices, progress=False) for devices in (1, 2)
+    )
     assert_close(one.draws["theta"], two.draws["theta"], 1e5)
 
 
@@ -167,12 +193,26 @@ def test_a_placement_says_what_is_where(placement, words):
 
 @pytest.mark.parametrize(
     ("num_chains", "devices", "groups", "shards"),
-    [(4, 8, 4, 2), (2, 8, 2, 4), (8, 8, 8, 1), (8, 4, 4, 1), (4, 6, 2, 3), (3, 8, 1, 8), (1, 1, 1, 1)],
+    [
+        (4, 8, 4, 2),
+        (2, 8, 2, 4),
+        (8, 8, 8, 1),
+        (8, 4, 4, 1),
+        (4, 6, 2, 3),
+        (3, 8, 1, 8),
+        (1, 1, 1, 1),
+    ],
 )
-def test_chains_come_first_and_the_data_have_the_rest(monkeypatch, num_chains, devices, groups, shards):
+def test_chains_come_first_and_the_data_have_the_rest(
+    monkeypatch, num_chains, devices, groups, shards
+):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     placement = place_chains(num_chains, devices=devices)
-    assert (placement.num_groups, placement.num_shards, placement.num_devices) == (groups, shards, devices)
+    assert (placement.num_groups, placement.num_shards, placement.num_devices) == (
+        groups,
+        shards,
+        devices,
+    )
 
 
 def test_what_is_not_split_is_the_model_itself():
@@ -184,7 +224,10 @@ def test_what_is_not_split_is_the_model_itself():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fit_map(Conjugate(), DATA, key=KEY, devices=3), "devices: expected at most the 2 that there are"),
+        (
+            lambda: fit_map(Conjugate(), DATA, key=KEY, devices=3),
+            "devices: expected at most the 2 that there are",
+        ),
         (
             lambda: fit_map(Conjugate(), DATA, key=KEY, devices=0),
             "devices: expected a whole number of at least 1, got 0",
@@ -194,8 +237,13 @@ def test_what_is_not_split_is_the_model_itself():
             "devices: 2 shards of the data need as many sequences, got 1",
         ),
         (
-            lambda: sample_posterior(Conjugate(), DATA, key=KEY, num_chains=3, devices=2, chain_method="parallel"),
-            "chain_method: parallel needs a device for each of 3 chains, 2 devices make 1 equal groups",
+            lambda: sample_posterior(
+                Conjugate(), DATA, key=KEY, num_chains=3, devices=2, chain_method="parallel"
+            ),
+            (
+                "chain_method: parallel needs a device for each of 3 chains, 2 devices make 1 "
+                "equal groups"
+            ),
         ),
     ],
 )

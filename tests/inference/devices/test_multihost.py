@@ -1,4 +1,5 @@
-"""Eight devices, and two processes joined over loopback: the same fits as on one device, to rounding."""
+"""Eight devices, and two processes joined over loopback: the same fits as on one device, to
+rounding."""
 
 import json
 import os
@@ -22,7 +23,15 @@ KEY = jax.random.key(0)
 MODEL = LanguageModel(3, 3, 1)
 TOKENS = np.array([[1, 2, 0], [2, 1, 1], [1, 1, 0], [2, 0, 0]] * 3 + [[1, 0, 0]])
 MAP = dict(key=KEY, num_steps=20, progress=False)
-CHAINS = dict(key=KEY, num_chains=4, num_warmup=4, num_samples=6, max_tree_depth=3, start="random", progress=False)
+CHAINS = dict(
+    key=KEY,
+    num_chains=4,
+    num_warmup=4,
+    num_samples=6,
+    max_tree_depth=3,
+    start="random",
+    progress=False,
+)
 RUN = """
 import sys
 import jax
@@ -39,7 +48,8 @@ from probattn.inference import fit_map, sample_posterior
 mode = fit_map(MODEL, TOKENS, devices=8, **MAP)
 batches = fit_map(MODEL, TOKENS, devices=8, batch_size=8, **MAP)
 chains = sample_posterior(MODEL, TOKENS, devices=8, store=sys.argv[1] + "/store", **CHAINS)
-arrays = {"mode": mode.params["embedding"], "loss": mode.stats["loss"], "batch loss": batches.stats["loss"],
+arrays = {"mode": mode.params["embedding"], "loss": mode.stats["loss"],
+          "batch loss": batches.stats["loss"],
           "draws": chains.draws["embedding"], "energy": chains.stats["potential_energy"]}
 np.savez(f"{sys.argv[1]}/{jax.process_index()}.npz", **arrays)
 if jax.process_count() == 2:  # what only one of them finds is bad input for both
@@ -52,21 +62,34 @@ if jax.process_count() == 2:  # what only one of them finds is bad input for bot
 
 
 def start(arguments, number, devices, **variables):
-    """Start `number` processes that join each other; returns what each printed and its exit code, once all have ended."""
+    """Start `number` processes that join each other; returns what each printed and its exit code,
+    once all have ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     started = []
     for own in range(number):
-        joined = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(number), "JAX_PROCESS_ID": str(own)}
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **variables}
+        joined = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": str(number),
+            "JAX_PROCESS_ID": str(own),
+        }
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            **variables,
+        }
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
         started.append(
             subprocess.Popen(
-                [sys.executable, *map(str, arguments)], env=environment | (joined if number > 1 else {}), cwd=ROOT,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                [sys.executable, *map(str, arguments)],
+                env=environment | (joined if number > 1 else {}),
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-        )  # fmt: skip
+        )
     return [(*process.communicate(timeout=600), process.returncode) for process in started]
 
 
@@ -84,7 +107,9 @@ def alone():
     }
 
 
-@pytest.mark.parametrize(("number", "devices"), [(1, 8), (2, 4)], ids=["8 devices", "2 processes of 4"])
+@pytest.mark.parametrize(
+    ("number", "devices"), [(1, 8), (2, 4)], ids=["8 devices", "2 processes of 4"]
+)
 def test_eight_devices_give_what_one_gives(alone, tmp_path, tmp_path_factory, number, devices):
     """13 sequences on 8 shards, and 4 chains on 2 shards each."""
     cache = tmp_path_factory.getbasetemp() / "cache"
@@ -93,7 +118,8 @@ def test_eight_devices_give_what_one_gives(alone, tmp_path, tmp_path_factory, nu
     for process in range(number):
         found = np.load(tmp_path / f"{process}.npz")
         for name, expected in alone.items():
-            # Rounding, 1e-16, is magnified by 20 steps of a MAP, and by 10 trajectories of up to 7 steps.
+            # Rounding, 1e-16, is magnified by 20 steps of a MAP, and by 10 trajectories of up to 7
+            # steps.
             np.testing.assert_allclose(found[name], expected, rtol=1e-7, atol=1e-7, strict=True)
     if number == 2:
         for printed, _, _ in ended:
@@ -102,14 +128,27 @@ def test_eight_devices_give_what_one_gives(alone, tmp_path, tmp_path_factory, nu
 
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "xyz" for b in "xyz" for c in "xyz")
-FEW = "--dim 1 --num-warmup 4 --num-samples 6 --num-chains 2 --max-tree-depth 3 --start random --devices 4"
+FEW = (
+    "--dim 1 --num-warmup 4 --num-samples 6 --num-chains 2 --max-tree-depth 3 --start random "
+    "--devices 4"
+)
 
 
 def test_the_command_line_fits_and_resumes_in_two_processes(tmp_path):
     (tmp_path / "words.txt").write_text(WORDS)
     run = tmp_path / "run"
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "XLA_FLAGS": ""}
-    fit = ["-m", "probattn", "fit", tmp_path / "words.txt", "--method", "posterior", "--out", run, *FEW.split()]
+    fit = [
+        "-m",
+        "probattn",
+        "fit",
+        tmp_path / "words.txt",
+        "--method",
+        "posterior",
+        "--out",
+        run,
+        *FEW.split(),
+    ]
     first, second = start(fit, 2, 2, **cache)
     assert (first[2], second[2]) == (0, 0), (first, second)
     assert "2 chains x 2 shards of the data on 4 cpu devices of 2 processes" in first[0]
@@ -130,7 +169,12 @@ def test_alone_a_process_is_the_first():
 
 
 def test_what_travels_between_processes_is_plain_data():
-    value = {"a": (1, [2.5, None, "x"]), 3: np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 2), np.int64), "b": True}
+    value = {
+        "a": (1, [2.5, None, "x"]),
+        3: np.arange(6.0).reshape(2, 3),
+        "none": np.zeros((0, 2), np.int64),
+        "b": True,
+    }
     arrays = []
     plain = json.loads(json.dumps(multihost._to_plain(value, arrays)))
     again = multihost._from_plain(plain, arrays)
@@ -152,12 +196,20 @@ def test_what_travels_between_processes_is_plain_data():
             "JAX_NUM_PROCESSES: expected JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID as well",
         ),
         (
-            {"JAX_COORDINATOR_ADDRESS": "here:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
+            {
+                "JAX_COORDINATOR_ADDRESS": "here:1",
+                "JAX_NUM_PROCESSES": "two",
+                "JAX_PROCESS_ID": "0",
+            },
             False,
             "JAX_NUM_PROCESSES: expected a whole number, got 'two'",
         ),
         (
-            {"JAX_COORDINATOR_ADDRESS": "localhost", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            {
+                "JAX_COORDINATOR_ADDRESS": "localhost",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": "0",
+            },
             False,
             "JAX_COORDINATOR_ADDRESS: expected host:port of the first process, got 'localhost'",
         ),

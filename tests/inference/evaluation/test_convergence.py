@@ -1,4 +1,5 @@
-"""Three tiers: a posterior that raw weights call converged and predictions do not, shared starts, and LOO."""
+"""Three tiers: a posterior that raw weights call converged and predictions do not, shared starts,
+and LOO."""
 
 import dataclasses
 import itertools
@@ -17,8 +18,9 @@ from probattn.inference import diagnose, leave_one_out, sample_posterior
 from probattn.inference.fitting.fit import Fit
 from probattn.models import LanguageModel
 
-# A symbol is repeated ten times in thirteen, else changed: on the circle of two-dimensional embeddings the four symbols
-# have three orders, all equally probable. Rotations make raw weights of all chains agree, whichever order each is in.
+# A symbol is repeated ten times in thirteen, else changed: on the circle of two-dimensional
+# embeddings the four symbols have three orders, all equally probable. Rotations make raw weights of
+# all chains agree, whichever order each is in.
 RINGS = LanguageModel(5, 2, 2)
 SAME = [(i, i) for i in range(1, 5)]
 SWITCH = [(i, j) for i in range(1, 5) for j in range(1, 5) if i != j]
@@ -27,13 +29,16 @@ HELD = np.array([(1, 2), (2, 1), (3, 4), (4, 3)] * 2 + [(1, 3), (3, 1), (2, 4), 
 
 
 def prior_starts(model, data, seed, chains):
-    """Draws from the prior of finite density, the same in both precisions, in unconstrained coordinates."""
+    """Draws from the prior of finite density, the same in both precisions, in unconstrained
+    coordinates."""
     from probattn.inference.fitting.unconstrained import unconstrain
 
     rng, starts = np.random.default_rng(seed), []
     while len(starts) < chains:
         params = {
-            name: jnp.asarray(rng.normal(size=p.shape()) * np.broadcast_to(np.sqrt(p.variance), p.shape()), float)
+            name: jnp.asarray(
+                rng.normal(size=p.shape()) * np.broadcast_to(np.sqrt(p.variance), p.shape()), float
+            )
             for name, p in model.priors().items()
         }
         if np.isfinite(log_density(model, (data,), {}, params)[0]):
@@ -43,22 +48,36 @@ def prior_starts(model, data, seed, chains):
 
 @pytest.fixture(scope="module")
 def rings():
-    """Four of eight chains from the prior, those whose raw weights agree although their predictions do not."""
+    """Four of eight chains from the prior, those whose raw weights agree although their predictions
+    do not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "probattn.inference.fitting.posterior.start_points",
             lambda model, data, *_: (prior_starts(model, data, 2, 8), 0.0),
         )
         fit = sample_posterior(
-            RINGS, TRAIN, key=jax.random.key(0), num_chains=8, num_warmup=250, num_samples=500, max_tree_depth=7,
-            start="prior", progress=False,
-        )  # fmt: skip
+            RINGS,
+            TRAIN,
+            key=jax.random.key(0),
+            num_chains=8,
+            num_warmup=250,
+            num_samples=500,
+            max_tree_depth=7,
+            start="prior",
+            progress=False,
+        )
     fours = [list(four) for four in itertools.combinations(range(8), 4)]
     raw = np.concatenate([value.reshape(8, 500, -1) for value in fit.draws.values()], axis=-1)
     total = fit.draw_log_prob(HELD).sum(-1)
-    agree = [four for four in fours if array_stats.rhat(raw[four], chain_axis=0, draw_axis=1).max() < 1.045]
+    agree = [
+        four
+        for four in fours
+        if array_stats.rhat(raw[four], chain_axis=0, draw_axis=1).max() < 1.045
+    ]
     four = max(agree, key=lambda four: az.rhat(total[four]))
-    draws, stats = ({name: value[four] for name, value in part.items()} for part in (fit.draws, fit.stats))
+    draws, stats = (
+        {name: value[four] for name, value in part.items()} for part in (fit.draws, fit.stats)
+    )
     return dataclasses.replace(fit, draws=draws, stats=stats, origins=(0, 1, 2, 3))
 
 
@@ -77,14 +96,24 @@ def test_raw_weights_look_converged_and_predictions_are_not(rings):
 def sampled(draws, origins=(), **fields):
     """A fit of a normal mean with the draws (chains, draws) of it."""
     stats = {"diverging": np.zeros(draws.shape, bool)}
-    return Fit(Conjugate(), "posterior", np.zeros((3, 1)), {"theta": draws}, stats, origins=origins, **fields)
+    return Fit(
+        Conjugate(),
+        "posterior",
+        np.zeros((3, 1)),
+        {"theta": draws},
+        stats,
+        origins=origins,
+        **fields,
+    )
 
 
 def test_tiers_are_arviz_worst():
     draws = np.random.default_rng(0).normal(size=(4, 200)) + 0.5 * np.arange(4)[:, None]
     found = diagnose(sampled(draws))
     np.testing.assert_allclose(found.tiers[0].rhat, az.rhat(draws), rtol=1e-12)
-    np.testing.assert_allclose(found.tiers[0].ess_tail, az.ess(draws, method="tail", prob=0.05), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.tiers[0].ess_tail, az.ess(draws, method="tail", prob=0.05), rtol=1e-12
+    )
     assert found.quantity == "training log probability"
     assert not found.verdict.converged
     assert "(limit 1.05)" in found.verdict.findings[0]
@@ -102,7 +131,8 @@ def test_a_good_sample_has_converged():
 
 
 def test_chains_that_share_a_start_are_nested():
-    """Within each start the chains agree, between the two they do not: nested R-hat sees it, and one start is labelled."""
+    """Within each start the chains agree, between the two they do not: nested R-hat sees it, and
+    one start is labelled."""
     draws = np.random.default_rng(0).normal(size=(4, 300)) + np.array([0, 0, 0.6, 0.6])[:, None]
     nested = diagnose(sampled(draws, origins=(0, 0, 1, 1)))
     ids = np.array([0, 0, 1, 1])
@@ -111,12 +141,17 @@ def test_chains_that_share_a_start_are_nested():
     assert nested.num_starts == 2
     one = diagnose(sampled(draws[:2], origins=(0, 0), start="one mode"))
     assert any("started from one point" in note for note in one.verdict.notes)
-    assert not any("started from one point" in note for note in diagnose(sampled(draws)).verdict.notes)
+    assert not any(
+        "started from one point" in note for note in diagnose(sampled(draws)).verdict.notes
+    )
 
 
 def test_what_is_unfinished_or_stuck_is_told():
     draws = np.random.default_rng(0).normal(size=(2, 500))
-    assert "Unfinished: 500 of 900 draws a chain." in diagnose(sampled(draws, planned=900)).verdict.notes
+    assert (
+        "Unfinished: 500 of 900 draws a chain."
+        in diagnose(sampled(draws, planned=900)).verdict.notes
+    )
     frozen = np.concatenate([draws, np.full((1, 500), 0.3)])
     assert diagnose(sampled(frozen)).tiers[0].rhat > 1.05
     apart = np.repeat([[0.0], [1.0]], 50, axis=1)
@@ -126,14 +161,19 @@ def test_what_is_unfinished_or_stuck_is_told():
 def test_points_and_approximations_are_no_sample(fits):
     for method in ("map", "laplace", "ensemble"):
         fit = dataclasses.replace(fits["posterior"], method=method)
-        with pytest.raises(InputError, match=f"expected draws of Markov chains, got a fit by {method}"):
+        with pytest.raises(
+            InputError, match=f"expected draws of Markov chains, got a fit by {method}"
+        ):
             diagnose(fit)
-        with pytest.raises(InputError, match=f"expected draws of Markov chains, got a fit by {method}"):
+        with pytest.raises(
+            InputError, match=f"expected draws of Markov chains, got a fit by {method}"
+        ):
             leave_one_out(fit)
 
 
 def test_leaving_one_out_is_that_of_the_conjugate_posterior():
-    """With y ~ N(theta, 1) and theta ~ N(0, 2), y_i given the others is normal with known mean and variance."""
+    """With y ~ N(theta, 1) and theta ~ N(0, 2), y_i given the others is normal with known mean and
+    variance."""
     data = np.random.default_rng(1).normal(1, 1, (20, 1))
     precision = 1 / 4 + 20
     theta = np.random.default_rng(0).normal(data.sum() / precision, precision**-0.5, (4, 1000))

@@ -1,4 +1,5 @@
-"""Margins, support tokens, spectra and root counts under a mode and under draws, against hand computations."""
+"""Margins, support tokens, spectra and root counts under a mode and under draws, against hand
+computations."""
 
 import dataclasses
 
@@ -27,7 +28,12 @@ TOLERANCE = 1e-10
 
 def test_support_probability_counts_smallest_margins_only_where_there_are_any():
     margins = np.array(
-        [[1.0, 0.5, 0.7, np.nan], [1.0, 0.8, 0.2, np.nan], [1.0, 0.9, 0.3, np.nan], [1.0, 0.1, 0.2, np.nan]]
+        [
+            [1.0, 0.5, 0.7, np.nan],
+            [1.0, 0.8, 0.2, np.nan],
+            [1.0, 0.9, 0.3, np.nan],
+            [1.0, 0.1, 0.2, np.nan],
+        ]
     )
     assert support_probability(margins).tolist() == [0, 0.5, 0.5, 0]
 
@@ -43,15 +49,33 @@ def test_disagreement_by_hand():
         ]
     )
     tokens = np.array([[1, 2, 3, 0], [1, 1, 0, 0], [3, 0, 0, 0], [2, 2, 2, 0]])
-    found = disagreement("map", "posterior", {"map": point, "posterior": draws}, tokens, ["<end>", "a", "b", "c"], True)
-    # The third sequence has no choice. The first is named differently (position 2 by the map, 3 by 2 of 3 draws); in the last
-    # the draws are split between three positions.
+    found = disagreement(
+        "map",
+        "posterior",
+        {"map": point, "posterior": draws},
+        tokens,
+        ["<end>", "a", "b", "c"],
+        True,
+    )
+    # The third sequence has no choice. The first is named differently (position 2 by the map, 3 by
+    # 2 of 3 draws); in the last the draws are split between three positions.
     np.testing.assert_allclose([found.share.value, found.unsure.value], [2 / 3, 1 / 3])
     np.testing.assert_allclose(found.share.error, np.sqrt(2 / 9 / 3))
-    assert found.sequences[0] == ("a b c", "b (2)", pytest.approx(1 / 3), "c (3)", pytest.approx(2 / 3))
+    assert found.sequences[0] == (
+        "a b c",
+        "b (2)",
+        pytest.approx(1 / 3),
+        "c (3)",
+        pytest.approx(2 / 3),
+    )
     assert found.sequences[1][1:4:2] == ("b (3)", "b (1)")
     alone = disagreement(
-        "map", "posterior", {"map": point[:, 2:3], "posterior": draws[:, 2:3]}, tokens[2:3], list("eabc"), True
+        "map",
+        "posterior",
+        {"map": point[:, 2:3], "posterior": draws[:, 2:3]},
+        tokens[2:3],
+        list("eabc"),
+        True,
     )
     assert alone is None
 
@@ -64,7 +88,9 @@ def test_examples_agree_with_the_margins_of_the_model(fits, corpus):
     np.testing.assert_allclose(found.margins["map"], np.tile(margins, (5, 1)), rtol=1e-5)
     assert found.probability["map"].argmax() == margins.argmin()
     draws = margins_of(fits["posterior"], tokens[None])[:, 0]
-    np.testing.assert_allclose(found.margins["posterior"], np.quantile(draws, QUANTILES, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.margins["posterior"], np.quantile(draws, QUANTILES, axis=0), rtol=1e-5
+    )
     for probability in found.probability.values():
         np.testing.assert_allclose(probability.sum(), 1)
 
@@ -74,11 +100,15 @@ def test_the_panel_of_margins_shows_quantiles(fits, corpus):
     lines = {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
     for name, fit in fits.items():
         margins = margins_of(fit, corpus.heldout)
-        np.testing.assert_allclose(lines[name].get_ydata(), np.nanmedian(margins, axis=(0, 1)), rtol=1e-5)
+        np.testing.assert_allclose(
+            lines[name].get_ydata(), np.nanmedian(margins, axis=(0, 1)), rtol=1e-5
+        )
         thin = next(
             lines
             for lines in ax.collections
-            if np.isclose(lines.get_segments()[0][0][1], np.nanquantile(margins, 0.05, axis=(0, 1))[0])
+            if np.isclose(
+                lines.get_segments()[0][0][1], np.nanquantile(margins, 0.05, axis=(0, 1))[0]
+            )
         )
         assert len(thin.get_segments()) == margins.shape[-1]
     assert lines["map"].get_marker() != lines["posterior"].get_marker()
@@ -89,7 +119,9 @@ def test_the_panel_of_support_shows_probabilities(fits, corpus):
     tokens = corpus.heldout[(corpus.heldout != 0).sum(1) >= 4][0]
     found = example(fits, tokens, corpus.symbols)
     ax = plot_support(fits, tokens, corpus.symbols)
-    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], found.probability["posterior"])
+    np.testing.assert_allclose(
+        [bar.get_height() for bar in ax.patches], found.probability["posterior"]
+    )
     (triangle,) = ax.lines
     np.testing.assert_array_equal(triangle.get_xdata(), np.flatnonzero(found.probability["map"]))
     assert [label.get_text() for label in ax.get_xticklabels()] == list(found.labels)
@@ -102,10 +134,14 @@ def test_singular_values_are_those_of_the_interaction(fits):
     found = singular_values(fit)
     draws = fit.flat_draws()
     interaction = np.einsum("nhri,nhrj->nhij", draws["key"], draws["query"]) / np.sqrt(2)
-    np.testing.assert_allclose(found, np.linalg.svd(interaction, compute_uv=False), atol=10 * TOLERANCE)
+    np.testing.assert_allclose(
+        found, np.linalg.svd(interaction, compute_uv=False), atol=10 * TOLERANCE
+    )
     ax = plot_spectrum(fits)
     lines = {line.get_label(): line for line in ax.lines}
-    np.testing.assert_allclose(lines["posterior"].get_ydata(), np.median(found[:, 0], axis=0), atol=10 * TOLERANCE)
+    np.testing.assert_allclose(
+        lines["posterior"].get_ydata(), np.median(found[:, 0], axis=0), atol=10 * TOLERANCE
+    )
 
 
 def path_of(embedding, gain, scale=0.5, contraction=None):
@@ -114,11 +150,17 @@ def path_of(embedding, gain, scale=0.5, contraction=None):
     params = {name: np.zeros(prior.shape()) for name, prior in model.priors().items()}
     params["embedding"] = np.array(embedding, float)[:, None]
     params["query"], params["key"] = np.full((1, 1, 1), gain), np.ones((1, 1, 1))
-    return Fit(model, "map", np.zeros((1, 4), int), {name: value[None, None] for name, value in params.items()})
+    return Fit(
+        model,
+        "map",
+        np.zeros((1, 4), int),
+        {name: value[None, None] for name, value in params.items()},
+    )
 
 
 def test_root_counts_are_those_of_the_theory():
-    """Keys +1 and -1, sigma 0.5: 1.0000, 1.4360 and 2.2301 solutions at gains 1.0, 1.5 and 3.0 (theory, section 4)."""
+    """Keys +1 and -1, sigma 0.5: 1.0000, 1.4360 and 2.2301 solutions at gains 1.0, 1.5 and 3.0
+    (theory, section 4)."""
     # The path starts at the end's embedding, +1, then comes -1: position 2 sees both.
     tokens = np.array([[1, 1, 0, 0], [1, 1, 0, 0]])
     for gain, expected, size in ((1.5, 1.4360, "1.218"), (3.0, 2.2301, "1.615")):
@@ -157,14 +199,21 @@ def test_what_is_certified_is_called_so():
 def test_draws_are_scored_as_they_are(fits, corpus):
     fit = fits["posterior"]
     found = draw_scores(fit, corpus.heldout)
-    params, model = {name: jnp.asarray(value[0]) for name, value in fit.flat_draws().items()}, fit.model
+    params, model = (
+        {name: jnp.asarray(value[0]) for name, value in fit.flat_draws().items()},
+        fit.model,
+    )
     prior = sum(prior.log_prob(params[name]) for name, prior in model.priors().items())
     path = model.barrier_weight * model.path_log_density(params, fit.data).sum()
     np.testing.assert_allclose(
         found.log_joint[0], prior + path + model.log_likelihood(params, fit.data).sum(), rtol=1e-5
     )
-    counts = np.array([1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout])
-    np.testing.assert_allclose(found.mixture, fit.predictive_log_prob(corpus.heldout).sum() / counts.sum(), rtol=1e-5)
+    counts = np.array(
+        [1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout]
+    )
+    np.testing.assert_allclose(
+        found.mixture, fit.predictive_log_prob(corpus.heldout).sum() / counts.sum(), rtol=1e-5
+    )
     assert found.mixture > np.median(found.per_token)
     mode = draw_scores(fits["map"], corpus.heldout)
     assert mode.log_joint[0] > found.log_joint.max()

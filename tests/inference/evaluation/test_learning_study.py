@@ -1,4 +1,5 @@
-"""Learning curves: differences and verdicts with known answers, scores against the fits', the figure against the curve."""
+"""Learning curves: differences and verdicts with known answers, scores against the fits', the
+figure against the curve."""
 
 import dataclasses
 
@@ -9,7 +10,14 @@ import pytest
 
 from probattn import InputError
 from probattn.errors import FitError
-from probattn.inference import LearningCurve, diagnose, learning_curve, load_curve, plot_learning_curve, save_curve
+from probattn.inference import (
+    LearningCurve,
+    diagnose,
+    learning_curve,
+    load_curve,
+    plot_learning_curve,
+    save_curve,
+)
 from probattn.inference.data.array_file import read_arrays, write_arrays
 from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation import learning_study
@@ -17,12 +25,14 @@ from probattn.inference.evaluation.curve import join
 from probattn.inference.report.style import DARK, INK
 
 NUM_HELDOUT, COUNT, ERROR = 10, 2, 0.012
-# Of +s, -s, +s, ... the standard deviation is s sqrt(n / (n - 1)), and the error of its mean s / sqrt(n - 1): here s / 3.
+# Of +s, -s, +s, ... the standard deviation is s sqrt(n / (n - 1)), and the error of its mean s /
+# sqrt(n - 1): here s / 3.
 NOISE = 3 * ERROR * COUNT * np.tile([1, -1], NUM_HELDOUT // 2)
 
 
 def known(gains, sizes=(30, 100, 300, 1000), **changes):
-    """A curve whose posterior is better than its MAP by these nats per token, each ± ERROR; all share a larger noise."""
+    """A curve whose posterior is better than its MAP by these nats per token, each ± ERROR; all
+    share a larger noise."""
     shared = np.random.default_rng(0).normal(-20, 5, (len(gains), NUM_HELDOUT))
     better = np.array([gain * COUNT + NOISE for gain in gains])
     values = {
@@ -42,7 +52,8 @@ def known(gains, sizes=(30, 100, 300, 1000), **changes):
 
 @pytest.fixture
 def growing(fits):
-    """The fits as if they were of 10, 20 and of all 40 training sequences: what draws are of does not matter here."""
+    """The fits as if they were of 10, 20 and of all 40 training sequences: what draws are of does
+    not matter here."""
     return {
         name: [dataclasses.replace(fit, data=fit.data[:size]) for size in (10, 20)] + [fit]
         for name, fit in fits.items()
@@ -57,18 +68,23 @@ def test_differences_are_paired_and_have_the_known_error():
     np.testing.assert_allclose(known(gains).differences("map", "posterior")[0], -found)
     losses, spread = known(gains).losses("map")
     np.testing.assert_allclose(losses, -known(gains).log_prob["map"].sum(1) / NUM_HELDOUT / COUNT)
-    assert (spread > 10 * ERROR).all()  # what the two share is in the error of each, and not in that of the difference
+    assert (
+        spread > 10 * ERROR
+    ).all()  # what the two share is in the error of each, and not in that of the difference
 
 
 def test_verdicts_say_from_which_size_on_the_difference_is_noise():
     # Two standard errors are 0.024.
     assert known([0.123, 0.025, 0.023, -0.001]).verdicts() == [
-        "At 30 and 100 sequences posterior predicts better than map by 0.123 ± 0.012 and 0.025 ± 0.012 nats per token; "
+        "At 30 and 100 sequences posterior predicts better than map by 0.123 ± 0.012 and 0.025 "
+        "± 0.012 nats per token; "
         "from 300 on they differ by 0.023 ± 0.012 and 0.001 ± 0.012 nats per token, within noise."
     ]
     assert known([0.001, -0.2, -0.1, 0.002], (30, 1000, 2000, 3000)).verdicts() == [
-        "At 30 sequences posterior and map differ by 0.001 ± 0.012 nats per token, within noise; at 1,000 and 2,000 map "
-        "predicts better than posterior by 0.200 ± 0.012 and 0.100 ± 0.012 nats per token; at 3,000 they differ by "
+        "At 30 sequences posterior and map differ by 0.001 ± 0.012 nats per token, within "
+        "noise; at 1,000 and 2,000 map "
+        "predicts better than posterior by 0.200 ± 0.012 and 0.100 ± 0.012 nats per token; at "
+        "3,000 they differ by "
         "0.002 ± 0.012 nats per token, within noise."
     ]
 
@@ -81,8 +97,14 @@ def test_verdicts_name_fits_that_have_not_converged_or_are_unfinished():
         unfinished={"map": (False,) * 3, "posterior": (False, False, True)},
     )
     assert curve.verdicts()[1:] == [
-        "posterior has not converged at 30 and 3,000 sequences: its numbers there are those of the fit as it is.",
-        "posterior is unfinished at 3,000 sequences: its numbers there are those of the draws so far.",
+        (
+            "posterior has not converged at 30 and 3,000 sequences: its numbers there are those of "
+            "the fit as it is."
+        ),
+        (
+            "posterior is unfinished at 3,000 sequences: its numbers there are those of the draws "
+            "so far."
+        ),
     ]
     assert curve.trusted("map").tolist() == [True, True, True]
     assert curve.trusted("posterior").tolist() == [False, True, False]
@@ -99,7 +121,9 @@ def test_scores_are_those_of_the_fits(growing, fits, corpus):
             np.testing.assert_allclose(row, fit.predictive_log_prob(corpus.heldout), rtol=1e-6)
         assert curve.seconds[name] == (fit.seconds,) * 3
     for size, row in zip(curve.sizes, curve.log_prob["bigram"], strict=True):
-        np.testing.assert_allclose(row, fit_ngram(corpus.train[:size], 4, "bigram").log_prob(corpus.heldout))
+        np.testing.assert_allclose(
+            row, fit_ngram(corpus.train[:size], 4, "bigram").log_prob(corpus.heldout)
+        )
     verdict = diagnose(fits["posterior"], corpus.heldout).verdict
     assert curve.converged["posterior"][2] == verdict.converged
     assert curve.converged["map"] == (fits["map"].verdict.converged,) * 3
@@ -124,7 +148,9 @@ def test_a_posterior_is_scored_by_some_draws_and_judged_by_all(growing, fits, co
     assert judged == [((2, 40), None)]
     assert curve.unfinished["posterior"] == (True,)
     learning_curve({"posterior": half}, corpus.heldout)
-    assert judged[1:] == [((2, 40), (2, 40, len(corpus.heldout)))]  # scored by all: those are not computed again
+    assert judged[1:] == [
+        ((2, 40), (2, 40, len(corpus.heldout)))
+    ]  # scored by all: those are not computed again
 
 
 def changed(fit, **fields):
@@ -135,21 +161,39 @@ BAD = {
     "nothing": (lambda g: {}, "at least one fit of each name, got none"),
     "no fit of a name": (lambda g: g | {"laplace": []}, "at least one fit of each name, got none"),
     "the baseline's name": (lambda g: {"bigram": g["map"]}, "'bigram' is the name of a baseline"),
-    "a size twice": (lambda g: {"map": [*g["map"], g["map"][0]]}, r"map has a training size twice \(10, 10, 20, 40\)"),
+    "a size twice": (
+        lambda g: {"map": [*g["map"], g["map"][0]]},
+        r"map has a training size twice \(10, 10, 20, 40\)",
+    ),
     "other sizes": (
         lambda g: g | {"posterior": g["posterior"][1:]},
         "posterior has training sizes 20, 40, map has 10, 20, 40; fit both at the same",
     ),
     "another model": (
-        lambda g: g | {"posterior": [*g["posterior"][:2], changed(g["posterior"][2], barrier_weight=0.5)]},
-        r"posterior at 40 sequences: expected one model throughout, got others \(barrier_weight: 0.5, 0.05\)",
+        lambda g: (
+            g | {"posterior": [*g["posterior"][:2], changed(g["posterior"][2], barrier_weight=0.5)]}
+        ),
+        r"posterior at 40 sequences: expected one model throughout, got others "
+        r"\(barrier_weight: 0.5, 0.05\)",
     ),
     "no prefix": (
-        lambda g: {"map": [dataclasses.replace(g["map"][0], data=g["map"][2].data[10:20]), *g["map"][1:]]},
-        "map at 10 sequences: its training sequences are not the first of those of the largest size",
+        lambda g: {
+            "map": [dataclasses.replace(g["map"][0], data=g["map"][2].data[10:20]), *g["map"][1:]]
+        },
+        (
+            "map at 10 sequences: its training sequences are not the first of those of the largest "
+            "size"
+        ),
     ),
     "other data of one name": (
-        lambda g: g | {"posterior": [dataclasses.replace(fit, data=fit.data[::-1]) for fit in g["posterior"]]},
+        lambda g: (
+            g
+            | {
+                "posterior": [
+                    dataclasses.replace(fit, data=fit.data[::-1]) for fit in g["posterior"]
+                ]
+            }
+        ),
         "posterior at 10 sequences: its training sequences are not the first",
     ),
     "another method at one size": (
@@ -169,24 +213,33 @@ def test_fits_that_make_no_curve_are_refused(name, growing, corpus):
 def test_held_out_sequences_and_scores_that_make_no_curve_are_refused(growing, corpus):
     with pytest.raises(InputError, match="at least two sequences"):
         learning_curve(growing, corpus.heldout[:1])
-    with pytest.raises(InputError, match="most_draws: expected a whole number of at least 1, got 0"):
+    with pytest.raises(
+        InputError, match="most_draws: expected a whole number of at least 1, got 0"
+    ):
         learning_curve(growing, corpus.heldout, most_draws=0)
     with pytest.raises(InputError, match="expected one of map, posterior, got 'laplace'"):
         known([0.1, 0.1, 0.1, 0.1]).losses("laplace")
     broken = {name: np.full_like(value, np.nan) for name, value in growing["map"][0].draws.items()}
-    with pytest.raises(FitError, match=r"map at 10 sequences gives held-out sequence 1 a log probability of nan"):
-        learning_curve({"map": [dataclasses.replace(growing["map"][0], draws=broken)]}, corpus.heldout)
+    with pytest.raises(
+        FitError, match=r"map at 10 sequences gives held-out sequence 1 a log probability of nan"
+    ):
+        learning_curve(
+            {"map": [dataclasses.replace(growing["map"][0], draws=broken)]}, corpus.heldout
+        )
 
 
 def test_a_sequence_without_probability_makes_no_curve():
-    with pytest.raises(FitError, match="map gives held-out sequence 2 a log probability of -inf; fit again"):
+    with pytest.raises(
+        FitError, match="map gives held-out sequence 2 a log probability of -inf; fit again"
+    ):
         learning_study._refuse_infinite("map", np.array([-3.0, -np.inf, -2.0]))
 
 
 def test_curves_of_single_sizes_make_the_whole_one(growing, corpus):
     whole = learning_curve(growing, corpus.heldout)
     single = [
-        learning_curve({name: [fits[place]] for name, fits in growing.items()}, corpus.heldout) for place in (2, 0, 1)
+        learning_curve({name: [fits[place]] for name, fits in growing.items()}, corpus.heldout)
+        for place in (2, 0, 1)
     ]
     assert_same(join(single), whole)
     with pytest.raises(InputError, match="expected each training size once, got 10, 10"):
@@ -228,7 +281,9 @@ def test_files_that_hold_no_curve_are_refused(tmp_path):
     with pytest.raises(InputError, match="no learning curve, or a damaged one"):
         load_curve(path)
     write_arrays(path, arrays, about | {"format": 99})
-    with pytest.raises(InputError, match=r"written in format 99, this probattn reads 1; make it again"):
+    with pytest.raises(
+        InputError, match=r"written in format 99, this probattn reads 1; make it again"
+    ):
         load_curve(path)
     for place in (tmp_path, tmp_path / "none" / "curve.zip"):
         with pytest.raises(InputError, match="expected the name of a file in a folder that exists"):
@@ -292,7 +347,11 @@ def test_the_figure_says_of_hollow_markers_only_what_there_is():
 def test_the_figure_takes_fits_and_axes_and_dark_paper(growing, corpus):
     _, (left, right) = plt.subplots(1, 2)
     assert plot_learning_curve(growing, corpus.heldout, ax=right) is right
-    assert [container.get_label() for container in right.containers] == ["map", "posterior", "bigram"]
+    assert [container.get_label() for container in right.containers] == [
+        "map",
+        "posterior",
+        "bigram",
+    ]
     assert not left.containers
     plt.close(right.figure)
     with mpl.rc_context(DARK):

@@ -22,8 +22,12 @@ def test_area_and_error_of_two_normals():
     rng = np.random.default_rng(0)
     found = [_area(rng.normal(0, 1, 80), rng.normal(1, 1, 60))[0] for _ in range(1000)]
     values, errors = np.array([[one.value, one.error] for one in found]).T
-    np.testing.assert_allclose(values.mean(), norm.cdf(1 / np.sqrt(2)), atol=4 * values.std() / np.sqrt(1000))
-    np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.1)  # 1,000 repetitions know it to 2.2 %
+    np.testing.assert_allclose(
+        values.mean(), norm.cdf(1 / np.sqrt(2)), atol=4 * values.std() / np.sqrt(1000)
+    )
+    np.testing.assert_allclose(
+        errors.mean(), values.std(), rtol=0.1
+    )  # 1,000 repetitions know it to 2.2 %
 
 
 def test_paired_difference_of_a_score_and_itself_is_nothing():
@@ -31,13 +35,17 @@ def test_paired_difference_of_a_score_and_itself_is_nothing():
     fit, other = fit_of([TRUTH]), fit_of([sharpened(TRUTH, 0.5)])
     changed = shuffled(tokens)
     one, two = (
-        detection(predict(f, tokens[:100]), predict(f, changed[100:]), elsewhere="shuffled", method="map")
+        detection(
+            predict(f, tokens[:100]), predict(f, changed[100:]), elsewhere="shuffled", method="map"
+        )
         for f in (fit, other)
     )
     same = one[1].minus(one[1])
     assert (same.value, same.error) == (0, 0)
     paired = one[1].minus(two[1])
-    assert paired.error < np.hypot(one[1].area.error, two[1].area.error)  # they see the same sequences
+    assert paired.error < np.hypot(
+        one[1].area.error, two[1].area.error
+    )  # they see the same sequences
     np.testing.assert_allclose(paired.value, one[1].area.value - two[1].area.value)
 
 
@@ -50,7 +58,10 @@ def test_surprise_finds_what_the_truth_would_not_write():
         elsewhere="uniform",
         method="map",
     )
-    assert [one.score for one in found] == ["data uncertainty", "surprise"]  # one draw has no mutual information
+    assert [one.score for one in found] == [
+        "data uncertainty",
+        "surprise",
+    ]  # one draw has no mutual information
     area = {one.score: one.area for one in found}
     assert area["surprise"].value > 0.6
     assert area["surprise"].error < 0.02
@@ -64,7 +75,9 @@ def test_mutual_information_finds_what_the_draws_know_nothing_of():
     tables[:, 3] = rng.dirichlet(np.full(4, 0.3), 20)
     known, strange = np.array([[1, 2, 1, 0]] * 20), np.array([[3, 3, 2, 0]] * 20)
     fit = fit_of(tables, length=4)
-    found = detection(predict(fit, known), predict(fit, strange), elsewhere="strange", method="ensemble")
+    found = detection(
+        predict(fit, known), predict(fit, strange), elsewhere="strange", method="ensemble"
+    )
     assert found[0].score == "mutual information"
     assert found[0].area.value == 1
 
@@ -86,14 +99,19 @@ def test_the_panel_shows_curves_and_areas():
     ax = plot_detection(fits, tokens)
     curves = [line for line in ax.lines if not line.get_label().startswith("_")]
     assert [line.get_label().rsplit(":", 1)[0] for line in curves] == [
-        "truth, data uncertainty", "truth, surprise",
-        "draws, mutual information", "draws, data uncertainty", "draws, surprise",
-    ]  # fmt: skip
+        "truth, data uncertainty",
+        "truth, surprise",
+        "draws, mutual information",
+        "draws, data uncertainty",
+        "draws, surprise",
+    ]
     for line in curves:
         np.testing.assert_array_equal(line.get_xdata(), CURVE)
         hits = line.get_ydata()
         assert (np.diff(hits) >= 0).all()
         assert hits[-1] == 1
         # The area under the drawn curve is the area that is named, but for the steps of the curve.
-        assert np.trapezoid(hits, CURVE) == pytest.approx(float(line.get_label().rsplit(":", 1)[1]), abs=0.03)
+        assert np.trapezoid(hits, CURVE) == pytest.approx(
+            float(line.get_label().rsplit(":", 1)[1]), abs=0.03
+        )
     assert ax.get_title(loc="left") == "the others are shuffled"

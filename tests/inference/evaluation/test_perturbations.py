@@ -11,7 +11,12 @@ from probattn import InputError
 from probattn.inference import plot_robustness, robustness, with_typos
 from probattn.inference.data.ngram import token_counts
 from probattn.inference.data.typos import KINDS, room_for_typos
-from probattn.inference.evaluation.perturbations import LEVELS, NOISE, noise_robustness, typo_robustness
+from probattn.inference.evaluation.perturbations import (
+    LEVELS,
+    NOISE,
+    noise_robustness,
+    typo_robustness,
+)
 
 TOLERANCE = 1e-10
 
@@ -31,7 +36,9 @@ def test_typos_change_what_they_say_and_nothing_else(words, kind):
     for number in (0, 1, 2):
         changed, own = with_typos(words, kind, number, vocab_size=4)
         assert changed.shape == own.shape == words.shape
-        assert ((changed[:, :-1] == 0) <= (changed[:, 1:] == 0)).all()  # only the end follows the end
+        assert (
+            (changed[:, :-1] == 0) <= (changed[:, 1:] == 0)
+        ).all()  # only the end follows the end
         gained = {"swap": 0, "drop": -number, "insert": number, "substitute": 0}[kind]
         np.testing.assert_array_equal(lengths(changed), lengths(words) + gained)
         if kind != "swap":  # the end and all letters but those that were dropped or replaced
@@ -49,7 +56,8 @@ def test_typos_change_what_they_say_and_nothing_else(words, kind):
                 word = list(word[: lengths(word[None])[0]])
                 letters = iter(word) if kind == "drop" else iter(kept[:-1])
                 assert all(
-                    any(letter == other for other in letters) for letter in (kept[:-1] if kind == "drop" else word)
+                    any(letter == other for other in letters)
+                    for letter in (kept[:-1] if kind == "drop" else word)
                 )
         again, _ = with_typos(words, kind, number, vocab_size=4)
         np.testing.assert_array_equal(changed, again)
@@ -57,13 +65,20 @@ def test_typos_change_what_they_say_and_nothing_else(words, kind):
 
 def test_room_is_kept_for_typos():
     tokens = np.array(
-        [[1, 2, 3, 0, 0, 0], [1, 2, 0, 0, 0, 0], [1, 2, 3, 1, 2, 0], [1, 2, 3, 1, 0, 0], [1, 2, 3, 1, 2, 3]]
+        [
+            [1, 2, 3, 0, 0, 0],
+            [1, 2, 0, 0, 0, 0],
+            [1, 2, 3, 1, 2, 0],
+            [1, 2, 3, 1, 0, 0],
+            [1, 2, 3, 1, 2, 3],
+        ]
     )
     assert room_for_typos(tokens, 1).tolist() == [True, False, False, True, True]
 
 
 def test_loss_of_what_is_own_by_hand():
-    """A bigram looks one token back: after `a c` (typed for `a b`) the end costs what it costs after c."""
+    """A bigram looks one token back: after `a c` (typed for `a b`) the end costs what it costs
+    after c."""
     tokens = np.array([[1, 2, 1, 0, 0, 0]] * 2)
     fit = fit_of([TRUTH])
     found = typo_robustness(fit, tokens, "substitute", most=1)
@@ -81,14 +96,18 @@ def test_no_typos_are_the_clean_loss(fits, corpus):
         for kind in KINDS:
             found = typo_robustness(fit, corpus.heldout, kind, most=1)
             tokens = corpus.heldout[room_for_typos(corpus.heldout, 1)]
-            np.testing.assert_allclose(found.sums[0], fit.predictive_log_prob(tokens), atol=TOLERANCE)
+            np.testing.assert_allclose(
+                found.sums[0], fit.predictive_log_prob(tokens), atol=TOLERANCE
+            )
             assert found.levels == (0, 1)
 
 
 def test_no_noise_is_the_clean_loss_and_more_costs_more(fits, corpus):
     for fit in fits.values():
         found = noise_robustness(fit, corpus.heldout, num_noises=30)
-        np.testing.assert_allclose(found.sums[0], fit.predictive_log_prob(corpus.heldout), atol=TOLERANCE)
+        np.testing.assert_allclose(
+            found.sums[0], fit.predictive_log_prob(corpus.heldout), atol=TOLERANCE
+        )
         assert found.loss[-1].value > found.loss[0].value
         assert found.levels == LEVELS
 
@@ -99,10 +118,13 @@ def test_averaging_over_noises_only_helps(fits, corpus):
     gaps = [one.value - other.value for one, other in zip(found.loss, found.averaged, strict=True)]
     assert min(gaps) > -TOLERANCE
     assert gaps[-1] > 0.01
-    posterior = noise_robustness(fits["posterior"], corpus.heldout, num_noises=80)  # one for each of its draws
+    posterior = noise_robustness(
+        fits["posterior"], corpus.heldout, num_noises=80
+    )  # one for each of its draws
     assert posterior.averaged == ()
     np.testing.assert_array_equal(posterior.sums, posterior.averaged_sums)
-    # A few draws meet noise several times: together as many as a posterior's, and no more than it has any one at a time.
+    # A few draws meet noise several times: together as many as a posterior's, and no more than it
+    # has any one at a time.
     few = dataclasses.replace(fits["posterior"].thinned(4), method="ensemble")
     found = noise_robustness(few, corpus.heldout, num_noises=80)
     assert found.averaged[-1].value < found.loss[-1].value - 0.01
@@ -137,14 +159,21 @@ def test_paired_difference_is_of_the_same_sequences(fits, corpus):
     gap = found["map"].minus(found["posterior"], 2)
     expected = found["map"].averaged[2].value - found["posterior"].averaged[2].value
     np.testing.assert_allclose(gap.value, expected, atol=TOLERANCE)
-    assert gap.error < np.hypot(found["map"].averaged[2].error, found["posterior"].averaged[2].error)
+    assert gap.error < np.hypot(
+        found["map"].averaged[2].error, found["posterior"].averaged[2].error
+    )
 
 
 def test_the_panel_shows_losses_errors_and_the_control(fits, corpus):
     ax = plot_robustness(fits, corpus.heldout)
     found = {name: robustness(fit, corpus.heldout, NOISE) for name, fit in fits.items()}
     _, labels = ax.get_legend_handles_labels()
-    assert set(labels) == {"map", "posterior", "map, averaged over noises", "posterior, averaged over noises"}
+    assert set(labels) == {
+        "map",
+        "posterior",
+        "map, averaged over noises",
+        "posterior, averaged over noises",
+    }
     lines = {bar.get_label(): bar[0] for bar in ax.containers}
     for name, one in found.items():
         np.testing.assert_array_equal(lines[name].get_xdata(), LEVELS)
@@ -152,16 +181,21 @@ def test_the_panel_shows_losses_errors_and_the_control(fits, corpus):
         np.testing.assert_allclose(np.array(lines[name].get_ydata(), float), losses, atol=TOLERANCE)
     assert "root mean squares" in ax.get_xlabel()
     assert "nats per token" in ax.get_ylabel()
-    typos = plot_robustness({"truth": fit_of([TRUTH], length=8)}, sequences(100, length=8), disturbance="swap")
+    typos = plot_robustness(
+        {"truth": fit_of([TRUTH], length=8)}, sequences(100, length=8), disturbance="swap"
+    )
     assert typos.get_xlabel() == "typos in each sequence: swap"
     assert typos.get_xticks().tolist() == [0, 1, 2]
 
 
 def test_bad_disturbances_are_refused(fits, corpus):
-    with pytest.raises(InputError, match="kind: expected swap, drop, insert, substitute, got 'smudge'"):
+    with pytest.raises(
+        InputError, match="kind: expected swap, drop, insert, substitute, got 'smudge'"
+    ):
         typo_robustness(fits["map"], corpus.heldout, "smudge")
     with pytest.raises(
-        InputError, match="disturbance: expected embedding noise, swap, drop, insert, substitute, got 'foo'"
+        InputError,
+        match="disturbance: expected embedding noise, swap, drop, insert, substitute, got 'foo'",
     ):
         robustness(fits["map"], corpus.heldout, "foo")
     with pytest.raises(InputError, match="two sequences with room for 2 typos, got 0"):

@@ -9,7 +9,12 @@ from probattn import InputError
 from probattn.inference import fit_laplace, plot_uncertainty, predict, uncertainty
 from probattn.inference.data.ngram import fit_ngram
 from probattn.inference.evaluation.measured import ratio
-from probattn.inference.evaluation.predictive import as_fits, mixture_conditionals, predict_ngram, token_log_probs
+from probattn.inference.evaluation.predictive import (
+    as_fits,
+    mixture_conditionals,
+    predict_ngram,
+    token_log_probs,
+)
 from probattn.models import LanguageModel
 
 TOLERANCE = 1e-12
@@ -21,7 +26,9 @@ def test_predictions_are_those_of_the_mixture_process(fits, corpus):
     expected = np.asarray(fits["posterior"].process().next_token_log_probs(corpus.heldout))
     np.testing.assert_allclose(prediction.log_probs[at], expected[at], atol=100 * TOLERANCE)
     np.testing.assert_allclose(
-        prediction.token_log_probs.sum(1), fits["posterior"].predictive_log_prob(corpus.heldout), atol=100 * TOLERANCE
+        prediction.token_log_probs.sum(1),
+        fits["posterior"].predictive_log_prob(corpus.heldout),
+        atol=100 * TOLERANCE,
     )
 
 
@@ -29,11 +36,14 @@ def test_token_log_probs_make_the_same_conditionals(fits, corpus):
     per_draw = token_log_probs(fits["posterior"], corpus.heldout)
     assert per_draw.shape == (80, *corpus.heldout.shape)
     prediction = predict(fits["posterior"], corpus.heldout)
-    np.testing.assert_allclose(mixture_conditionals(per_draw), prediction.token_log_probs, atol=100 * TOLERANCE)
+    np.testing.assert_allclose(
+        mixture_conditionals(per_draw), prediction.token_log_probs, atol=100 * TOLERANCE
+    )
 
 
 def test_draws_that_disagree_on_the_first_token_agree_once_they_have_seen_it():
-    # Two draws, each sure of another first symbol, that go on alike: all is mutual information, and at the first token only.
+    # Two draws, each sure of another first symbol, that go on alike: all is mutual information, and
+    # at the first token only.
     tables = np.full((2, 4, 4), 1e-30)
     tables[0, 0, 1] = tables[1, 0, 2] = 1
     tables[:, 1:, 3] = 1  # after a symbol comes c, and so on
@@ -45,8 +55,8 @@ def test_draws_that_disagree_on_the_first_token_agree_once_they_have_seen_it():
 
 
 def test_mutual_information_reweights_draws_by_the_prefix():
-    # By hand: p(first = a) is 0.9 under one draw and 0.2 under the other; after an a the second token is b with certainty
-    # under the one and c under the other.
+    # By hand: p(first = a) is 0.9 under one draw and 0.2 under the other; after an a the second
+    # token is b with certainty under the one and c under the other.
     tables = np.full((2, 4, 4), 1e-30)
     tables[0, 0, 1:3], tables[1, 0, 1:3] = [0.9, 0.1], [0.2, 0.8]
     tables[0, 1:, 2] = tables[1, 1:, 3] = 1
@@ -73,10 +83,17 @@ def test_uncertainty_of_the_truth_is_its_entropy_rate():
 
 def test_uncertainty_adds_up_and_is_drawn_as_it_is():
     tokens = sequences(200)
-    fits = {"one": fit_of([TRUTH]), "several": fit_of([TRUTH, sharpened(TRUTH, 3), sharpened(TRUTH, 0.3)])}
-    found = {name: uncertainty(predict(fit, tokens), method=fit.method) for name, fit in fits.items()}
+    fits = {
+        "one": fit_of([TRUTH]),
+        "several": fit_of([TRUTH, sharpened(TRUTH, 3), sharpened(TRUTH, 0.3)]),
+    }
+    found = {
+        name: uncertainty(predict(fit, tokens), method=fit.method) for name, fit in fits.items()
+    }
     for one in found.values():
-        np.testing.assert_allclose(one.total.value, one.data.value + one.mutual_information.value, atol=100 * TOLERANCE)
+        np.testing.assert_allclose(
+            one.total.value, one.data.value + one.mutual_information.value, atol=100 * TOLERANCE
+        )
     assert found["several"].mutual_information.value > 0.02 > found["one"].mutual_information.value
     ax = plot_uncertainty(fits, tokens)
     widths = [patch.get_width() for patch in ax.patches]
@@ -107,8 +124,14 @@ def test_what_is_no_fit_is_refused(fits, corpus):
 
 def test_laplace_predicts_like_any_mixture(corpus):
     fit = fit_laplace(
-        LanguageModel(4, 5, 1, barrier_weight=0.0), corpus.train, key=jax.random.key(0), num_draws=20, progress=False
+        LanguageModel(4, 5, 1, barrier_weight=0.0),
+        corpus.train,
+        key=jax.random.key(0),
+        num_draws=20,
+        progress=False,
     )
     prediction = predict(fit, corpus.heldout)
-    np.testing.assert_allclose(np.exp(prediction.log_probs[prediction.counted]).sum(-1), 1, atol=1e-4)
+    np.testing.assert_allclose(
+        np.exp(prediction.log_probs[prediction.counted]).sum(-1), 1, atol=1e-4
+    )
     assert prediction.mutual_information[prediction.counted].mean() > 0

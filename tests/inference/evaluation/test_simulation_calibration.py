@@ -19,8 +19,9 @@ QUANTITIES = {
 }
 
 
-# Rounding alone, of another compiler say, makes other draws: a band at the usual 0.95 would then fail one time in twenty.
-# The thousand simulations of the slow tests, and of `make calibration`, are held to 0.95.
+# Rounding alone, of another compiler say, makes other draws: a band at the usual 0.95 would then
+# fail one time in twenty. The thousand simulations of the slow tests, and of `make calibration`,
+# are held to 0.95.
 PROBABILITY = 0.999
 
 
@@ -28,7 +29,10 @@ def calibrate(posterior_model=None, **settings):
     settings = dict(num_simulations=200, num_draws=49, thinning=3, num_warmup=150) | settings
     settings = dict(probability=PROBABILITY) | settings
     return simulation_based_calibration(
-        LatentAttention(**FIELDS), posterior_model=posterior_model, key=jax.random.key(1), **settings
+        LatentAttention(**FIELDS),
+        posterior_model=posterior_model,
+        key=jax.random.key(1),
+        **settings,
     )
 
 
@@ -45,7 +49,12 @@ def test_the_posterior_is_calibrated():
 def test_leaving_the_log_determinant_out_is_seen():
     calibration = calibrate(WithoutLogDet(**FIELDS))
     outside = calibration.outside()
-    assert {"interaction[1, 1, 1]", "interaction[1, 2, 2]", "log_likelihood", "smallest_margin"} <= set(outside)
+    assert {
+        "interaction[1, 1, 1]",
+        "interaction[1, 2, 2]",
+        "log_likelihood",
+        "smallest_margin",
+    } <= set(outside)
     titles = [ax.get_title(loc="left") for ax in plot_ranks(calibration).axes]
     assert "log_likelihood: outside" in titles
 
@@ -54,18 +63,36 @@ EMISSION = dict(vocab_size=3, length=4, dim=1)
 
 
 def calibrate_emission(posterior_model=None, **settings):
-    settings = dict(num_simulations=100, num_sequences=8, num_draws=49, thinning=3, num_warmup=150) | settings
+    settings = (
+        dict(num_simulations=100, num_sequences=8, num_draws=49, thinning=3, num_warmup=150)
+        | settings
+    )
     settings = dict(probability=PROBABILITY) | settings
     model = EmissionModel(**EMISSION, coordinates=settings.pop("coordinates", "embedding"))
-    return simulation_based_calibration(model, posterior_model=posterior_model, key=jax.random.key(1), **settings)
+    return simulation_based_calibration(
+        model, posterior_model=posterior_model, key=jax.random.key(1), **settings
+    )
 
 
 def test_parameters_and_embeddings_of_an_emission_model_are_calibrated_together():
     calibration = calibrate_emission()
     assert calibration.outside() == []
-    assert {"interaction[1, 1, 1]", "value[1, 3, 2]", "emitted", "log_det", "smallest_margin"} <= set(calibration.ranks)
-    # The margins of short sequences are 1 under any parameters: such ranks are drawn, and neither all 0 nor all 49.
-    assert 0 <= calibration.ranks["smallest_margin"].min() < 10 < 40 < calibration.ranks["smallest_margin"].max()
+    assert {
+        "interaction[1, 1, 1]",
+        "value[1, 3, 2]",
+        "emitted",
+        "log_det",
+        "smallest_margin",
+    } <= set(calibration.ranks)
+    # The margins of short sequences are 1 under any parameters: such ranks are drawn, and neither
+    # all 0 nor all 49.
+    assert (
+        0
+        <= calibration.ranks["smallest_margin"].min()
+        < 10
+        < 40
+        < calibration.ranks["smallest_margin"].max()
+    )
 
 
 def test_an_emission_model_without_the_log_determinant_is_seen():
@@ -75,7 +102,12 @@ def test_an_emission_model_without_the_log_determinant_is_seen():
 
 @pytest.mark.parametrize("coordinates", ["embedding", "noise"])
 def test_the_emission_model_is_calibrated_over_a_thousand_simulations(coordinates):
-    assert calibrate_emission(coordinates=coordinates, num_simulations=1000, probability=0.95).outside() == []
+    assert (
+        calibrate_emission(
+            coordinates=coordinates, num_simulations=1000, probability=0.95
+        ).outside()
+        == []
+    )
 
 
 def test_bands_hold_uniform_ranks_together_and_see_a_shift():
@@ -84,7 +116,8 @@ def test_bands_hold_uniform_ranks_together_and_see_a_shift():
     for _ in range(trials):
         ranks = {name: rng.integers(0, 50, 100) for name in "abc"}
         held += not Calibration(ranks, 49, 0.0, 0.9).outside()
-    # Bonferroni over three independent quantities: 0.9 or a little more; 4 standard errors of 200 trials.
+    # Bonferroni over three independent quantities: 0.9 or a little more; 4 standard errors of 200
+    # trials.
     assert abs(held / trials - 0.9) < 4 * np.sqrt(0.09 / trials)
     shifted = {"a": rng.integers(0, 50, 100), "b": np.minimum(rng.integers(0, 50, 100) + 12, 49)}
     assert Calibration(shifted, 49, 0.0).outside() == ["b"]
@@ -103,7 +136,10 @@ def test_a_truth_that_equals_draws_ranks_among_them_at_random():
 @pytest.mark.parametrize("parametrisation", ["full", "factored", "symmetric"])
 def test_every_parametrisation_is_calibrated_over_a_thousand_simulations(parametrisation):
     model = LatentAttention(**FIELDS, parametrisation=parametrisation)
-    assert simulation_based_calibration(model, key=jax.random.key(5), num_simulations=1000).outside() == []
+    assert (
+        simulation_based_calibration(model, key=jax.random.key(5), num_simulations=1000).outside()
+        == []
+    )
 
 
 @pytest.mark.parametrize(

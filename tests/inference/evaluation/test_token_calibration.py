@@ -26,7 +26,10 @@ def test_a_calibrated_predictor_is_called_so():
     """The limit is one that a calibrated predictor keeps with probability 0.95."""
     kept = [
         one.calibration_error <= one.calibrated_limit
-        for one in (reliability(predict(fit_of([TRUTH]), sequences(300, seed=seed))) for seed in range(TIMES))
+        for one in (
+            reliability(predict(fit_of([TRUTH]), sequences(300, seed=seed)))
+            for seed in range(TIMES)
+        )
     ]
     assert sum(kept) >= 51  # of 60; fewer with probability 0.2 % at 0.95
 
@@ -38,7 +41,8 @@ def test_an_overconfident_predictor_is_called_so_and_by_how_much():
     expected = expected_overconfidence(SHARP, tokens, prediction.counted)
     assert expected > 0.1
     assert abs(found.overconfidence.value - expected) < 4 * found.overconfidence.error
-    # Every bin is overconfident, so that the calibration error is the same number, and its interval holds it.
+    # Every bin is overconfident, so that the calibration error is the same number, and its interval
+    # holds it.
     low, high = found.calibration_interval
     assert low < expected < high
     assert low < found.corrected_error < high
@@ -56,7 +60,9 @@ def test_the_interval_of_the_error_holds_the_truth():
     truth = expected_overconfidence(SHARP, tokens, prediction.counted)
     held = 0
     for seed in range(TIMES):
-        low, high = reliability(predict(fit_of([SHARP]), sequences(200, seed=seed))).calibration_interval
+        low, high = reliability(
+            predict(fit_of([SHARP]), sequences(200, seed=seed))
+        ).calibration_interval
         held += low < truth < high
     assert held >= 50  # fewer with probability 0.05 % at 0.95
 
@@ -69,8 +75,11 @@ def test_proper_scores_by_hand():
     rows = np.array([TRUTH[0], TRUTH[1], TRUTH[2], TRUTH[0]])
     brier = (rows**2).sum(1) - 2 * np.array(came) + 1
     np.testing.assert_allclose(found.brier.value, brier.mean(), rtol=1e-5)
-    # Likeliest are a (0.5, came), b (0.6, came), the end (0.35, came), and a again (0.5, the end came).
-    np.testing.assert_allclose(found.overconfidence.value, (0.5 + 0.6 + 0.35 + 0.5 - 3) / 4, rtol=1e-5)
+    # Likeliest are a (0.5, came), b (0.6, came), the end (0.35, came), and a again (0.5, the end
+    # came).
+    np.testing.assert_allclose(
+        found.overconfidence.value, (0.5 + 0.6 + 0.35 + 0.5 - 3) / 4, rtol=1e-5
+    )
     assert len(found.confidence) == 1  # too few tokens for more bins
     np.testing.assert_allclose(found.calibration_error, abs(0.4875 - 0.75), rtol=1e-5)
 
@@ -114,7 +123,9 @@ def test_the_panel_shows_the_numbers():
         np.testing.assert_allclose(lines[name].get_ydata(), one.accuracy)
         assert lines[name].get_label() == f"{name}, ECE {one.calibration_error:.3f}"
     np.testing.assert_array_equal(*lines["calibrated"].get_data())
-    assert len({line.get_color() for line in ax.lines}) == 3  # two fits by one method are told apart
+    assert (
+        len({line.get_color() for line in ax.lines}) == 3
+    )  # two fits by one method are told apart
     assert "confidence" in ax.get_xlabel()
     assert plot_calibration(found, ax=ax) is ax
 
@@ -128,7 +139,10 @@ def test_noise_is_what_lies_within_two_errors():
     assert not Measured(0.19, 0.1).sure
     assert Measured(-0.21, 0.1).sure
     assert not Measured(float("nan"), 0.1).sure
-    assert str(Measured(-0.12345, 0.004)) == "-0.1234 ± 0.0040" or str(Measured(-0.12345, 0.004)) == "-0.1235 ± 0.0040"
+    assert (
+        str(Measured(-0.12345, 0.004)) == "-0.1234 ± 0.0040"
+        or str(Measured(-0.12345, 0.004)) == "-0.1235 ± 0.0040"
+    )
 
 
 def test_standard_error_matches_the_spread_over_repetitions():
@@ -140,4 +154,6 @@ def test_standard_error_matches_the_spread_over_repetitions():
         repeated.append(dataclasses.astuple(ratio(log_prob, counts)))
     ratios, errors = np.array(repeated).T
     np.testing.assert_allclose(ratios.mean(), -2, atol=4 * ratios.std() / np.sqrt(2000))
-    np.testing.assert_allclose(errors.mean(), ratios.std(), rtol=0.1)  # 2,000 repetitions know it to 1.6 %
+    np.testing.assert_allclose(
+        errors.mean(), ratios.std(), rtol=0.1
+    )  # 2,000 repetitions know it to 1.6 %

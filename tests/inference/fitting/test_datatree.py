@@ -35,9 +35,15 @@ def test_it_says_of_which_density_it_is_and_what_the_sampler_did(fits):
     assert density["fields"]["barrier_weight"] == 0.05
     assert tree["posterior"].attrs["start"] == "random points near the origin"
     stats = tree["sample_stats"]
-    assert {"energy", "n_steps", "tree_depth", "acceptance_rate", "step_size", "diverging", "lp"} <= set(
-        stats.data_vars
-    )
+    assert {
+        "energy",
+        "n_steps",
+        "tree_depth",
+        "acceptance_rate",
+        "step_size",
+        "diverging",
+        "lp",
+    } <= set(stats.data_vars)
     steps, depth = stats["n_steps"].values, stats["tree_depth"].values
     assert ((2 ** (depth - 1) <= steps) & (steps < 2**depth)).all()
     np.testing.assert_array_equal(stats["lp"], -fit.stats["potential_energy"])
@@ -46,7 +52,9 @@ def test_it_says_of_which_density_it_is_and_what_the_sampler_did(fits):
 def test_an_approximation_has_no_posterior_group(fits, corpus):
     import jax
 
-    fit = fit_laplace(fits["map"].model, corpus.train, key=jax.random.key(0), num_draws=8, progress=False)
+    fit = fit_laplace(
+        fits["map"].model, corpus.train, key=jax.random.key(0), num_draws=8, progress=False
+    )
     tree = fit.to_datatree()
     assert set(tree.children) == {"approximation", "log_likelihood", "observed_data"}
     assert tree["approximation"]["bias"].shape == (1, 8, 4)

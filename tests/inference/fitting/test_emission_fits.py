@@ -1,4 +1,5 @@
-"""Fits of an emission model: latent embeddings, scores by particles, comparison with another density, storage."""
+"""Fits of an emission model: latent embeddings, scores by particles, comparison with another
+density, storage."""
 
 import dataclasses
 import json
@@ -9,7 +10,14 @@ import numpy as np
 import pytest
 
 from probattn import InputError, ProcessMixture
-from probattn.inference import compare, fit_map, load_run, particle_log_prob, sample_posterior, save_run
+from probattn.inference import (
+    compare,
+    fit_map,
+    load_run,
+    particle_log_prob,
+    sample_posterior,
+    save_run,
+)
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import mixture_error, mixture_log_prob
 from probattn.inference.report.panels import figures
@@ -25,15 +33,24 @@ NUM_PARTICLES = 400  # and as many draws and sequences in all tests, so that one
 def emission_fits(corpus):
     mode = fit_map(MODEL, corpus.train, key=KEY, num_steps=60, progress=False)
     posterior = sample_posterior(
-        MODEL, corpus.train, key=KEY, num_chains=2, num_warmup=60, num_samples=30, max_tree_depth=4, start=mode,
+        MODEL,
+        corpus.train,
+        key=KEY,
+        num_chains=2,
+        num_warmup=60,
+        num_samples=30,
+        max_tree_depth=4,
+        start=mode,
         progress=False,
-    )  # fmt: skip
+    )
     return {"emission map": mode, "emission posterior": posterior}
 
 
 @pytest.fixture(scope="module")
 def filtered(emission_fits, corpus):
-    return particle_log_prob(MODEL, emission_fits["emission posterior"].draws, corpus.heldout, NUM_PARTICLES, KEY)
+    return particle_log_prob(
+        MODEL, emission_fits["emission posterior"].draws, corpus.heldout, NUM_PARTICLES, KEY
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +74,15 @@ def test_embeddings_are_kept_apart_from_parameters(emission_fits):
 
 def test_noise_coordinates_keep_noise_and_embeddings(corpus):
     noise = dataclasses.replace(MODEL, coordinates="noise")
-    # With the embeddings of so many sequences it has over 1000 numbers, of which no Hessian is compiled.
+    # With the embeddings of so many sequences it has over 1000 numbers, of which no Hessian is
+    # compiled.
     fit = fit_map(noise, np.tile(corpus.train, (5, 1)), key=KEY, num_steps=20, progress=False)
     assert set(fit.latents) == {"noise", "embeddings"}
     solved = noise.embedding_process(fit.params).transform(fit.latents["noise"][0, 0])
     eps = np.finfo(solved.dtype).eps
-    np.testing.assert_allclose(fit.latents["embeddings"][0, 0], solved, rtol=100 * eps, atol=100 * eps)
+    np.testing.assert_allclose(
+        fit.latents["embeddings"][0, 0], solved, rtol=100 * eps, atol=100 * eps
+    )
 
 
 def test_particle_log_prob_over_draws_and_sequences(filtered, emission_fits, corpus):
@@ -78,7 +98,8 @@ def test_particle_log_prob_over_draws_and_sequences(filtered, emission_fits, cor
     error = np.hypot(alone.standard_error, filtered.standard_error[1, 2, 1])
     assert 0 < error < 0.1
     assert abs(alone.log_prob - filtered.log_prob[1, 2, 1]) < 4 * error
-    # As under jit, it is traced; what it traces to is run a step at a time, whose filter is compiled already.
+    # As under jit, it is traced; what it traces to is run a step at a time, whose filter is
+    # compiled already.
     traced = jax.make_jaxpr(of_one)(one)
     again, *_ = jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *jax.tree.leaves(one))
     np.testing.assert_allclose(again, alone.log_prob, rtol=1e-3)
@@ -87,12 +108,17 @@ def test_particle_log_prob_over_draws_and_sequences(filtered, emission_fits, cor
 def drawn_from_the_prior(**changed):
     """One draw of the parameters for each of a posterior of 2 chains of 30, all the same."""
     keys = jax.random.split(KEY, len(MODEL.priors()))
-    one = {name: prior.sample(key) for key, (name, prior) in zip(keys, MODEL.priors().items(), strict=True)} | changed
+    one = {
+        name: prior.sample(key)
+        for key, (name, prior) in zip(keys, MODEL.priors().items(), strict=True)
+    } | changed
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (2, 30, *leaf.shape)), one)
 
 
 def test_the_same_draw_given_twice_is_estimated_twice(corpus):
-    found = particle_log_prob(MODEL, drawn_from_the_prior(), corpus.heldout, NUM_PARTICLES, KEY).log_prob[0, :6]
+    found = particle_log_prob(
+        MODEL, drawn_from_the_prior(), corpus.heldout, NUM_PARTICLES, KEY
+    ).log_prob[0, :6]
     assert all(len(np.unique(of_sequence)) == 6 for of_sequence in found.T)
 
 
@@ -110,10 +136,16 @@ def test_too_few_particles_are_told_with_the_step(corpus):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p, t: particle_log_prob(MODEL, p, t, 1, KEY), "num_particles: expected a whole number of at least 2"),
+        (
+            lambda p, t: particle_log_prob(MODEL, p, t, 1, KEY),
+            "num_particles: expected a whole number of at least 2",
+        ),
         (lambda p, t: particle_log_prob(MODEL, p, t * 9, 10, KEY), "tokens: expected ids 0 to 3"),
         (lambda p, t: particle_log_prob(MODEL, p, t[:, :3], 10, KEY), "to length 5, got length 3"),
-        (lambda p, t: particle_log_prob(LanguageModel(4, 5, 1), p, t, 10, KEY), "model: expected one with a particle"),
+        (
+            lambda p, t: particle_log_prob(LanguageModel(4, 5, 1), p, t, 10, KEY),
+            "model: expected one with a particle",
+        ),
         (
             lambda p, t: particle_log_prob(MODEL, {"bias": p["bias"]}, t, 10, KEY),
             "params: expected query, .* got none for key, lag_bias",
@@ -131,7 +163,9 @@ def test_bad_input_is_refused(emission_fits, corpus, call, message):
 
 def test_scores_are_those_of_the_particle_filter(comparison, filtered, corpus):
     score = next(score for score in comparison.scores if score.name == "emission posterior")
-    counts = np.array([1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout])
+    counts = np.array(
+        [1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout]
+    )
     expected = mixture_log_prob(np.asarray(filtered.log_prob)).sum() / counts.sum()
     # 32 of the 60 draws, with 5 particles each, against all of them with 400.
     assert abs(score.per_token.value - expected) < 4 * score.monte_carlo_error + 0.02
@@ -162,9 +196,12 @@ def test_another_density_is_marked_wherever_it_stands(comparison, tmp_path):
     titles = [ax.get_title(loc="left") for ax in figures(comparison)["support_tokens"].axes]
     assert {"map", "emission posterior"} <= set(titles)
     # Paths of the two models hold different things: examples are labelled for each.
-    assert any(example.labels[0] == "start" and "map" in example.margins for example in comparison.examples)
     assert any(
-        example.labels[0] != "start" and "emission posterior" in example.margins for example in comparison.examples
+        example.labels[0] == "start" and "map" in example.margins for example in comparison.examples
+    )
+    assert any(
+        example.labels[0] != "start" and "emission posterior" in example.margins
+        for example in comparison.examples
     )
 
 
@@ -172,7 +209,10 @@ def test_convergence_is_that_of_an_exact_quantity_of_all_draws(comparison, emiss
     fit, diagnostic = emission_fits["emission posterior"], comparison.diagnostics[0]
     assert (diagnostic.chains, diagnostic.draws) == (2, 30)
     assert diagnostic.quantity.startswith("log probability of the training tokens given")
-    u, one = fit.latents["embeddings"][1, 3], {name: value[1, 3] for name, value in fit.draws.items()}
+    u, one = (
+        fit.latents["embeddings"][1, 3],
+        {name: value[1, 3] for name, value in fit.draws.items()},
+    )
     rows = np.asarray(jax.nn.log_softmax(u @ one["readout"].T + one["bias"]))
     before_end = np.cumprod(corpus.train != 0, axis=1)
     scored = np.concatenate([np.ones((40, 1)), before_end[:, :-1]], axis=1)
@@ -180,7 +220,10 @@ def test_convergence_is_that_of_an_exact_quantity_of_all_draws(comparison, emiss
     emitted = MODEL.emitted(one | {"embeddings": u}, corpus.train)
     np.testing.assert_allclose(emitted, expected, rtol=1e-5)
     values = {**fit.draws, **fit.latents}
-    of_all = [[MODEL.emitted({k: v[i, j] for k, v in values.items()}, corpus.train) for j in range(30)] for i in (0, 1)]
+    of_all = [
+        [MODEL.emitted({k: v[i, j] for k, v in values.items()}, corpus.train) for j in range(30)]
+        for i in (0, 1)
+    ]
     np.testing.assert_allclose(diagnostic.rhat, az.rhat(np.array(of_all)), rtol=1e-3)
 
 
@@ -211,10 +254,19 @@ def test_expectations_agree_in_both_coordinates():
     for coordinates in ("embedding", "noise"):
         model = EmissionModel(3, 4, 1, coordinates=coordinates)
         fit = sample_posterior(
-            model, tokens, key=KEY, num_chains=2, num_warmup=200, num_samples=400, max_tree_depth=5, progress=False
+            model,
+            tokens,
+            key=KEY,
+            num_chains=2,
+            num_warmup=200,
+            num_samples=400,
+            max_tree_depth=5,
+            progress=False,
         )
         values = {**fit.draws, **fit.latents}
-        quantities = jax.jit(jax.vmap(jax.vmap(lambda values, m=model: m.quantities(values, tokens))))(values)
+        quantities = jax.jit(
+            jax.vmap(jax.vmap(lambda values, m=model: m.quantities(values, tokens)))
+        )(values)
         # Norms and signless forms: O and V are known up to a reflection of u.
         quantities = {
             "interaction": quantities["interaction"][..., 0, 1, 1],
@@ -228,6 +280,8 @@ def test_expectations_agree_in_both_coordinates():
         means = [values[name].mean() for values in found]
         sizes = [float(az.ess(values[name])) for values in found]
         assert min(sizes) > 40, name
-        error = np.sqrt(sum(values[name].var() / size for values, size in zip(found, sizes, strict=True)))
+        error = np.sqrt(
+            sum(values[name].var() / size for values, size in zip(found, sizes, strict=True))
+        )
         assert abs(means[0] - means[1]) < 4 * error, name
         assert error < 0.35 * found[0][name].std(), name

@@ -1,4 +1,5 @@
-"""MAP and posterior against cases with known answers; predictions as mixtures over whole sequences."""
+"""MAP and posterior against cases with known answers; predictions as mixtures over whole
+sequences."""
 
 import arviz as az
 import jax
@@ -21,7 +22,14 @@ KEY = jax.random.key(0)
 
 def test_posterior_has_the_known_mean_and_spread():
     fit = sample_posterior(
-        Conjugate(), DATA, key=KEY, num_chains=2, num_warmup=300, num_samples=1000, max_tree_depth=4, progress=False
+        Conjugate(),
+        DATA,
+        key=KEY,
+        num_chains=2,
+        num_warmup=300,
+        num_samples=1000,
+        max_tree_depth=4,
+        progress=False,
     )
     theta = fit.draws["theta"]
     assert theta.shape == (2, 1000)
@@ -34,7 +42,9 @@ def test_posterior_has_the_known_mean_and_spread():
 @pytest.mark.parametrize("start", ["maps", "map", "prior", "random"])
 def test_without_a_start_point_it_raises(start):
     with pytest.raises(FitError, match="no start point of finite density"):
-        sample_posterior(Impossible(), DATA, key=KEY, num_chains=1, num_warmup=5, num_samples=5, start=start)
+        sample_posterior(
+            Impossible(), DATA, key=KEY, num_chains=1, num_warmup=5, num_samples=5, start=start
+        )
 
 
 @pytest.mark.parametrize("name", ["num_chains", "num_warmup", "num_samples", "max_tree_depth"])
@@ -49,17 +59,25 @@ def test_predictive_is_the_mixture_of_sequence_probabilities(fits, corpus):
     probabilities = []
     for i in range(80):
         params = {name: value[i] for name, value in flat.items()}
-        probabilities.append(np.exp(np.asarray(model.log_likelihood(params, corpus.heldout), np.float64)))
+        probabilities.append(
+            np.exp(np.asarray(model.log_likelihood(params, corpus.heldout), np.float64))
+        )
     expected = np.log(np.mean(probabilities, axis=0))
     tolerance = 100 * np.finfo(posterior.draws["bias"].dtype).eps * np.abs(expected).max()
-    np.testing.assert_allclose(posterior.predictive_log_prob(corpus.heldout), expected, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(posterior.process().log_prob(corpus.heldout), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        posterior.predictive_log_prob(corpus.heldout), expected, rtol=0, atol=tolerance
+    )
+    np.testing.assert_allclose(
+        posterior.process().log_prob(corpus.heldout), expected, rtol=0, atol=tolerance
+    )
     point = fits["map"]
     np.testing.assert_array_equal(
         point.process().log_prob(corpus.heldout), model.log_likelihood(point.params, corpus.heldout)
     )
     single = model.log_likelihood(point.params, corpus.heldout)
-    np.testing.assert_allclose(point.predictive_log_prob(corpus.heldout), single, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        point.predictive_log_prob(corpus.heldout), single, rtol=0, atol=tolerance
+    )
 
 
 def test_the_mixture_over_sequences_is_not_the_product_of_averaged_conditionals(fits, corpus):
@@ -68,7 +86,11 @@ def test_the_mixture_over_sequences_is_not_the_product_of_averaged_conditionals(
     conditionals = np.mean(
         [
             np.take_along_axis(
-                np.asarray(jax.nn.softmax(model.next_token_logits({k: v[i] for k, v in flat.items()}, tokens))),
+                np.asarray(
+                    jax.nn.softmax(
+                        model.next_token_logits({k: v[i] for k, v in flat.items()}, tokens)
+                    )
+                ),
                 tokens[..., None],
                 -1,
             )[..., 0]
@@ -85,7 +107,9 @@ def test_datatree_of_a_posterior_has_what_arviz_needs(fits, corpus):
     tree = fits["posterior"].to_datatree()
     assert {"posterior", "sample_stats", "log_likelihood", "observed_data"} <= set(tree.children)
     assert tree["posterior"]["embedding"].shape == (2, 40, 4, 2)
-    assert {"diverging", "energy", "n_steps", "step_size", "acceptance_rate"} <= set(tree["sample_stats"].data_vars)
+    assert {"diverging", "energy", "n_steps", "step_size", "acceptance_rate"} <= set(
+        tree["sample_stats"].data_vars
+    )
     assert tree["log_likelihood"]["tokens"].shape == (2, 40, 40)
     assert np.isfinite(az.rhat(tree, var_names=["bias"])["bias"]).all()
 
@@ -107,7 +131,9 @@ def test_no_fit_returns_a_finite_number_for_tokens_it_cannot_score(fits):
 
 @pytest.mark.parametrize("method", [None, "batches", "vectorised"])
 def test_chains_are_the_same_wherever_they_run(method):
-    settings = dict(num_chains=4, num_warmup=30, num_samples=8, max_tree_depth=3, start="random", progress=False)
+    settings = dict(
+        num_chains=4, num_warmup=30, num_samples=8, max_tree_depth=3, start="random", progress=False
+    )
     fit = sample_posterior(Line(), DATA, key=KEY, chain_method=method, **settings)
     assert fit.shape == (4, 8)
     assert len({float(chain[-1]) for chain in fit.stats["potential_energy"]}) == 4
@@ -122,7 +148,9 @@ def test_placement_says_where_chains_run():
     assert str(place_chains(4)) == "4 chains on 2 cpu devices, 2 on each one after the other"
     assert str(place_chains(3)) == "3 chains on 1 cpu device, one after the other"
     assert str(place_chains(4, "vectorised")) == "4 chains on 2 cpu devices, 2 on each side by side"
-    with pytest.raises(InputError, match="parallel needs a device for each of 5 chains, there are 2"):
+    with pytest.raises(
+        InputError, match="parallel needs a device for each of 5 chains, there are 2"
+    ):
         place_chains(5, "parallel")
     with pytest.raises(InputError, match="expected one of parallel, vectorised, batches"):
         place_chains(2, "pmap")
@@ -145,24 +173,43 @@ def test_a_posterior_starts_where_a_map_ended(fits, corpus):
     with pytest.raises(InputError, match="start: expected a MAP fit, got one by posterior"):
         sample_posterior(fits["map"].model, corpus.train, key=KEY, start=fits["posterior"])
     fit = sample_posterior(
-        fits["map"].model, corpus.train, key=KEY, num_chains=2, num_warmup=60, num_samples=10, max_tree_depth=4,
-        start=fits["map"], progress=False,
-    )  # fmt: skip
+        fits["map"].model,
+        corpus.train,
+        key=KEY,
+        num_chains=2,
+        num_warmup=60,
+        num_samples=10,
+        max_tree_depth=4,
+        start=fits["map"],
+        progress=False,
+    )
     assert fit.origins == (0, 0)
     assert fit.start == "one mode"
-    points, gradients = start_points(fits["map"].model, jnp.asarray(corpus.train), KEY, fits["map"], 1, False)
+    points, gradients = start_points(
+        fits["map"].model, jnp.asarray(corpus.train), KEY, fits["map"], 1, False
+    )
     assert gradients == 0
-    there = constrain(fits["map"].model, corpus.train, {name: value[0] for name, value in points.items()})
+    there = constrain(
+        fits["map"].model, corpus.train, {name: value[0] for name, value in points.items()}
+    )
     np.testing.assert_allclose(there["bias"], fits["map"].params["bias"], rtol=1e-5)
 
 
 def test_chunks_are_the_kernel_one_iteration_after_the_other():
-    """A twin without chunks, chains or store: NumPyro's kernel, stepped by hand from the same start with the same keys."""
+    """A twin without chunks, chains or store: NumPyro's kernel, stepped by hand from the same start
+    with the same keys."""
     model, data = Line(), jnp.asarray(DATA)
     fit = sample_posterior(
-        model, data, key=KEY, num_chains=2, num_warmup=20, num_samples=3, max_tree_depth=2, start="random",
+        model,
+        data,
+        key=KEY,
+        num_chains=2,
+        num_warmup=20,
+        num_samples=3,
+        max_tree_depth=2,
+        start="random",
         progress=False,
-    )  # fmt: skip
+    )
     for_start, *for_chains = jax.random.split(KEY, 3)
     start, gradients = start_points(model, data, for_start, "random", 2, False)
     initialise, transition = hmc(potential(model, data), algo="NUTS")
@@ -176,8 +223,11 @@ def test_chunks_are_the_kernel_one_iteration_after_the_other():
         for draw in range(3):
             state = step(state)
             slopes = constrain(model, data, state.z)["slopes"]
-            # The program is another one, and up to 70 leapfrog steps magnify its rounding; a wrong key would be off by 1.
-            np.testing.assert_allclose(fit.draws["slopes"][chain, draw], slopes, rtol=1e-6, atol=1e-6)
+            # The program is another one, and up to 70 leapfrog steps magnify its rounding; a wrong
+            # key would be off by 1.
+            np.testing.assert_allclose(
+                fit.draws["slopes"][chain, draw], slopes, rtol=1e-6, atol=1e-6
+            )
             assert fit.stats["n_steps"][chain, draw] == state.num_steps
             gradients += int(state.num_steps)
     assert fit.gradients == gradients

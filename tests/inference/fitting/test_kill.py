@@ -46,15 +46,18 @@ if kill != "never":
 model = LanguageModel(3, 4, 1, contraction=0.9)
 tokens = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [2, 2, 2, 0], [1, 1, 1, 2]] * 3)
 print("ready", flush=True)
-sample_posterior(model, tokens, key=jax.random.key(5), num_chains=2, num_warmup=110, num_samples=int(sys.argv[4]),
-                 max_tree_depth=4, start="random", store=store, progress=False)
+sample_posterior(model, tokens, key=jax.random.key(5), num_chains=2, num_warmup=110,
+                 num_samples=int(sys.argv[4]), max_tree_depth=4, start="random",
+                 store=store, progress=False)
 """
 
 
 def start(store, kill, cache, num_samples=90, wait_ready=False):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", RUN, str(store), kill, str(cache), str(num_samples)]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE if wait_ready else None)
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE if wait_ready else None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,11 @@ def test_killed_in_warmup_in_sampling_and_in_the_middle_of_writes(tmp_path, cach
     for kill in ("0 writing", "3 written", "7 writing"):
         assert start(tmp_path / "killed", kill, cache).wait() == -signal.SIGKILL
         number = int(kill.split()[0])
-        names = {path.name for path in (tmp_path / "killed" / "chunks").iterdir() if not path.name.startswith(".")}
+        names = {
+            path.name
+            for path in (tmp_path / "killed" / "chunks").iterdir()
+            if not path.name.startswith(".")
+        }
         assert len(names) == number + (kill.endswith("written"))
     assert start(tmp_path / "killed", "never", cache).wait() == 0
     assert_same(tmp_path / "whole", tmp_path / "killed")

@@ -25,8 +25,11 @@ def test_it_is_exact_where_the_posterior_is_normal():
 
 
 def test_it_is_around_the_unconstrained_mode():
-    """Exponential(1) in z = log x is exp(z - e^z): mode z = 0 and curvature 1, so that log x ~ N(0, 1)."""
-    log_x = np.log(fit_laplace(Exponential(), np.zeros(1), key=KEY, num_draws=4000, progress=False).draws["x"])
+    """Exponential(1) in z = log x is exp(z - e^z): mode z = 0 and curvature 1, so that log x ~ N(0,
+    1)."""
+    log_x = np.log(
+        fit_laplace(Exponential(), np.zeros(1), key=KEY, num_draws=4000, progress=False).draws["x"]
+    )
     assert abs(log_x.mean()) < 4 / np.sqrt(4000) + 0.03
     assert abs(log_x.std() - 1) < 0.05
 
@@ -38,7 +41,8 @@ def test_draws_outside_the_domain_are_drawn_again_and_counted():
 
 
 def test_rotations_have_no_spread(corpus):
-    """d (d - 1) / 2 rotations of the embeddings, and r (r - 1) / 2 of query and key unless both are 0 at the mode."""
+    """d (d - 1) / 2 rotations of the embeddings, and r (r - 1) / 2 of query and key unless both are
+    0 at the mode."""
     model = LanguageModel(4, 5, 2)
     fit = fit_laplace(model, corpus.train, key=KEY, num_draws=50, progress=False)
     assert fit.verdict.numbers["flat_directions"] in (1, 2)
@@ -48,13 +52,20 @@ def test_rotations_have_no_spread(corpus):
 def test_curvature_is_that_of_automatic_differentiation(corpus):
     model = LanguageModel(4, 5, 1)
     keys = jax.random.split(KEY, len(model.priors()))
-    params = {name: 0.3 * prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+    params = {
+        name: 0.3 * prior.sample(key)
+        for key, (name, prior) in zip(keys, model.priors().items(), strict=True)
+    }
     z = unconstrain(model, corpus.train, params)
     found = curvature(model, corpus.train, z, "unconstrained")
     flat, unravel = jax.flatten_util.ravel_pytree(z)
-    hessian = np.asarray(jax.jit(jax.hessian(lambda x: potential(model, corpus.train)(unravel(x))))(flat), float)
+    hessian = np.asarray(
+        jax.jit(jax.hessian(lambda x: potential(model, corpus.train)(unravel(x))))(flat), float
+    )
     eps = np.finfo(flat.dtype).eps
-    np.testing.assert_allclose(found.eigenvalues, np.linalg.eigvalsh(hessian), atol=1e3 * eps * abs(hessian).max())
+    np.testing.assert_allclose(
+        found.eigenvalues, np.linalg.eigvalsh(hessian), atol=1e3 * eps * abs(hessian).max()
+    )
 
 
 def test_members_of_an_ensemble_are_independent_modes(corpus):
@@ -64,7 +75,9 @@ def test_members_of_an_ensemble_are_independent_modes(corpus):
     assert len({float(bias) for bias in fit.draws["bias"][0, :, 0]}) == 3
     assert fit.verdict.converged
     members = fit.draw_log_prob(corpus.heldout)[0]
-    np.testing.assert_allclose(fit.predictive_log_prob(corpus.heldout), np.log(np.exp(members).mean(0)), rtol=1e-4)
+    np.testing.assert_allclose(
+        fit.predictive_log_prob(corpus.heldout), np.log(np.exp(members).mean(0)), rtol=1e-4
+    )
 
 
 def test_members_of_an_ensemble_cost_their_steps():
@@ -74,7 +87,9 @@ def test_members_of_an_ensemble_cost_their_steps():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(InputError, match="num_members: expected a whole number of at least 2, got 1"):
+    with pytest.raises(
+        InputError, match="num_members: expected a whole number of at least 2, got 1"
+    ):
         fit_ensemble(Conjugate(), DATA, key=KEY, num_members=1)
     with pytest.raises(InputError, match=r"Laplace: 1001 numbers to be approximated, at most 1000"):
         fit_laplace(Many(), DATA, key=KEY)

@@ -11,7 +11,17 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from known import DATA, Barred, BarredRows, Broken, Conjugate, Exponential, Impossible, Saddle, Walled
+from known import (
+    DATA,
+    Barred,
+    BarredRows,
+    Broken,
+    Conjugate,
+    Exponential,
+    Impossible,
+    Saddle,
+    Walled,
+)
 from numpyro.handlers import seed
 from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoDelta
@@ -39,7 +49,9 @@ def test_the_known_mode_is_found_and_descent_stops_there():
     np.testing.assert_allclose(found.params["theta"], Conjugate.mean, atol=0.1 * Conjugate.spread)
     assert len(found.stats["loss"]) < 1000
     assert found.verdict.converged
-    np.testing.assert_allclose(found.verdict.numbers["smallest_eigenvalue"], Conjugate.precision, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.verdict.numbers["smallest_eigenvalue"], Conjugate.precision, rtol=1e-5
+    )
 
 
 def test_both_modes_are_told():
@@ -56,15 +68,23 @@ def test_both_modes_are_told():
 
 def test_the_loss_at_the_end_is_that_of_the_coordinates_of_the_mode():
     """-log p of Exponential(1) is x, and in its unconstrained coordinate log x it is x - log x."""
-    for coordinates, expected in {"constrained": lambda x: x, "unconstrained": lambda x: x - np.log(x)}.items():
+    for coordinates, expected in {
+        "constrained": lambda x: x,
+        "unconstrained": lambda x: x - np.log(x),
+    }.items():
         found = fit(Exponential(), coordinates=coordinates)
-        np.testing.assert_allclose(found.stats["start_loss"], expected(found.params["x"]), rtol=1e-4)
+        np.testing.assert_allclose(
+            found.stats["start_loss"], expected(found.params["x"]), rtol=1e-4
+        )
         slope = abs(found.params["x"] - (coordinates == "unconstrained"))  # in log x
-        np.testing.assert_allclose(found.verdict.numbers["gradient_norm"], slope, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            found.verdict.numbers["gradient_norm"], slope, rtol=1e-4, atol=1e-6
+        )
 
 
 def test_descent_that_is_slow_is_not_at_rest():
-    """At most 0.002 a step of the 10 that there are to go, and 100 nats from the mode at the end."""
+    """At most 0.002 a step of the 10 that there are to go, and 100 nats from the mode at the
+    end."""
     slow = fit(Conjugate(), DATA + 10, learning_rate=0.002, num_steps=500)
     assert slow.stats["loss"].shape == (500,)
     assert "still falling" in slow.verdict.findings[0]
@@ -95,7 +115,9 @@ def curvature_of(energy, **at):
         flat = dist.ImproperUniform(dist.constraints.real, (), ())
         numpyro.factor("energy", -energy(numpyro.sample("x", flat), numpyro.sample("y", flat)))
 
-    return curvature(model, None, {name: jnp.asarray(value) for name, value in at.items()}, "unconstrained")
+    return curvature(
+        model, None, {name: jnp.asarray(value) for name, value in at.items()}, "unconstrained"
+    )
 
 
 def test_a_newton_step_gains_what_it_gains():
@@ -115,7 +137,10 @@ def test_one_direction_down_makes_a_saddle_and_rounding_does_not():
 
 
 def test_a_wall_is_never_crossed_and_named():
-    with pytest.raises(FitError, match=r"every step leads out of the domain, however short: .* sequence 2, position 0"):
+    with pytest.raises(
+        FitError,
+        match=r"every step leads out of the domain, however short: .* sequence 2, position 0",
+    ):
         fit(Walled(), learning_rate=0.5)
 
 
@@ -138,14 +163,18 @@ def test_a_loss_that_is_not_a_number_is_told():
     found = fit(Broken(), learning_rate=4.0)
     assert found.params["theta"] < 0.8
     assert any("steps led to a loss that is not a number" in note for note in found.verdict.notes)
-    assert not any("not a number" in note for note in fit(Barred(), learning_rate=2.0).verdict.notes)
+    assert not any(
+        "not a number" in note for note in fit(Barred(), learning_rate=2.0).verdict.notes
+    )
 
 
 def test_minibatches_and_all_data_have_one_optimum():
     rng = np.random.default_rng(0)
     data = rng.normal(1, 1, (64, 1))
     whole = float(fit(Conjugate(), data).params["theta"])
-    theta = fit_ensemble(Conjugate(), data, key=KEY, num_members=32, batch_size=8, progress=False).draws["theta"][0]
+    theta = fit_ensemble(
+        Conjugate(), data, key=KEY, num_members=32, batch_size=8, progress=False
+    ).draws["theta"][0]
     error = theta.std() / np.sqrt(32)
     assert abs(theta.mean() - whole) < 4 * error
     # Without the factor 64 / 8 the prior would draw the mode towards 0, which the same test sees.
@@ -153,20 +182,26 @@ def test_minibatches_and_all_data_have_one_optimum():
 
 
 def test_minibatches_of_a_language_model_estimate_its_joint(corpus):
-    """The mean over batches of the scaled log joint is the log joint: the path's factor is scaled with the plate."""
+    """The mean over batches of the scaled log joint is the log joint: the path's factor is scaled
+    with the plate."""
     from numpyro.handlers import seed
     from numpyro.infer.util import log_density
 
     model = LanguageModel(4, 5, 2, barrier_weight=0.5)
     keys = jax.random.split(KEY, len(model.priors()))
-    params = {name: 0.3 * prior.sample(key) for key, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+    params = {
+        name: 0.3 * prior.sample(key)
+        for key, (name, prior) in zip(keys, model.priors().items(), strict=True)
+    }
 
     @jax.jit
     def of_batch(key):
         return log_density(seed(model, key), (corpus.train,), {"batch_size": 10}, params)[0]
 
     found = np.asarray(jax.lax.map(of_batch, jax.random.split(KEY, 2000)), float)
-    expected = float(jax.jit(lambda params: log_density(model, (corpus.train,), {}, params)[0])(params))
+    expected = float(
+        jax.jit(lambda params: log_density(model, (corpus.train,), {}, params)[0])(params)
+    )
     assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(len(found))
     assert found.std() > 1
 
@@ -192,7 +227,10 @@ def test_positions_outside_the_domain_are_those_that_make_the_density_vanish(cor
     found = 0
     for key in jax.random.split(KEY, 6):
         keys = jax.random.split(key, len(model.priors()))
-        params = {name: 3 * prior.sample(one) for one, (name, prior) in zip(keys, model.priors().items(), strict=True)}
+        params = {
+            name: 3 * prior.sample(one)
+            for one, (name, prior) in zip(keys, model.priors().items(), strict=True)
+        }
         outside = np.asarray(model.outside_domain(params, corpus.train))
         density = np.asarray(model.path_log_density(params, corpus.train))
         np.testing.assert_array_equal(outside.any(1), np.isneginf(density))
@@ -204,11 +242,27 @@ def test_positions_outside_the_domain_are_those_that_make_the_density_vanish(cor
     ("call", "error", "message"),
     [
         (lambda: fit(Impossible()), FitError, "no start point of finite density"),
-        (lambda: fit(Conjugate(), num_steps=0), InputError, "num_steps: expected a whole number of at least 1, got 0"),
-        (lambda: fit(Conjugate(), num_starts=0), InputError, "num_starts: expected a whole number of at least 1"),
-        (lambda: fit(Conjugate(), batch_size=5), InputError, "batch_size: expected at most the 4 sequences, got 5"),
+        (
+            lambda: fit(Conjugate(), num_steps=0),
+            InputError,
+            "num_steps: expected a whole number of at least 1, got 0",
+        ),
+        (
+            lambda: fit(Conjugate(), num_starts=0),
+            InputError,
+            "num_starts: expected a whole number of at least 1",
+        ),
+        (
+            lambda: fit(Conjugate(), batch_size=5),
+            InputError,
+            "batch_size: expected at most the 4 sequences, got 5",
+        ),
         (lambda: fit(Walled(), batch_size=2), InputError, "batch_size: Walled has no minibatches"),
-        (lambda: fit(Conjugate(), coordinates="polar"), InputError, 'coordinates: expected "constrained" or'),
+        (
+            lambda: fit(Conjugate(), coordinates="polar"),
+            InputError,
+            'coordinates: expected "constrained" or',
+        ),
         (
             lambda: fit(EmissionModel(3, 3, 1), np.array([[1, 2, 0]]), batch_size=1),
             InputError,
@@ -230,16 +284,24 @@ def test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_proce
         losses.append(float(svi.evaluate(svi.init(KEY, corpus.train), corpus.train)))
     np.testing.assert_allclose(*losses, rtol=1e-5)  # a sum of some hundred terms
     program = (
-        "import hashlib, jax, jax.numpy as jnp, optax; from numpyro.infer import SVI; from numpyro.infer.autoguide import AutoDelta;"
-        "from probattn.inference.fitting.map import PointELBO; from probattn.models import LanguageModel;"
+        "import hashlib, jax, jax.numpy as jnp, optax; from numpyro.infer import SVI; from "
+        "numpyro.infer.autoguide import AutoDelta;"
+        "from probattn.inference.fitting.map import PointELBO; from probattn.models import "
+        "LanguageModel;"
         "model, data = LanguageModel(4, 5, 2), jnp.ones((2, 5), int);"
-        "svi = SVI(model, AutoDelta(model), optax.adam(0.1), PointELBO()); state = svi.init(jax.random.key(0), data);"
-        "print(hashlib.sha256(jax.jit(svi.evaluate).lower(state, data).as_text().encode()).hexdigest())"
+        "svi = SVI(model, AutoDelta(model), optax.adam(0.1), PointELBO()); state = "
+        "svi.init(jax.random.key(0), data);"
+        "print(hashlib.sha256(jax.jit(svi.evaluate).lower(state, "
+        "data).as_text().encode()).hexdigest())"
     )
-    # Names in a set come in another order under another hash seed: seven of them in the same one once in 5040.
+    # Names in a set come in another order under another hash seed: seven of them in the same one
+    # once in 5040.
     seeds = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
     texts = {
-        subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stdout for env in seeds
+        subprocess.run(
+            [sys.executable, "-c", program], env=env, capture_output=True, text=True
+        ).stdout
+        for env in seeds
     }
     assert len(texts) == 1
     assert len(texts.pop().strip()) == 64
@@ -259,7 +321,8 @@ def test_data_on_disk_are_read_a_window_at_a_time_and_have_the_same_mode(tmp_pat
     found = fit(Conjugate(), on_disk, batch_size=20, num_steps=400)
     theta, rows = found.params["theta"], np.asarray(on_disk)
     assert max(sizes[: len(sizes) - 1]) == 20 * 50
-    # The last steps are short: what is left is a few hundredths of the spread of a minibatch's mean, 0.22.
+    # The last steps are short: what is left is a few hundredths of the spread of a minibatch's
+    # mean, 0.22.
     np.testing.assert_allclose(theta, rows.mean(), atol=0.03)
     density = log_density(Conjugate(), (jnp.asarray(rows),), {}, {"theta": jnp.asarray(theta)})[0]
     np.testing.assert_allclose(found.stats["start_loss"][0], -density, rtol=1e-4)
@@ -285,7 +348,11 @@ def test_windows_add_up_to_all_the_data_in_both_coordinates(tmp_path):
     values = {"spread": jnp.asarray(1.7)}
     for one in (model, in_unconstrained_coordinates(model)):
         whole = scaled_log_density(seed(one, 0), (jnp.arange(7.0),), {}, values, 1)
-        parts = windows.total(lambda rows, scale, one=one: scaled_log_density(seed(one, 0), (rows,), {}, values, scale))
+        parts = windows.total(
+            lambda rows, scale, one=one: scaled_log_density(
+                seed(one, 0), (rows,), {}, values, scale
+            )
+        )
         np.testing.assert_allclose(parts, whole, rtol=1e-5)
     assert {len(windows.draw()) for _ in range(3)} == {3}
     assert len(np.unique(np.concatenate([windows.draw() for _ in range(50)]))) == 7

@@ -18,12 +18,22 @@ KEY = jax.random.key(0)
 
 
 def test_it_agrees_with_nuts(corpus):
-    """Means of identified quantities, within 4 Monte Carlo errors and a tenth of the posterior spread for its bias."""
+    """Means of identified quantities, within 4 Monte Carlo errors and a tenth of the posterior
+    spread for its bias."""
     model = LanguageModel(4, 5, 1, contraction=0.9)
     nuts = sample_posterior(
-        model, corpus.train, key=KEY, num_chains=2, num_warmup=300, num_samples=600, max_tree_depth=6, progress=False
+        model,
+        corpus.train,
+        key=KEY,
+        num_chains=2,
+        num_warmup=300,
+        num_samples=600,
+        max_tree_depth=6,
+        progress=False,
     )
-    other = sample_microcanonical(model, corpus.train, key=KEY, num_chains=2, num_samples=600, progress=False)
+    other = sample_microcanonical(
+        model, corpus.train, key=KEY, num_chains=2, num_samples=600, progress=False
+    )
     assert other.method == "microcanonical"
     assert other.start == "independently trained modes"
     found = []
@@ -55,14 +65,18 @@ def test_its_gradients_are_those_that_were_computed(monkeypatch):
         observed = "y"
 
         def __call__(self, data):
-            numpyro.factor("told", told(numpyro.sample("x", dist.Normal(0, 1).expand([3]).to_event(1))))
+            numpyro.factor(
+                "told", told(numpyro.sample("x", dist.Normal(0, 1).expand([3]).to_event(1)))
+            )
 
     monkeypatch.setattr("probattn.inference.fitting.chain_starts.MODE_STEPS", 60)
-    settings = dict(num_chains=1, num_warmup=150, num_samples=7, thinning=3, start="map", progress=False)
+    settings = dict(
+        num_chains=1, num_warmup=150, num_samples=7, thinning=3, start="map", progress=False
+    )
     fit = sample_microcanonical(Told(), np.zeros(1), key=KEY, **settings)
     jax.effects_barrier()
-    # Four more: one finds the start to be of finite density, one looks at where each of the two chunks of the descent ends,
-    # one begins the chain. Tuning may take an untold step.
+    # Four more: one finds the start to be of finite density, one looks at where each of the two
+    # chunks of the descent ends, one begins the chain. Tuning may take an untold step.
     assert len(computed) - 4 - fit.gradients in (0, 2)
 
 
@@ -79,7 +93,13 @@ class Cliff:
 def test_a_step_that_is_no_number_is_told():
     with pytest.raises(FitError, match="a step of chain 1 was not finite"):
         sample_microcanonical(
-            Cliff(), np.zeros(1), key=KEY, num_chains=1, num_warmup=200, start="random", progress=False
+            Cliff(),
+            np.zeros(1),
+            key=KEY,
+            num_chains=1,
+            num_warmup=200,
+            start="random",
+            progress=False,
         )
 
 

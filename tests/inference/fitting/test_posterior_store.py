@@ -1,4 +1,5 @@
-"""Runs on disk: they go on bit for bit, refuse what they are not, and lose nothing that was written."""
+"""Runs on disk: they go on bit for bit, refuse what they are not, and lose nothing that was
+written."""
 
 import errno
 import json
@@ -18,7 +19,15 @@ from probattn.models import LanguageModel
 
 MODEL = LanguageModel(4, 5, 2)
 KEY = jax.random.key(3)
-SETTINGS = dict(key=KEY, num_chains=2, num_warmup=15, num_samples=25, max_tree_depth=3, start="random", progress=False)
+SETTINGS = dict(
+    key=KEY,
+    num_chains=2,
+    num_warmup=15,
+    num_samples=25,
+    max_tree_depth=3,
+    start="random",
+    progress=False,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,7 +63,9 @@ def sample(corpus, store, **changed):
 def assert_same(one, other, draws=25):
     for part in ("draws", "stats"):
         for name, value in getattr(one, part).items():
-            np.testing.assert_array_equal(value[:, :draws], getattr(other, part)[name][:, :draws], strict=True)
+            np.testing.assert_array_equal(
+                value[:, :draws], getattr(other, part)[name][:, :draws], strict=True
+            )
 
 
 def names(store):
@@ -62,21 +73,32 @@ def names(store):
 
 
 def test_a_stored_run_is_the_run_in_memory(store, corpus, uninterrupted):
-    assert names(store) == [f"0000{n}.zip" for n in range(6)]  # start, 10 + 5 of warmup, 10 + 10 + 5 draws
-    for fit in (load_posterior(store, MODEL, corpus.train), sample(corpus, store)):  # finished: only read
+    assert names(store) == [
+        f"0000{n}.zip" for n in range(6)
+    ]  # start, 10 + 5 of warmup, 10 + 10 + 5 draws
+    for fit in (
+        load_posterior(store, MODEL, corpus.train),
+        sample(corpus, store),
+    ):  # finished: only read
         assert_same(uninterrupted, fit)
         assert fit.gradients == uninterrupted.gradients
 
 
 def test_the_time_to_the_first_draws_is_told_once(tmp_path, corpus, capsys):
     fit = sample(corpus, tmp_path / "store", progress=True)
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("first draws after "))
+    (line,) = (
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("first draws after ")
+    )
     assert 0 < float(line.split()[3]) <= fit.seconds + 0.1
     sample(corpus, tmp_path / "store", progress=True, num_samples=30)
     assert "first draws" not in capsys.readouterr().out
 
 
-def test_gradients_of_starts_and_of_warmup_are_counted(tmp_path, corpus, uninterrupted, monkeypatch):
+def test_gradients_of_starts_and_of_warmup_are_counted(
+    tmp_path, corpus, uninterrupted, monkeypatch
+):
     sampling = uninterrupted.stats["n_steps"].sum()
     # Each of 2 chains and 15 iterations of warmup takes 1 to 7.
     assert sampling + 2 * 15 <= uninterrupted.gradients <= sampling + 2 * 15 * 7
@@ -107,10 +129,16 @@ def flip(path):
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("harm", [truncate, flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "harm", [truncate, flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()]
+)
 def test_it_falls_back_to_the_last_whole_chunk(store, corpus, uninterrupted, harm):
     harm(store / "chunks" / "00004.zip")
-    left = "the 2 chunks from there on are" if len(names(store)) == 6 else "the 1 chunk from there on is"
+    left = (
+        "the 2 chunks from there on are"
+        if len(names(store)) == 6
+        else "the 1 chunk from there on is"
+    )
     with pytest.warns(UserWarning, match=rf"00004.zip.*{left} left out and sampled again") as told:
         part = load_posterior(store, MODEL, corpus.train)
     assert part.shape == (2, 10)
@@ -155,7 +183,10 @@ def test_an_unfinished_run_can_be_read_and_says_so(store, corpus):
         (dict(num_samples=20), "settings num_samples: the run has 25, now 20"),
         (dict(max_tree_depth=4), "settings max_tree_depth: the run has 3, now 4"),
         (dict(start="prior"), "settings start: the run has random, now prior"),
-        (dict(chain_method="vectorised"), "placement method: the run has (parallel|batches), now vectorised"),
+        (
+            dict(chain_method="vectorised"),
+            "placement method: the run has (parallel|batches), now vectorised",
+        ),
     ],
 )
 def test_it_refuses_to_go_on_as_another_run(store, corpus, changed, message):
@@ -167,13 +198,18 @@ def test_it_refuses_to_go_on_as_another_run(store, corpus, changed, message):
 
 def test_it_refuses_other_models_data_precisions_and_versions(store, corpus):
     with pytest.raises(InputError, match=r"model barrier_weight: the run has 0\.05, now 0\.5"):
-        sample_posterior(LanguageModel(4, 5, 2, barrier_weight=0.5), corpus.train, **SETTINGS, store=store)
+        sample_posterior(
+            LanguageModel(4, 5, 2, barrier_weight=0.5), corpus.train, **SETTINGS, store=store
+        )
     with pytest.raises(InputError, match="data: the run has"):
         sample_posterior(MODEL, corpus.train[1:], **SETTINGS, store=store)
     with pytest.raises(InputError, match="a run of another model or of other data"):
         load_posterior(store, MODEL, corpus.train[1:])
     config = json.loads((store / "store.json").read_text())
-    for part, change in {"precision": "float16", "versions": config["versions"] | {"jax": "0.0.1"}}.items():
+    for part, change in {
+        "precision": "float16",
+        "versions": config["versions"] | {"jax": "0.0.1"},
+    }.items():
         (store / "store.json").write_text(json.dumps(config | {part: change}))
         with pytest.raises(InputError, match=f"{part}.*: the run has (float16|0.0.1)"):
             sample(corpus, store)
@@ -200,7 +236,9 @@ def test_a_full_disk_is_told_and_loses_no_chunk(tmp_path, corpus, uninterrupted,
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(array_file.os, "fsync", fsync)
-    with pytest.raises(FitError, match=r"00003.zip: could not be written \(No space left on device\).*resume"):
+    with pytest.raises(
+        FitError, match=r"00003.zip: could not be written \(No space left on device\).*resume"
+    ):
         sample(corpus, tmp_path / "store")
     assert names(tmp_path / "store") == ["00000.zip", "00001.zip", "00002.zip"]
     monkeypatch.undo()
@@ -211,7 +249,8 @@ def test_a_full_disk_is_told_and_loses_no_chunk(tmp_path, corpus, uninterrupted,
 
 
 def test_draws_stay_on_disk_until_they_are_asked_for(store, monkeypatch):
-    """What a run is takes reading each chunk once; an array is then read once, by itself, from the chunks with draws."""
+    """What a run is takes reading each chunk once; an array is then read once, by itself, from the
+    chunks with draws."""
     read = []
 
     def reading(*what):
@@ -234,7 +273,8 @@ def test_draws_stay_on_disk_until_they_are_asked_for(store, monkeypatch):
 
 
 def test_nothing_of_the_draws_stays_on_the_device(tmp_path, corpus):
-    """What lives on the device after a run of 25 draws and after one of 250 is the same, to the size of a few chunks."""
+    """What lives on the device after a run of 25 draws and after one of 250 is the same, to the
+    size of a few chunks."""
 
     def alive(num_samples):
         fit = sample(corpus, tmp_path / str(num_samples), num_samples=num_samples)
@@ -246,10 +286,15 @@ def test_nothing_of_the_draws_stays_on_the_device(tmp_path, corpus):
 
 
 def test_each_function_compiles_once(tmp_path, caplog):
-    """Chunks of 10, 5, 10, 10 and 5 iterations are one program, in warmup and after it, of a model that no other test has."""
+    """Chunks of 10, 5, 10, 10 and 5 iterations are one program, in warmup and after it, of a model
+    that no other test has."""
     with jax.log_compiles(), caplog.at_level("WARNING"):
         sample_posterior(Line(), DATA, **SETTINGS, store=tmp_path / "store")
-    compiled = [record.getMessage() for record in caplog.records if "Finished XLA compilation" in record.getMessage()]
+    compiled = [
+        record.getMessage()
+        for record in caplog.records
+        if "Finished XLA compilation" in record.getMessage()
+    ]
     of_chunks = [line for line in compiled if "sharded" in line or "on_one_device" in line]
     assert len(of_chunks) == 3, of_chunks  # begin, chunk, values
 

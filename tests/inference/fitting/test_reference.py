@@ -21,7 +21,14 @@ KEY = jax.random.key(0)
 @pytest.fixture(scope="module")
 def short():
     return sample_posterior(
-        MODEL, TOKENS, key=KEY, num_chains=2, num_warmup=300, num_samples=1000, max_tree_depth=6, progress=False
+        MODEL,
+        TOKENS,
+        key=KEY,
+        num_chains=2,
+        num_warmup=300,
+        num_samples=1000,
+        max_tree_depth=6,
+        progress=False,
     )
 
 
@@ -40,22 +47,36 @@ def test_a_short_run_agrees_with_the_long_one(short):
 def test_the_long_run_is_long_enough():
     assert REFERENCE["about"]["verdict"].startswith("converged")
     for expected in REFERENCE["quantities"].values():
-        assert all(error <= 0.03 * (expected["0.9"][0] - expected["0.1"][0]) for _, error in expected.values())
+        assert all(
+            error <= 0.03 * (expected["0.9"][0] - expected["0.1"][0])
+            for _, error in expected.values()
+        )
 
 
 MODEL_2D = LatentAttention(1, 4, values=False)  # two numbers: interaction and scale
-U = np.array([[[0.5], [-0.2], [1.0], [0.3]], [[-0.8], [-0.5], [0.1], [-0.9]], [[1.2], [0.7], [1.1], [0.2]]])
+U = np.array(
+    [[[0.5], [-0.2], [1.0], [0.3]], [[-0.8], [-0.5], [0.1], [-0.9]], [[1.2], [0.7], [1.1], [0.2]]]
+)
 
 
 @pytest.fixture(scope="module")
 def by_quadrature():
-    """Means and spreads of log scale and interaction over a grid of the unconstrained plane, and the log evidence."""
-    z = unconstrain(MODEL_2D, jnp.asarray(U, float), {"interaction": jnp.zeros((1, 1, 1)), "scale": jnp.ones(())})
+    """Means and spreads of log scale and interaction over a grid of the unconstrained plane, and
+    the log evidence."""
+    z = unconstrain(
+        MODEL_2D,
+        jnp.asarray(U, float),
+        {"interaction": jnp.zeros((1, 1, 1)), "scale": jnp.ones(())},
+    )
     flat, unravel = ravel_pytree(z)
     a, s = np.meshgrid(np.linspace(-25, 25, 401), np.linspace(-2.5, 2.5, 401), indexing="ij")
     grid = jnp.asarray(np.stack([a.ravel(), s.ravel()], axis=1), flat.dtype)
     energy = np.asarray(
-        jax.jit(lambda x: jax.lax.map(lambda one: potential(MODEL_2D, U)(unravel(one)), x, batch_size=512))(grid)
+        jax.jit(
+            lambda x: jax.lax.map(
+                lambda one: potential(MODEL_2D, U)(unravel(one)), x, batch_size=512
+            )
+        )(grid)
     )
     weight = np.exp(energy.min() - energy.astype(float))
     assert weight.reshape(401, 401)[[0, -1]].max() < 1e-5  # nothing is left out
@@ -69,10 +90,20 @@ def by_quadrature():
 def test_nuts_agrees_with_quadrature(by_quadrature):
     mean, spread = by_quadrature
     fit = sample_posterior(
-        MODEL_2D, U, key=KEY, num_chains=2, num_warmup=300, num_samples=2000, max_tree_depth=5, progress=False
+        MODEL_2D,
+        U,
+        key=KEY,
+        num_chains=2,
+        num_warmup=300,
+        num_samples=2000,
+        max_tree_depth=5,
+        progress=False,
     )
-    # The interaction's unconstrained coordinate is in units of a quarter of its prior's standard deviation.
-    draws = np.stack([4 * fit.draws["interaction"][..., 0, 0, 0], np.log(fit.draws["scale"])], axis=-1)
+    # The interaction's unconstrained coordinate is in units of a quarter of its prior's standard
+    # deviation.
+    draws = np.stack(
+        [4 * fit.draws["interaction"][..., 0, 0, 0], np.log(fit.draws["scale"])], axis=-1
+    )
     import arviz as az
 
     for axis in (0, 1):
@@ -83,8 +114,11 @@ def test_nuts_agrees_with_quadrature(by_quadrature):
 
 
 def test_laplace_is_told_from_the_posterior(by_quadrature):
-    """It is an approximation: its spread of the scale is near, and its mean is the mode's and not the posterior's."""
+    """It is an approximation: its spread of the scale is near, and its mean is the mode's and not
+    the posterior's."""
     mean, spread = by_quadrature
-    log_scale = np.log(fit_laplace(MODEL_2D, U, key=KEY, num_draws=4000, progress=False).draws["scale"])
+    log_scale = np.log(
+        fit_laplace(MODEL_2D, U, key=KEY, num_draws=4000, progress=False).draws["scale"]
+    )
     assert abs(log_scale.std() / spread[1] - 1) < 0.2
     assert 0.05 < abs(log_scale.mean() - mean[1]) / spread[1] < 1

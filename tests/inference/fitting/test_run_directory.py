@@ -33,7 +33,8 @@ def test_round_trip(run, fits, corpus):
     assert (fit.start, fit.origins, fit.planned) == ("random points near the origin", (0, 1), 40)
     assert fit.gradients == fits["posterior"].gradients > 0
     np.testing.assert_array_equal(
-        fit.predictive_log_prob(corpus.heldout), fits["posterior"].predictive_log_prob(corpus.heldout)
+        fit.predictive_log_prob(corpus.heldout),
+        fits["posterior"].predictive_log_prob(corpus.heldout),
     )
     assert [path.name for path in run.parent.iterdir()] == ["run"]
 
@@ -43,7 +44,9 @@ def test_nothing_in_it_executes_when_loaded(run):
     assert kinds == {".json", ".zip"}
     inside = [zipfile.ZipFile(path) for path in run.rglob("*.zip")]
     names = {Path(name).name for archive in inside for name in archive.namelist()}
-    assert all(name == "zarr.json" or set(name) <= set("0123456789") for name in names)  # descriptions and chunks
+    assert all(
+        name == "zarr.json" or set(name) <= set("0123456789") for name in names
+    )  # descriptions and chunks
     assert not any(b"pickle" in archive.read("zarr.json") for archive in inside)
 
 
@@ -111,7 +114,10 @@ def other_model(run):
         (drop_fit, "has no draw yet"),
         (truncate_data, "damaged or truncated"),
         (flip_a_byte, "damaged or truncated"),
-        (other_format, "written in format 99 by probattn .*, this probattn reads format 4; fit again"),
+        (
+            other_format,
+            "written in format 99 by probattn .*, this probattn reads format 4; fit again",
+        ),
         (other_model, "holds a model that is not known: Oracle: is among the entry points"),
         (shutil.rmtree, "no run directory"),
     ],

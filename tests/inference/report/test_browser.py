@@ -1,4 +1,5 @@
-"""The page in a real browser: headless Chromium, on a phone and on a desk, light and dark, on screen and on paper.
+"""The page in a real browser: headless Chromium, on a phone and on a desk, light and dark, on
+screen and on paper.
 
 Without Chromium these tests skip; with PROBATTN_BROWSER=required, as in `.ci/run`, they fail.
 """
@@ -28,7 +29,9 @@ def page_file(fits, corpus, tmp_path_factory):
 
 def opened(browser, path, width, scheme):
     """The page and what the console said while it loaded."""
-    page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+    page = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme
+    ).new_page()
     said = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -44,17 +47,24 @@ def test_the_page_reads_well(browser, page_file, where, scheme):
     assert said == []
     widest, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert widest <= window == WIDTHS[where]  # no horizontal scroll
-    images = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.alt.length, i.currentSrc.slice(-80)])")
+    images = page.evaluate(
+        "[...document.images].map(i => [i.naturalWidth, i.alt.length, i.currentSrc.slice(-80)])"
+    )
     assert len(images) == 11
     assert all(width > 0 and words > 30 for width, words, _ in images)
-    found = Axe().run(page)  # its rules hold those of WCAG A and AA, contrast and alternative texts among them
+    found = Axe().run(
+        page
+    )  # its rules hold those of WCAG A and AA, contrast and alternative texts among them
     assert found.violations_count == 0, found.generate_report()
     page.context.close()
 
 
 def test_a_fault_in_contrast_or_width_would_be_found(browser, page_file):
     page, _ = opened(browser, page_file, WIDTHS["phone"], "light")
-    page.add_style_tag(content=".soft { color: #aaa !important } table { width: 900px } .wide { overflow: visible }")
+    page.add_style_tag(
+        content=".soft { color: #aaa !important } table { width: 900px } "
+        ".wide { overflow: visible }"
+    )
     page.evaluate("document.querySelector('img').removeAttribute('alt')")
     broken = {violation["id"] for violation in Axe().run(page).response["violations"]}
     assert {"color-contrast", "image-alt"} <= broken

@@ -27,7 +27,9 @@ def texts(found):
 
 
 def test_scores_are_totals_over_totals(comparison, fits, corpus):
-    counts = np.array([1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout])
+    counts = np.array(
+        [1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout]
+    )
     for name, fit in fits.items():
         log_prob = fit.predictive_log_prob(corpus.heldout)
         found = score(comparison, name)
@@ -36,11 +38,15 @@ def test_scores_are_totals_over_totals(comparison, fits, corpus):
         error = log_prob.std(ddof=1) / np.sqrt(len(counts))
         np.testing.assert_allclose(found.per_sequence.error, error, rtol=1e-5)
         assert (found.gradients, found.seconds) == (fit.gradients, fit.seconds)
-    difference = fits["posterior"].predictive_log_prob(corpus.heldout) - fits["map"].predictive_log_prob(corpus.heldout)
+    difference = fits["posterior"].predictive_log_prob(corpus.heldout) - fits[
+        "map"
+    ].predictive_log_prob(corpus.heldout)
     found = comparison.differences[0]
     assert (found.first, found.second) == ("posterior", "map")
     np.testing.assert_allclose(found.per_token.value, difference.sum() / counts.sum(), rtol=1e-5)
-    np.testing.assert_allclose(found.per_sequence.error, difference.std(ddof=1) / np.sqrt(len(counts)), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.per_sequence.error, difference.std(ddof=1) / np.sqrt(len(counts)), rtol=1e-5
+    )
 
 
 def test_ngrams_by_hand():
@@ -49,12 +55,15 @@ def test_ngrams_by_hand():
     bigram = fit_ngram(tokens, 3, "bigram")
     k = bigram.k
     # Five starts: three go to 1, one to 2, one to the end.
-    np.testing.assert_allclose(np.exp(bigram.log_table[0]), np.array([1 + k, 3 + k, 1 + k]) / (5 + 3 * k))
+    np.testing.assert_allclose(
+        np.exp(bigram.log_table[0]), np.array([1 + k, 3 + k, 1 + k]) / (5 + 3 * k)
+    )
     expected = bigram.log_table[0, 1] + bigram.log_table[1, 2] + bigram.log_table[2, 0]
     np.testing.assert_allclose(bigram.log_prob(tokens)[0], expected)
     unigram = fit_ngram(tokens, 3, "unigram")
     np.testing.assert_allclose(
-        np.exp(unigram.log_table[1]), np.array([4 + unigram.k, 4 + unigram.k, 4 + unigram.k]) / (12 + 3 * unigram.k)
+        np.exp(unigram.log_table[1]),
+        np.array([4 + unigram.k, 4 + unigram.k, 4 + unigram.k]) / (12 + 3 * unigram.k),
     )
     np.testing.assert_allclose(np.exp(bigram.log_table).sum(1), 1)
 
@@ -62,7 +71,9 @@ def test_ngrams_by_hand():
 def test_smoothing_follows_the_data():
     rng = np.random.default_rng(0)
     cycle = np.tile([1, 2, 3, 4], (50, 2))
-    noise = rng.integers(1, 20, (20, 8))  # each pair of symbols is seen about once in 300 draws: smooth heavily
+    noise = rng.integers(
+        1, 20, (20, 8)
+    )  # each pair of symbols is seen about once in 300 draws: smooth heavily
     assert fit_ngram(cycle, 5, "bigram").k < 0.1 < 1 < fit_ngram(noise, 20, "bigram").k
 
 
@@ -80,10 +91,19 @@ def test_the_table_in_short_pairs_each_figure_with_the_reference(comparison):
         values = {name: value.value for name, value in answer.values.items()}
         assert set(values) == {"map", "posterior"}
         np.testing.assert_allclose(
-            answer.differences["posterior"].value, values["posterior"] - values["map"], atol=2e-6, err_msg=answer.figure
+            answer.differences["posterior"].value,
+            values["posterior"] - values["map"],
+            atol=2e-6,
+            err_msg=answer.figure,
         )
     figures = " ".join(answer.figure for answer in comparison.answers)
-    for part in ("Brier", "calibration error", "shuffled, by surprise", "reversed, by uncertainty", "noise of 0.4"):
+    for part in (
+        "Brier",
+        "calibration error",
+        "shuffled, by surprise",
+        "reversed, by uncertainty",
+        "noise of 0.4",
+    ):
         assert part in figures
     assert comparison.left_out == {
         f"typos ({kind})": "tokens: expected two sequences with room for 2 typos, got 0"
@@ -109,8 +129,12 @@ def test_findings_call_noise_noise(comparison):
         return findings(dataclasses.replace(comparison, differences=(changed,)))[0].text
 
     assert "within noise" in finding(0.01, 0.006)
-    assert finding(0.02, 0.006).startswith("posterior predicts held-out sequences better than map, by 0.0200 ± 0.0060")
-    assert finding(-0.02, 0.006).startswith("map predicts held-out sequences better than posterior, by 0.0200 ± 0.0060")
+    assert finding(0.02, 0.006).startswith(
+        "posterior predicts held-out sequences better than map, by 0.0200 ± 0.0060"
+    )
+    assert finding(-0.02, 0.006).startswith(
+        "map predicts held-out sequences better than posterior, by 0.0200 ± 0.0060"
+    )
 
 
 def test_every_verdict_has_an_interval(comparison):
@@ -119,14 +143,22 @@ def test_every_verdict_has_an_interval(comparison):
             assert "±" in finding.text or "interval" in finding.text, finding
     topics = [finding.topic for finding in findings(comparison)]
     assert topics[0] == "prediction"
-    assert {"baseline", "calibration", "detection", "robustness", "support tokens", "density"} <= set(topics)
+    assert {
+        "baseline",
+        "calibration",
+        "detection",
+        "robustness",
+        "support tokens",
+        "density",
+    } <= set(topics)
 
 
 def test_the_gain_over_the_baseline_is_paired(comparison, fits, corpus):
     counts = token_counts(corpus.heldout)
     for name, fit in fits.items():
         gains = {
-            order: fit.predictive_log_prob(corpus.heldout) - fit_ngram(corpus.train, 4, order).log_prob(corpus.heldout)
+            order: fit.predictive_log_prob(corpus.heldout)
+            - fit_ngram(corpus.train, 4, order).log_prob(corpus.heldout)
             for order in ("unigram", "bigram")
         }
         best = min(gains, key=lambda order: gains[order].sum())
@@ -143,13 +175,17 @@ def test_unfinished_and_unconverged_runs_are_said_first(comparison, fits, corpus
     assert found[0].fit == "posterior"
     verdict = comparison.diagnostics[0].verdict
     assert not verdict.converged
-    assert f"posterior has not converged: {' '.join(verdict.findings)}" in texts(warnings_of(comparison))
+    assert f"posterior has not converged: {' '.join(verdict.findings)}" in texts(
+        warnings_of(comparison)
+    )
 
 
 def test_sequences_from_elsewhere_and_a_learning_curve_are_taken_along(fits, corpus):
     other = np.array([[3, 3, 3, 3, 0]] * 6, np.int32)
     curve = learning_curve({"map": [fits["map"]]}, corpus.heldout)
-    found = compare({"map": fits["map"]}, corpus.heldout, elsewhere={"c.txt": other}, learning_curve=curve)
+    found = compare(
+        {"map": fits["map"]}, corpus.heldout, elsewhere={"c.txt": other}, learning_curve=curve
+    )
     assert list(found.detection) == ["shuffled", "reversed", "from c.txt"]
     assert any("from c.txt" in text for text in texts(findings(found)))
     assert any(finding.topic == "training size" for finding in findings(found))
@@ -157,27 +193,42 @@ def test_sequences_from_elsewhere_and_a_learning_curve_are_taken_along(fits, cor
     assert found.notes == ()
     of_other = dataclasses.replace(curve, model="LanguageModel(dim=7)")
     noted = compare({"map": fits["map"]}, corpus.heldout, learning_curve=of_other)
-    assert "The learning curve is of another model, LanguageModel(dim=7)" in texts(warnings_of(noted))[-1]
+    assert (
+        "The learning curve is of another model, LanguageModel(dim=7)"
+        in texts(warnings_of(noted))[-1]
+    )
     with pytest.raises(InputError, match="other held-out sequences"):
         compare(fits, corpus.heldout[:-1], learning_curve=curve)
 
 
 def test_the_best_fit_is_compared_with_all_and_a_better_mode_is_named(comparison, fits, corpus):
     posterior = fits["posterior"]
-    best = dataclasses.replace(posterior, method="ensemble", draws={n: v[:, -3:] for n, v in posterior.draws.items()})
+    best = dataclasses.replace(
+        posterior, method="ensemble", draws={n: v[:, -3:] for n, v in posterior.draws.items()}
+    )
     found = compare({**fits, "best": best}, corpus.heldout)
-    order = sorted((score.loss, score.name) for score in found.scores if score.name in found.methods)
+    order = sorted(
+        (score.loss, score.name) for score in found.scores if score.name in found.methods
+    )
     said = texts(findings(found))
     pairs = [text for text in said if "(paired)" in text]
-    assert len(pairs) == (3 if order[0][1] != "map" else 2)  # with the reference, and of the best with the other
+    assert len(pairs) == (
+        3 if order[0][1] != "map" else 2
+    )  # with the reference, and of the best with the other
     assert not any("not the best mode" in text for text in said)
     # A "MAP" that is a draw of the posterior is no mode when the MAP is among the others.
-    worse = dataclasses.replace(fits["map"], draws={n: v[:1, :1] for n, v in posterior.draws.items()})
+    worse = dataclasses.replace(
+        fits["map"], draws={n: v[:1, :1] for n, v in posterior.draws.items()}
+    )
     better = dataclasses.replace(fits["map"], method="ensemble")
     said = texts(findings(compare({"map": worse, "ensemble": better}, corpus.heldout)))
-    gap = comparison.draw_scores["map"].log_joint[0] - comparison.draw_scores["posterior"].log_joint[0]
+    gap = (
+        comparison.draw_scores["map"].log_joint[0]
+        - comparison.draw_scores["posterior"].log_joint[0]
+    )
     assert (
-        f"map is not the best mode here: the log joint density of a draw of ensemble is {gap:.1f} nats higher." in said
+        "map is not the best mode here: the log joint density of a draw of ensemble is "
+        f"{gap:.1f} nats higher." in said
     )
 
 
@@ -187,16 +238,26 @@ def test_what_is_not_comparable_is_refused(fits, corpus):
     other_data = dataclasses.replace(fits["map"], data=fits["map"].data[:5])
     with pytest.raises(InputError, match="fitted to other training sequences"):
         compare(fits | {"other": other_data}, corpus.heldout)
-    other_density = dataclasses.replace(fits["map"], model=dataclasses.replace(fits["map"].model, barrier_weight=0.5))
-    with pytest.raises(InputError, match=r"different densities \(map and other differ in barrier_weight: 0.05, 0.5\)"):
+    other_density = dataclasses.replace(
+        fits["map"], model=dataclasses.replace(fits["map"].model, barrier_weight=0.5)
+    )
+    with pytest.raises(
+        InputError,
+        match=r"different densities \(map and other differ in barrier_weight: 0.05, 0.5\)",
+    ):
         compare(fits | {"other": other_density}, corpus.heldout)
     mixed = compare(fits | {"other": other_density}, corpus.heldout, mix_densities=True)
-    said = "Fits of different densities were mixed knowingly: map and other differ in barrier_weight: 0.05, 0.5."
+    said = (
+        "Fits of different densities were mixed knowingly: map and other differ in barrier_weight: "
+        "0.05, 0.5."
+    )
     assert said in texts(warnings_of(mixed))
     assert mixed.to_json()["mixed"] == ["map and other differ in barrier_weight: 0.05, 0.5"]
     with pytest.raises(InputError, match="expected ids 0 to 3, got 7"):
         compare(fits, np.full((3, 5), 7))
-    with pytest.raises(InputError, match="symbols: expected 4, one for each token of the model, got 2"):
+    with pytest.raises(
+        InputError, match="symbols: expected 4, one for each token of the model, got 2"
+    ):
         compare(fits, corpus.heldout, symbols=("a", "b"))
     with pytest.raises(InputError, match="'bigram' is the name of a baseline"):
         compare({"bigram": fits["map"]}, corpus.heldout)

@@ -24,7 +24,9 @@ def comparison(fits, corpus):
         {"map": fits["map"], "posterior": dataclasses.replace(fits["posterior"], planned=60)},
         corpus.heldout,
         symbols=corpus.symbols,
-        learning_curve=learning_curve({"map": [fits["map"]], "posterior": [fits["posterior"]]}, corpus.heldout),
+        learning_curve=learning_curve(
+            {"map": [fits["map"]], "posterior": [fits["posterior"]]}, corpus.heldout
+        ),
         about={"command": "<b>x</b>"},
     )
     return found
@@ -41,7 +43,11 @@ def page(comparison, tmp_path_factory):
 def test_json_holds_every_number_and_is_what_the_schema_says(comparison, tmp_path):
     comparison.save_json(tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
-    schema = json.loads(files("probattn.inference.report").joinpath("templates/report.schema.json").read_text("utf-8"))
+    schema = json.loads(
+        files("probattn.inference.report")
+        .joinpath("templates/report.schema.json")
+        .read_text("utf-8")
+    )
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(found, schema, cls=jsonschema.Draft202012Validator)
     assert set(found) == set(schema["properties"])
@@ -66,7 +72,11 @@ def test_the_page_is_self_contained_and_says_what_the_numbers_say(comparison, pa
             assert str(value) in text
     for finding in (*warnings_of(comparison), *findings(comparison)):
         assert finding.text.replace("&", "&amp;").replace("'", "&#39;").replace(">", "&gt;") in text
-    assert text.index("is unfinished: 40 of 60 draws") < text.index("In short") < text.index("What was found")
+    assert (
+        text.index("is unfinished: 40 of 60 draws")
+        < text.index("In short")
+        < text.index("What was found")
+    )
     assert page.count('class="flag">unfinished') > 3
 
 
@@ -88,9 +98,18 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(comparison, page):
 def test_figures_show_the_numbers(comparison):
     drawn = comparison.figures()
     assert list(drawn) == [
-        "scores", "learning_curve", "mode_against_draws", "calibration", "uncertainty", "detection", "noise", "margins",
-        "support_tokens", "spectrum", "traces",
-    ]  # fmt: skip
+        "scores",
+        "learning_curve",
+        "mode_against_draws",
+        "calibration",
+        "uncertainty",
+        "detection",
+        "noise",
+        "margins",
+        "support_tokens",
+        "spectrum",
+        "traces",
+    ]
     labels = {text.get_text() for text in drawn["scores"].axes[0].get_yticklabels()}
     assert labels == {"map", "posterior", "unigram", "bigram"}
     annotated = {text.get_text() for text in drawn["scores"].axes[0].texts}
@@ -100,7 +119,9 @@ def test_figures_show_the_numbers(comparison):
         "the others are reversed",
     ]
     bars = drawn["support_tokens"].axes[0].patches
-    np.testing.assert_allclose([bar.get_height() for bar in bars], comparison.examples[0].probability["posterior"])
+    np.testing.assert_allclose(
+        [bar.get_height() for bar in bars], comparison.examples[0].probability["posterior"]
+    )
     traces = [line.get_ydata() for line in drawn["traces"].axes[0].lines]
     np.testing.assert_allclose(traces, comparison.to_json()["traces"]["posterior"])
     for name, figure in drawn.items():
@@ -131,11 +152,19 @@ def test_figures_are_written_as_png_and_svg(comparison, tmp_path):
         assert round(image.info["dpi"][0]) == 300
     first = (tmp_path / "figures" / "margins.svg").read_bytes()
     comparison.save_figures(tmp_path / "figures")
-    assert (tmp_path / "figures" / "margins.svg").read_bytes() == first  # the same numbers, the same file
+    assert (
+        tmp_path / "figures" / "margins.svg"
+    ).read_bytes() == first  # the same numbers, the same file
 
 
 def test_fits_have_the_colours_of_their_methods_and_are_told_apart():
-    methods = {"m": "map", "p": "posterior", "again": "posterior", "third": "posterior", "bigram": "baseline"}
+    methods = {
+        "m": "map",
+        "p": "posterior",
+        "again": "posterior",
+        "third": "posterior",
+        "bigram": "baseline",
+    }
     found = looks(methods)
     assert [found[name]["color"] for name in ("m", "p", "bigram")] == [
         COLOURS[k] for k in ("map", "posterior", "baseline")

@@ -19,7 +19,9 @@ from probattn.models import LanguageModel
 def look():
     tokens = np.random.default_rng(0).integers(1, 4, (40, 8))
     models = [LanguageModel(4, 8, 1, barrier_weight=weight) for weight in (0.0, 0.05)]
-    return posterior_look(*models, tokens[:30], tokens[30:], num_members=2, num_warmup=100, num_samples=50)
+    return posterior_look(
+        *models, tokens[:30], tokens[30:], num_members=2, num_warmup=100, num_samples=50
+    )
 
 
 def test_every_fit_has_every_curve(look):
@@ -30,7 +32,8 @@ def test_every_fit_has_every_curve(look):
             assert len(curve["levels"]) == len(curve["loss"]) == len(curve["averaged"])
             if name == POSTERIOR:
                 continue
-            # The paired difference is the difference of the curves that average over as many noises.
+            # The paired difference is the difference of the curves that average over as many
+            # noises.
             ours, theirs = of[POSTERIOR]["averaged"], curve["averaged"]
             for level, (value, error) in enumerate(look["posterior_minus"][disturbance][name]):
                 np.testing.assert_allclose(value, ours[level][0] - theirs[level][0], atol=1e-5)
@@ -39,7 +42,10 @@ def test_every_fit_has_every_curve(look):
 
 
 def test_the_words():
-    made_up = {"embedding noise": {BARRIER: [[-0.1, 0.02], [0.0, 0.1], [0.3, 0.1]]}, "swap": {BARRIER: [[0.01, 0.02]]}}
+    made_up = {
+        "embedding noise": {BARRIER: [[-0.1, 0.02], [0.0, 0.1], [0.3, 0.1]]},
+        "swap": {BARRIER: [[0.01, 0.02]]},
+    }
     assert judge_averaging({"posterior_minus": made_up}) == {
         "embedding noise": "clean: helps, disturbed: hurts",
         "swap": "clean: no difference, disturbed: no difference",

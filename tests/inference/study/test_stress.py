@@ -11,7 +11,15 @@ from numpyro.handlers import seed, trace
 from probattn import InputError, log_barrier, stability_margin
 from probattn.inference.fitting.training import train, untrained
 from probattn.inference.study.course import margins_in_training
-from probattn.inference.study.under_stress import ATTACK, AUXILIARY, CHOICES, KINDS, NOISE, margins_of_heads, stress
+from probattn.inference.study.under_stress import (
+    ATTACK,
+    AUXILIARY,
+    CHOICES,
+    KINDS,
+    NOISE,
+    margins_of_heads,
+    stress,
+)
 from probattn.models import TransformerLM
 
 MODEL = TransformerLM(4, 12, dim=8, layers=1, heads=2)
@@ -53,10 +61,12 @@ def test_disturbances_do_harm_in_their_order(trained):
 
 
 def test_larger_embeddings_are_no_protection(trained):
-    """Noise counts in root mean squares of the embeddings: with one layer behind a normalisation scale alone changes nothing."""
+    """Noise counts in root mean squares of the embeddings: with one layer behind a normalisation
+    scale alone changes nothing."""
     params = params_of(trained, 0)
     larger = params | {name: 10 * params[name] for name in ("embedding", "position")}
-    # What attention and the rest add must grow along, as the normalisation undoes the growth of what they read.
+    # What attention and the rest add must grow along, as the normalisation undoes the growth of
+    # what they read.
     larger |= {name: 10 * params[name] for name in ("output", "down")}
     one, other = (stress(MODEL, p, HELD)["noise"] for p in (params, larger))
     np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-3)
@@ -79,10 +89,13 @@ def test_margins_are_those_of_the_heads(trained):
 
 
 def test_an_auxiliary_attention_is_looked_at(trained):
-    """Its barrier is that of `log_barrier` on the embeddings it is trained on, and the heads are those of the model without it."""
+    """Its barrier is that of `log_barrier` on the embeddings it is trained on, and the heads are
+    those of the model without it."""
     model = dataclasses.replace(MODEL, barrier_weight=0.05, variant="margin_only")
     params = params_of(trained, 0)
-    extra = {name: jax.random.normal(jax.random.key(i), (1, 4, 8)) for i, name in enumerate(AUXILIARY)}
+    extra = {
+        name: jax.random.normal(jax.random.key(i), (1, 4, 8)) for i, name in enumerate(AUXILIARY)
+    }
     found = stress(model, params | extra, HELD)
     barrier = log_barrier(model.auxiliary_attention(extra), model.path(params, jnp.asarray(HELD)))
     np.testing.assert_allclose(found["auxiliary"]["barrier"], barrier.mean(), rtol=1e-4)
@@ -105,7 +118,9 @@ def test_seeds_and_models_share_their_start():
     assert set(two) - set(one) == set(AUXILIARY)
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name])
-        np.testing.assert_allclose(value.std(), MODEL.priors()[name].variance.max() ** 0.5, rtol=0.6)
+        np.testing.assert_allclose(
+            value.std(), MODEL.priors()[name].variance.max() ** 0.5, rtol=0.6
+        )
     assert not np.array_equal(one["query"], one["key"])  # of one shape and one prior
 
 
@@ -113,7 +128,9 @@ def test_noise_in_training_buys_robustness(trained):
     """The one thing that must work: the study would be blind if it did not."""
     noisy = dataclasses.replace(MODEL, noise=0.8)
     as_noisy = train(noisy, CYCLE, seeds=(0, 1), num_steps=200, batch_size=16)
-    plain, hardened = (stress(model, params_of(of, 0), HELD) for model, of in ((MODEL, trained), (noisy, as_noisy)))
+    plain, hardened = (
+        stress(model, params_of(of, 0), HELD) for model, of in ((MODEL, trained), (noisy, as_noisy))
+    )
     assert hardened["noise"]["0.4"] < plain["noise"]["0.4"]
 
 

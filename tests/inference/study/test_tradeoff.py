@@ -1,10 +1,19 @@
-"""Arms compared: intervals, matching at equal cost, and the verdict on the claim, on made-up losses with known answers."""
+"""Arms compared: intervals, matching at equal cost, and the verdict on the claim, on made-up losses
+with known answers."""
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from probattn.inference.study.tradeoff import Interval, at_equal_cost, change, fragility, interval, judge_claim, losses
+from probattn.inference.study.tradeoff import (
+    Interval,
+    at_equal_cost,
+    change,
+    fragility,
+    interval,
+    judge_claim,
+    losses,
+)
 
 
 def arm(name, clean, noisy):
@@ -40,11 +49,15 @@ def test_matching_takes_the_best_that_costs_no_more():
 
 
 def test_fragility_is_what_chance_does_not_do():
-    added = [{"smallest margin": 0.5, "random": 0.2, "highest entropy": 0.1, "highest gradient": 0.2}] * 3
+    added = [
+        {"smallest margin": 0.5, "random": 0.2, "highest entropy": 0.1, "highest gradient": 0.2}
+    ] * 3
     found = fragility({"results": [{"support": one} for one in added]})
     assert {name: round(one.mean, 12) for name, one in found.items()} == {
-        "smallest margin": 0.3, "highest entropy": -0.1, "highest gradient": 0.0,
-    }  # fmt: skip
+        "smallest margin": 0.3,
+        "highest entropy": -0.1,
+        "highest gradient": 0.0,
+    }
 
 
 @pytest.mark.parametrize(

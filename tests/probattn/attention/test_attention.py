@@ -12,11 +12,26 @@ from probattn import Attention, InputError, residuals
 Q = np.ones((2, 3, 4))
 
 BAD = {
-    "rank of query": (dict(query=Q[0], key=Q), r"query: expected shape \(..., heads, rank, dim\), got \(3, 4\)"),
-    "key of another rank": (dict(query=Q, key=Q[:, :2]), r"key: expected shape \(2, 3, 4\).*got \(2, 2, 4\)"),
-    "value": (dict(query=Q, key=Q, value=np.ones((4, 4))), r"value: expected shape \(2, 4, 4\).*got \(4, 4\)"),
-    "origin": (dict(query=Q, key=Q, origin=np.ones(3)), r"origin: expected shape \(4,\).*got \(3,\)"),
-    "bias": (dict(query=Q, key=Q, position_bias=np.ones((3, 9))), r"position_bias: expected shape \(2, length\)"),
+    "rank of query": (
+        dict(query=Q[0], key=Q),
+        r"query: expected shape \(..., heads, rank, dim\), got \(3, 4\)",
+    ),
+    "key of another rank": (
+        dict(query=Q, key=Q[:, :2]),
+        r"key: expected shape \(2, 3, 4\).*got \(2, 2, 4\)",
+    ),
+    "value": (
+        dict(query=Q, key=Q, value=np.ones((4, 4))),
+        r"value: expected shape \(2, 4, 4\).*got \(4, 4\)",
+    ),
+    "origin": (
+        dict(query=Q, key=Q, origin=np.ones(3)),
+        r"origin: expected shape \(4,\).*got \(3,\)",
+    ),
+    "bias": (
+        dict(query=Q, key=Q, position_bias=np.ones((3, 9))),
+        r"position_bias: expected shape \(2, length\)",
+    ),
     "NaN": (dict(query=Q * np.nan, key=Q), "query: expected finite numbers"),
     "infinity": (dict(query=Q, key=Q * np.inf), "key: expected finite numbers"),
     "complex": (dict(query=Q * 1j, key=Q), "query: expected real numbers, got dtype complex"),
@@ -30,8 +45,14 @@ BAD = {
         dict(query=Q, key=Q, contraction=0.0),
         r"contraction: expected a number inside \(0, 1\).*got 0.0",
     ),
-    "contraction NaN": (dict(query=Q, key=Q, contraction=float("nan")), "contraction: expected a number"),
-    "contraction, inclusive": (dict(query=Q, key=Q, contraction=0.5, mask="inclusive"), "strict mask only"),
+    "contraction NaN": (
+        dict(query=Q, key=Q, contraction=float("nan")),
+        "contraction: expected a number",
+    ),
+    "contraction, inclusive": (
+        dict(query=Q, key=Q, contraction=0.5, mask="inclusive"),
+        "strict mask only",
+    ),
 }
 
 
@@ -53,7 +74,15 @@ def test_bad_parameters_are_refused_at_construction(name):
     ],
 )
 @pytest.mark.parametrize(
-    "function", ["residuals", "jacobian_blocks", "log_det", "log_barrier", "stability_margin", "path_log_density"]
+    "function",
+    [
+        "residuals",
+        "jacobian_blocks",
+        "log_det",
+        "log_barrier",
+        "stability_margin",
+        "path_log_density",
+    ],
 )
 def test_bad_embeddings_are_refused(function, u, message):
     attention = Attention(Q, Q, position_bias=np.zeros((2, 5)))
@@ -78,7 +107,9 @@ def test_pytree_round_trip_keeps_every_field(name):
             np.testing.assert_array_equal(after, 2 * before)
         else:
             assert before == after
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(attention)]
+    paths = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(attention)
+    ]
     assert ".query" in paths
 
 
@@ -92,4 +123,6 @@ def test_batched_parameters_go_through_vmap():
 
 
 def test_whole_numbers_become_floating_point():
-    assert jnp.issubdtype(Attention(np.ones((1, 1, 1), int), np.ones((1, 1, 1), int)).query.dtype, jnp.floating)
+    assert jnp.issubdtype(
+        Attention(np.ones((1, 1, 1), int), np.ones((1, 1, 1), int)).query.dtype, jnp.floating
+    )

@@ -1,4 +1,5 @@
-"""The penalty for training loops: its variants by their formulas, what bounds them, and bad input."""
+"""The penalty for training loops: its variants by their formulas, what bounds them, and bad
+input."""
 
 import dataclasses
 
@@ -32,7 +33,11 @@ def by_formula(attention, u, weight, variant, scale, counted):
 
 @pytest.mark.parametrize(
     ("mask", "contraction", "variants"),
-    [("strict", None, VARIANTS), ("strict", 0.8, ("full", "bounded")), ("inclusive", None, ("one_sided", "bounded"))],
+    [
+        ("strict", None, VARIANTS),
+        ("strict", 0.8, ("full", "bounded")),
+        ("inclusive", None, ("one_sided", "bounded")),
+    ],
 )
 def test_each_variant_is_its_formula(mask, contraction, variants):
     attention = cases.attention(2, value=True, mask=mask, contraction=contraction)
@@ -64,18 +69,28 @@ def test_by_default_all_positions_count_and_the_scale_is_one():
 
 
 def test_what_bounds_a_runaway_determinant():
-    """A = -c I with the past at two points of equal weight: log det grows without bound, and so falls the margin-only penalty."""
-    points = jnp.asarray([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])  # the third attends to both alike
+    """A = -c I with the past at two points of equal weight: log det grows without bound, and so
+    falls the margin-only penalty."""
+    points = jnp.asarray(
+        [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    )  # the third attends to both alike
 
     def at(variant, gain, contraction=None):
         interaction = -gain * jnp.eye(3)[None]
         return float(
-            barrier_loss(Attention.from_interaction(interaction, contraction=contraction), points, 1.0, variant)
+            barrier_loss(
+                Attention.from_interaction(interaction, contraction=contraction),
+                points,
+                1.0,
+                variant,
+            )
         )
 
     gains = (1e1, 1e3, 1e5)
     # The spread of the past is 1 in one direction: -log(1 + c) at the third position of three.
-    np.testing.assert_allclose([at("margin_only", c) for c in gains], [-np.log1p(c) / 3 for c in gains], rtol=1e-5)
+    np.testing.assert_allclose(
+        [at("margin_only", c) for c in gains], [-np.log1p(c) / 3 for c in gains], rtol=1e-5
+    )
     assert [at("one_sided", c) for c in gains] == [0, 0, 0]
     assert all(at("bounded", c) > 0 for c in gains)
     # |I - J| < 0.9: the log determinant is below 3 log 1.9.
@@ -84,12 +99,15 @@ def test_what_bounds_a_runaway_determinant():
 
 def test_a_position_that_does_not_count_may_be_singular():
     attention = Attention(jnp.asarray([[[1.0, 0.0, 0.0]]]), jnp.asarray([[[1.0, 0.0, 0.0]]]))
-    # Two points at distance 2 in one direction, seen alike: spread 1, hence det J = 0 at the third position.
+    # Two points at distance 2 in one direction, seen alike: spread 1, hence det J = 0 at the third
+    # position.
     u = jnp.asarray([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     assert float(barrier_loss(attention, u, 1.0, "margin_only")) == np.inf
     loss, slope = jax.jit(
         jax.value_and_grad(
-            lambda u: barrier_loss(attention, u, 1.0, "margin_only", counted=jnp.asarray([True, True, False]))
+            lambda u: barrier_loss(
+                attention, u, 1.0, "margin_only", counted=jnp.asarray([True, True, False])
+            )
         )
     )(u)
     assert float(loss) == 0

@@ -1,4 +1,5 @@
-"""Many sequences are computed piece by piece: the same as all at once, in memory that does not grow with their number."""
+"""Many sequences are computed piece by piece: the same as all at once, in memory that does not grow
+with their number."""
 
 import cases
 import jax
@@ -22,18 +23,27 @@ def test_pieces_are_the_whole(monkeypatch, mask, maps):
 
     def total(attention, u):
         density = path_log_density(attention, u)
-        return jnp.where(jnp.isneginf(density), 0, density).sum() + jnp.abs(residuals(attention, u)).sum()
+        return (
+            jnp.where(jnp.isneginf(density), 0, density).sum()
+            + jnp.abs(residuals(attention, u)).sum()
+        )
 
     def everything():
         jax.clear_caches()
-        slopes = jax.jit(jax.value_and_grad(total, (0, 1)))  # as one program, and not one for each operation
-        return jax.tree.leaves((slopes(attention, u), jacobian_blocks(attention, u), log_det(attention, u)))
+        slopes = jax.jit(
+            jax.value_and_grad(total, (0, 1))
+        )  # as one program, and not one for each operation
+        return jax.tree.leaves(
+            (slopes(attention, u), jacobian_blocks(attention, u), log_det(attention, u))
+        )
 
     whole = everything()
     called = []
     original = batching._in_pieces
     monkeypatch.setattr(batching, "LARGEST_WORKING_SET", 1500)
-    monkeypatch.setattr(batching, "_in_pieces", lambda run, u, most: called.append(most) or original(run, u, most))
+    monkeypatch.setattr(
+        batching, "_in_pieces", lambda run, u, most: called.append(most) or original(run, u, most)
+    )
     pieces = everything()
     assert min(called) < 7
     # Sums of some hundred terms, each of a few units in the last place, in another order.
@@ -52,5 +62,6 @@ def test_memory_of_pieces_does_not_grow_with_the_number_of_sequences(monkeypatch
         compiled = jax.jit(gradient).lower(jnp.zeros((number, 16, cases.DIM))).compile()
         return compiled.memory_analysis().temp_size_in_bytes / (4 * number * 16 * cases.DIM)
 
-    # In units of the embeddings, what is left is a few copies of them; all at once it is 100 times them.
+    # In units of the embeddings, what is left is a few copies of them; all at once it is 100 times
+    # them.
     assert temporaries(2000) < 20

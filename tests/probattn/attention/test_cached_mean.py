@@ -23,9 +23,12 @@ MAPS = {
 def test_steps_give_the_rows_of_the_mean(name, shift):
     attention, u = MAPS[name], jnp.asarray(draw((6, 4)) + shift)
     _, stepped = jax.lax.scan(
-        lambda cache, at: mean_step(attention, cache, u[at], at), empty_cache(attention, 6), jnp.arange(6)
+        lambda cache, at: mean_step(attention, cache, u[at], at),
+        empty_cache(attention, 6),
+        jnp.arange(6),
     )
-    # Rounding of logits up to |A| |u|^2, some 10 and at a shift 1e3, passes through the softmax to means of size |u|.
+    # Rounding of logits up to |A| |u|^2, some 10 and at a shift 1e3, passes through the softmax to
+    # means of size |u|.
     size = 4 + 2 * shift
     tolerance = 50 * jnp.finfo(u.dtype).eps * size * (1 + 4 * size)
     np.testing.assert_allclose(stepped, attention_mean(attention, u), rtol=0, atol=tolerance)

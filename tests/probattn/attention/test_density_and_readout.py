@@ -28,9 +28,13 @@ def test_it_is_the_density_and_the_readout(heads, value, length):
             return (density * jnp.arange(1, length + 1)).sum() + jnp.sin(mean).sum()
 
         at = (attention, u)
-        return jax.jit(lambda: jax.jvp(jax.value_and_grad(total, (0, 1)), at, jax.tree.map(jnp.ones_like, at)))()
+        return jax.jit(
+            lambda: jax.jvp(jax.value_and_grad(total, (0, 1)), at, jax.tree.map(jnp.ones_like, at))
+        )()
 
-    for one, other in zip(*(jax.tree.leaves(to_second_order(f)) for f in (density_with_readout, both)), strict=True):
+    for one, other in zip(
+        *(jax.tree.leaves(to_second_order(f)) for f in (density_with_readout, both)), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
@@ -40,8 +44,14 @@ def test_saturated_attention_on_itself_or_on_others(gain):
     attention = cases.attention(1, value=True, mask="inclusive")
     attention = dataclasses.replace(attention, query=gain * attention.key, key=attention.key)
     u = jnp.asarray(np.random.default_rng(3).standard_normal((4, cases.DIM)))
-    mean, slope = jax.jit(jax.value_and_grad(lambda u: density_with_readout(attention, u)[1].sum()))(u)
-    expected, expected_slope = jax.jit(jax.value_and_grad(lambda u: attention_mean(attention, u).sum()))(u)
-    rounding = 1e5 * float(jnp.finfo(u.dtype).eps)  # logits are of the order of a thousand times a few dozen
+    mean, slope = jax.jit(
+        jax.value_and_grad(lambda u: density_with_readout(attention, u)[1].sum())
+    )(u)
+    expected, expected_slope = jax.jit(
+        jax.value_and_grad(lambda u: attention_mean(attention, u).sum())
+    )(u)
+    rounding = 1e5 * float(
+        jnp.finfo(u.dtype).eps
+    )  # logits are of the order of a thousand times a few dozen
     np.testing.assert_allclose(mean, expected, rtol=rounding)
     np.testing.assert_allclose(slope, expected_slope, rtol=rounding, atol=rounding)

@@ -22,7 +22,9 @@ def test_sign_and_log_det_agree_with_the_library(dim):
     assert {-1.0, 1.0} == set(expected_sign.ravel())
     np.testing.assert_array_equal(sign, expected_sign)
     np.testing.assert_allclose(log_det, expected, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(gradient, np.linalg.inv(blocks).swapaxes(-1, -2), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(
+        gradient, np.linalg.inv(blocks).swapaxes(-1, -2), rtol=1e-8, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("dim", [1, 3, LARGEST_UNROLLED + 1])
@@ -36,7 +38,9 @@ def test_forward_and_second_derivatives_agree_with_the_library(dim):
         lambda f: jax.grad(lambda b: (jax.grad(f)(b) * direction).sum())(block),
         lambda f: jax.jvp(lambda b: jax.jvp(f, (b,), (direction,))[1], (block,), (direction,))[1],
     )
-    found = jax.jit(lambda: [[derivative(f) for derivative in derivatives] for f in (ours, theirs)])()
+    found = jax.jit(
+        lambda: [[derivative(f) for derivative in derivatives] for f in (ours, theirs)]
+    )()
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-7)
 
@@ -61,7 +65,9 @@ def test_singular_blocks_and_failures():
 
 def near_identity(size, *shape):
     """Blocks whose pivots, in the order given, are all large."""
-    return jnp.eye(size) + 0.1 * jnp.asarray(np.random.default_rng(size).standard_normal((*shape, size, size)))
+    return jnp.eye(size) + 0.1 * jnp.asarray(
+        np.random.default_rng(size).standard_normal((*shape, size, size))
+    )
 
 
 def test_one_block_that_needs_exchanges_costs_the_others_no_digits():
@@ -69,15 +75,22 @@ def test_one_block_that_needs_exchanges_costs_the_others_no_digits():
     calm = near_identity(3, 5)
     mixed = calm.at[2].set(jnp.asarray([[1e-11, 1.0, 2.0], [1.0, 1.0, 0.0], [3.0, 2.0, 1.0]]))
     for blocks in (calm, mixed):
-        np.testing.assert_allclose(sign_and_log_det(blocks)[1], np.linalg.slogdet(blocks)[1], rtol=0, atol=1e-13)
+        np.testing.assert_allclose(
+            sign_and_log_det(blocks)[1], np.linalg.slogdet(blocks)[1], rtol=0, atol=1e-13
+        )
 
 
 def test_a_batch_stands_beside_the_blocks():
-    """Mapped over a batch, even twice, the choice stays one choice; as a selection it would be both ways for every member."""
+    """Mapped over a batch, even twice, the choice stays one choice; as a selection it would be both
+    ways for every member."""
     blocks = near_identity(3, 2, 4, 5)
     mapped = jax.vmap(jax.vmap(jax.value_and_grad(lambda b: sign_and_log_det(b)[1].sum())))
     assert " cond[" in str(jax.make_jaxpr(mapped)(blocks))
     tolerance = 1e2 * float(jnp.finfo(blocks.dtype).eps)
     log_det, gradient = mapped(blocks)
-    np.testing.assert_allclose(log_det, np.linalg.slogdet(blocks)[1].sum(-1), rtol=0, atol=tolerance)
-    np.testing.assert_allclose(gradient, np.linalg.inv(blocks).swapaxes(-1, -2), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        log_det, np.linalg.slogdet(blocks)[1].sum(-1), rtol=0, atol=tolerance
+    )
+    np.testing.assert_allclose(
+        gradient, np.linalg.inv(blocks).swapaxes(-1, -2), rtol=0, atol=tolerance
+    )

@@ -1,4 +1,5 @@
-"""Extreme values, the neighbourhood of the boundary, and the three outcomes that are never confused."""
+"""Extreme values, the neighbourhood of the boundary, and the three outcomes that are never
+confused."""
 
 from functools import cache
 
@@ -31,7 +32,8 @@ MAPS = {
 
 @jax.jit
 def everything(attention, scale, u):
-    """Sums of all that is computed of embeddings, with -inf (outside the domain) as 0, and the gradients."""
+    """Sums of all that is computed of embeddings, with -inf (outside the domain) as 0, and the
+    gradients."""
 
     def total(attention, scale, u):
         density = path_log_density(attention, u, scale)
@@ -48,8 +50,11 @@ def everything(attention, scale, u):
     return jax.value_and_grad(total, argnums=(0, 1, 2))(attention, scale, u)
 
 
-# Of one position there is nothing to attend to, whatever the map; the free one has no more than the contracted one.
-@pytest.mark.parametrize(("length", "name"), [*((4, name) for name in MAPS), (1, "contracted"), (1, "symmetric")])
+# Of one position there is nothing to attend to, whatever the map; the free one has no more than the
+# contracted one.
+@pytest.mark.parametrize(
+    ("length", "name"), [*((4, name) for name in MAPS), (1, "contracted"), (1, "symmetric")]
+)
 def test_no_nan_in_value_or_gradient(length, name):
     draws = np.random.default_rng(0).standard_normal((length, cases.DIM))
     equal, one_apart = np.broadcast_to(draws[:1], draws.shape), draws.copy()
@@ -70,14 +75,19 @@ def test_sampling_takes_long_and_short_noise():
     draws = np.random.default_rng(0).standard_normal((4, cases.DIM))
     for size in (0.0, 1e-4, 1.0, 1e4):
         for noise in (draws, np.broadcast_to(draws[:1], draws.shape)):
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(value_and_gradient(size * noise)))
+            assert all(
+                np.isfinite(leaf).all()
+                for leaf in jax.tree.leaves(value_and_gradient(size * noise))
+            )
 
 
 @cache
 def at_the_boundary():
     """A map and embeddings with the gain at which the first eigenvalue of a block vanishes."""
     draws = np.random.default_rng(4).standard_normal((6, cases.DIM))
-    u = jnp.asarray(draws).at[-1].set(draws[:-1].mean(0) + 0.1)  # among its past, so that its weights stay spread
+    u = (
+        jnp.asarray(draws).at[-1].set(draws[:-1].mean(0) + 0.1)
+    )  # among its past, so that its weights stay spread
     plain = Attention.from_interaction(np.eye(cases.DIM)[None])
 
     # With A = c I the eigenvalues of S_t A meet 1 as c grows; c just short of the first such gain.
@@ -157,7 +167,9 @@ def test_numerical_failure_is_nan():
     overflow = jax.jit(lambda u: law.log_prob(u))(OUTSIDE * jnp.finfo(OUTSIDE.dtype).max)
     assert not jnp.isfinite(overflow)
     # Twice the jump against the token, and no certificate: the iteration goes to and fro.
-    cycling = AttentionTransform(Attention.from_interaction([[[-30.0]]], value=[[[2.0]]]), "fixed_point")
+    cycling = AttentionTransform(
+        Attention.from_interaction([[[-30.0]]], value=[[[2.0]]]), "fixed_point"
+    )
     assert jnp.isnan(cycling(jnp.asarray([[1.0], [-2.0], [0.1]]))[2])
 
 

@@ -1,4 +1,5 @@
-"""The fast path, blocks no larger than the rank, against its twin: each whole block from its definition."""
+"""The fast path, blocks no larger than the rank, against its twin: each whole block from its
+definition."""
 
 import cases
 import jax
@@ -29,7 +30,10 @@ def embeddings(*shape, seed=1):
 @pytest.mark.parametrize(("heads", "rank", "value", "by_lemma"), SHAPES)
 def test_value_and_derivatives_are_those_of_the_whole_blocks(heads, rank, value, by_lemma):
     contraction = 0.8 if heads == 2 else None
-    attention, u = cases.attention(heads, rank, value=value, contraction=contraction), embeddings(2, 6)
+    attention, u = (
+        cases.attention(heads, rank, value=value, contraction=contraction),
+        embeddings(2, 6),
+    )
     size = reduced_blocks(attention, u, attend(attention, u))[0].shape[-1]
     assert size == (heads * rank if by_lemma else cases.DIM)
 
@@ -43,7 +47,9 @@ def test_value_and_derivatives_are_those_of_the_whole_blocks(heads, rank, value,
         at, direction = (attention, u), jax.tree.map(jnp.ones_like, (attention, u))
         return jax.jit(lambda: jax.jvp(jax.value_and_grad(function, (0, 1)), at, direction))()
 
-    for one, other in zip(*(jax.tree.leaves(to_second_order(function)) for function in (fast, whole)), strict=True):
+    for one, other in zip(
+        *(jax.tree.leaves(to_second_order(function)) for function in (fast, whole)), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
 
 
@@ -55,7 +61,9 @@ def test_the_inequality_holds_where_its_slack_is_positive(length, gain):
     u = embeddings(200, length)
     slack = matrix_inequality_slack(attention, u)
     holds = ~jnp.isneginf(path_log_density(attention, u))
-    clear = jnp.abs(slack) > 1e3 * jnp.finfo(u.dtype).eps * (1 + jnp.abs(slack).max())  # of rounding
+    clear = jnp.abs(slack) > 1e3 * jnp.finfo(u.dtype).eps * (
+        1 + jnp.abs(slack).max()
+    )  # of rounding
     np.testing.assert_array_equal(holds[clear], (slack > 0)[clear])
     assert clear.mean() > 0.9
     if length == 6 and gain > 0.5:

@@ -20,7 +20,8 @@ def noise(*batch, dim=cases.DIM, seed=1):
 
 
 def rounding(attention, u):
-    """By how much rounding moves a residual: that of the logits moves the weights, and those the mean."""
+    """By how much rounding moves a residual: that of the logits moves the weights, and those the
+    mean."""
     interaction = jnp.abs(attention.interaction).max()
     values = 1 if attention.value is None else jnp.abs(attention.value).sum()
     size = jnp.abs(u).max()
@@ -60,7 +61,9 @@ def test_log_det_is_that_of_the_dense_jacobian_in_both_directions(name):
             assert not dense[t, :, t + 1 :].any()  # causal
         expected = np.linalg.slogdet(dense.reshape(at.size, at.size))
         assert expected[0] == 1
-        np.testing.assert_allclose(sign * transform.log_abs_det_jacobian(e, u), expected[1], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            sign * transform.log_abs_det_jacobian(e, u), expected[1], rtol=0, atol=1e-9
+        )
     np.testing.assert_allclose(
         transform.inv.log_abs_det_jacobian(u, e), -transform.log_abs_det_jacobian(e, u), rtol=1e-12
     )
@@ -89,11 +92,14 @@ def test_derivatives_in_the_parameters_are_those_of_finite_differences(name):
     h = 1e-5
     ((_, first), (forward, second)), *around = (everything(step) for step in (0.0, h, -h))
     (above, first_above), (below, first_below) = (value_and_slope for value_and_slope, _ in around)
-    # The error of a central difference is h^2 times the third derivative, and that of rounding 1e-16 / h.
+    # The error of a central difference is h^2 times the third derivative, and that of rounding
+    # 1e-16 / h.
     np.testing.assert_allclose(first, (above - below) / (2 * h), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(forward, first, rtol=1e-10)
     if attention.contraction:
-        np.testing.assert_allclose(second, (first_above - first_below) / (2 * h), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(
+            second, (first_above - first_below) / (2 * h), rtol=1e-6, atol=1e-7
+        )
 
 
 def test_jit_vmap_and_scan_give_the_same():
@@ -115,8 +121,12 @@ def test_a_batch_of_maps_is_its_maps_one_by_one():
     assert batch.batch_shape == (3,)
     together = AttentionTransform(batch)(e)
     for i, attention in enumerate(maps):
-        np.testing.assert_allclose(together[:, i], AttentionTransform(attention)(e[:, i]), rtol=0, atol=1e-12)
-        np.testing.assert_allclose(residuals(batch, e)[:, i], residuals(attention, e[:, i]), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            together[:, i], AttentionTransform(attention)(e[:, i]), rtol=0, atol=1e-12
+        )
+        np.testing.assert_allclose(
+            residuals(batch, e)[:, i], residuals(attention, e[:, i]), rtol=0, atol=1e-12
+        )
     one_sequence = jax.eval_shape(AttentionTransform(batch), e[0, 0])
     assert one_sequence.shape == (3, LENGTH, cases.DIM)  # of three maps
 
@@ -144,7 +154,9 @@ def test_numpyro_composes_it_with_any_noise():
 
 def test_past_the_boundary_forward_refuses_unless_the_branch_is_named():
     attention = Attention.from_interaction([[[3.0]]])
-    with pytest.raises(InputError, match=r"several solutions.*contraction=0\.9.*branch=\"fixed_point\""):
+    with pytest.raises(
+        InputError, match=r"several solutions.*contraction=0\.9.*branch=\"fixed_point\""
+    ):
         AttentionTransform(attention)(noise(dim=1))
     with pytest.raises(InputError, match="several solutions"):  # known at trace time too
         jax.jit(lambda a, e: AttentionTransform(a)(e))(cases.PROPER["dissipative"], noise())
@@ -153,16 +165,22 @@ def test_past_the_boundary_forward_refuses_unless_the_branch_is_named():
     transform, e = AttentionTransform(attention, "fixed_point"), noise(50, dim=1)
     u = transform(e)
     np.testing.assert_allclose(transform.inv(u), e, rtol=0, atol=rounding(attention, u))
-    assert (AttentionProcess(attention, 1.0, LENGTH).log_prob(u) > -jnp.inf).all()  # attracting: det J > 0
+    assert (
+        AttentionProcess(attention, 1.0, LENGTH).log_prob(u) > -jnp.inf
+    ).all()  # attracting: det J > 0
 
 
 def test_an_iteration_without_a_limit_is_nan_where_newton_finds_the_root():
-    cycling = Attention.from_interaction([[[-30.0]]])  # mu jumps against the token: the iteration goes to and fro
+    cycling = Attention.from_interaction(
+        [[[-30.0]]]
+    )  # mu jumps against the token: the iteration goes to and fro
     e = jnp.asarray([[1.0], [-2.0], [0.1], [0.2]])
     for branch in (None, "fixed_point"):  # A < 0 is a certificate: there is no branch to choose
         u = AttentionTransform(cycling, branch)(e)
         np.testing.assert_allclose(residuals(cycling, u), e, rtol=0, atol=1e-4)
-    u = jax.jit(lambda a, e: AttentionTransform(a, "fixed_point")(e))(cycling, e)  # not known of a traced A
+    u = jax.jit(lambda a, e: AttentionTransform(a, "fixed_point")(e))(
+        cycling, e
+    )  # not known of a traced A
     assert jnp.isfinite(u[:2]).all()
     assert jnp.isnan(u[2:]).all()
 
@@ -170,12 +188,27 @@ def test_an_iteration_without_a_limit_is_nan_where_newton_finds_the_root():
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (lambda: AttentionTransform(cases.attention(mask="inclusive")), "mask=\"strict\".*got 'inclusive'"),
+        (
+            lambda: AttentionTransform(cases.attention(mask="inclusive")),
+            "mask=\"strict\".*got 'inclusive'",
+        ),
         (lambda: require_strict("attention"), "expected a probattn.Attention, got str"),
-        (lambda: AttentionTransform(cases.attention(), "newton"), "branch: expected None or \"fixed_point\".*'newton'"),
-        (lambda: AttentionTransform(cases.PROPER["dissipative"])(jnp.ones(3)), r"noise: expected shape .*got \(3,\)"),
-        (lambda: AttentionTransform(cases.PROPER["dissipative"])(jnp.ones((4, 2))), r"noise: .*got \(4, 2\)"),
-        (lambda: AttentionTransform(cases.PROPER["dissipative"])(jnp.full((4, 3), jnp.nan)), "noise: .*NaN"),
+        (
+            lambda: AttentionTransform(cases.attention(), "newton"),
+            "branch: expected None or \"fixed_point\".*'newton'",
+        ),
+        (
+            lambda: AttentionTransform(cases.PROPER["dissipative"])(jnp.ones(3)),
+            r"noise: expected shape .*got \(3,\)",
+        ),
+        (
+            lambda: AttentionTransform(cases.PROPER["dissipative"])(jnp.ones((4, 2))),
+            r"noise: .*got \(4, 2\)",
+        ),
+        (
+            lambda: AttentionTransform(cases.PROPER["dissipative"])(jnp.full((4, 3), jnp.nan)),
+            "noise: .*NaN",
+        ),
     ],
 )
 def test_bad_input_is_refused(attempt, message):

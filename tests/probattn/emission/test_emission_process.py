@@ -1,4 +1,5 @@
-"""Tokens emitted by latent embeddings: the particle filter against quadrature, and the process it makes."""
+"""Tokens emitted by latent embeddings: the particle filter against quadrature, and the process it
+makes."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ from probattn import Attention, Emission, EmissionProcess, InputError, ProcessMi
 
 TOKENS = every_sequence()
 ROWS = 14 * len(TOKENS)
-# Each number of particles, sequences or tokens is a program of some seconds to compile, so tests share them: this many
-# particles for all sequences at once, where accuracy is wanted.
+# Each number of particles, sequences or tokens is a program of some seconds to compile, so tests
+# share them: this many particles for all sequences at once, where accuracy is wanted.
 MANY = 4000
 
 
@@ -26,11 +27,14 @@ def filtered():
 
 
 def mixture_of(*emissions):
-    return ProcessMixture(process(MANY), jax.tree.map(lambda *leaves: jnp.stack(leaves), *emissions))
+    return ProcessMixture(
+        process(MANY), jax.tree.map(lambda *leaves: jnp.stack(leaves), *emissions)
+    )
 
 
 def test_the_quadrature_has_converged(exact):
-    """The finer grid's error is below the two grids' difference, a tenth of the filters' standard errors."""
+    """The finer grid's error is below the two grids' difference, a tenth of the filters' standard
+    errors."""
     coarse, _ = by_quadrature(emission(), TOKENS, nodes=32)
     np.testing.assert_allclose(coarse, exact[0], rtol=3e-3)
     assert abs(exact[0].sum() - 1) < 1e-5
@@ -50,11 +54,14 @@ def test_it_is_unbiased_and_its_standard_error_is_right_over_200_seeds(exact):
     row = [2, 1, 2]
     place = int(np.flatnonzero((row == TOKENS).all(1))[0])
     number, seeds = 20, 200
-    filtered = process(number).filter(np.array([row] * seeds))  # each sequence has random numbers of its own
+    filtered = process(number).filter(
+        np.array([row] * seeds)
+    )  # each sequence has random numbers of its own
     ratio = np.exp(np.asarray(filtered.log_prob, float)) / exact[0][place]
     spread = ratio.std(ddof=1)
     assert abs(ratio.mean() - 1) < 4 * spread / np.sqrt(seeds)
-    # Reported and actual error agree; the actual one is known to 1 / sqrt(2 seeds), and its tails are heavier.
+    # Reported and actual error agree; the actual one is known to 1 / sqrt(2 seeds), and its tails
+    # are heavier.
     reported = np.sqrt((np.asarray(filtered.standard_error) ** 2).mean())
     assert abs(reported / spread - 1) < 0.25
 
@@ -65,17 +72,21 @@ def relative_variance(filtered):
 
 
 def test_guided_particles_are_worth_many_of_the_prior():
-    """Strong readouts over twelve tokens, as fits to words have them; 400 filters know a variance to a tenth or so."""
+    """Strong readouts over twelve tokens, as fits to words have them; 400 filters know a variance
+    to a tenth or so."""
     strong = emission(dim=3, seed=1, length=5, vocab_size=12)
     strong = strong._replace(readout=2 * strong.readout)
     one = EmissionProcess(strong, length=5, num_particles=100)
     tokens = np.array([[3, 7, 5, 2, 9]] * 400)
-    guided, bootstrap = (relative_variance(one.filter(tokens, bootstrap=way)) for way in (False, True))
+    guided, bootstrap = (
+        relative_variance(one.filter(tokens, bootstrap=way)) for way in (False, True)
+    )
     assert bootstrap > 10 * guided
 
 
 def test_the_prior_among_the_guided_particles_bounds_their_weights():
-    """Two strong heads: the mean jumps between keys, and a Student t alone misses where the density is."""
+    """Two strong heads: the mean jumps between keys, and a Student t alone misses where the density
+    is."""
     one = EmissionProcess(emission(dim=3, seed=1, heads=2), length=LENGTH, num_particles=200)
     filtered = one.filter(np.array([[1, 2, 1]] * ROWS))
     reported = np.sqrt((np.asarray(filtered.standard_error) ** 2).mean())
@@ -83,7 +94,8 @@ def test_the_prior_among_the_guided_particles_bounds_their_weights():
 
 
 def test_probabilities_of_all_sequences_add_up_to_one(filtered):
-    """Of each sequence 4000 particles at once, or fourteen times 200: programs that other tests here have too."""
+    """Of each sequence 4000 particles at once, or fourteen times 200: programs that other tests
+    here have too."""
     times = ROWS // len(TOKENS)
     several = process(200, dim=3, heads=2).filter(np.tile(TOKENS, (times, 1)))
     for of_all, number in ((filtered, 1), (several, times)):
@@ -168,11 +180,14 @@ def test_a_mixture_of_emission_processes(exact):
 
 
 def test_draws_of_a_mixture_have_random_numbers_of_their_own():
-    """Four equal draws halve the error; with random numbers in common they would leave it as it is."""
+    """Four equal draws halve the error; with random numbers in common they would leave it as it
+    is."""
     one, mixture = process(MANY), mixture_of(*[emission()] * 4)
     rows = np.array([[2, 1, 2]] * len(TOKENS))  # each with random numbers of its own
     alone, together = [], []
-    for key in jax.random.split(jax.random.key(0), 3):  # 45 sequences each: a deviation is known to a tenth
+    for key in jax.random.split(
+        jax.random.key(0), 3
+    ):  # 45 sequences each: a deviation is known to a tenth
         one.key = mixture.template.key = key
         alone.append(one.filter(rows).log_prob)
         together.append(mixture.log_prob(rows))
@@ -204,10 +219,16 @@ def test_it_works_under_jit_and_vmap_in_both_precisions():
             lambda e: (e._replace(attention=Attention(e.attention.query, e.attention.key)), {}),
             "expected a contraction cap",
         ),
-        (lambda e: (e._replace(readout=jnp.ones((3, 2))), {}), r"expected shapes \(vocab_size >= 2, 1\)"),
+        (
+            lambda e: (e._replace(readout=jnp.ones((3, 2))), {}),
+            r"expected shapes \(vocab_size >= 2, 1\)",
+        ),
         (lambda e: (e._replace(bias=jnp.ones(4)), {}), r"got \(3, 1\) and \(4,\)"),
         (lambda e: (e._replace(scale=jnp.asarray(-1.0)), {}), "scale: expected positive numbers"),
-        (lambda e: (e, {"num_particles": 1}), "num_particles: expected a whole number of at least 2, got 1"),
+        (
+            lambda e: (e, {"num_particles": 1}),
+            "num_particles: expected a whole number of at least 2, got 1",
+        ),
         (lambda e: (e, {"length": 0}), "length: expected a whole number of at least 1, got 0"),
         (lambda e: (e, {"length": 4}), "needs a position bias"),
         (lambda e: (Emission(None, *e[1:]), {}), "expected one Attention"),

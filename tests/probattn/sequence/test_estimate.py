@@ -27,7 +27,12 @@ def test_frequencies_and_their_errors_follow_the_formula():
 
 def test_mean_weights_and_exact_sums_say_what_they_are():
     found = mean_weight(jnp.log(jnp.array([0.1, 0.2, 0.6])))
-    np.testing.assert_allclose([found.value, found.standard_error], [0.3, np.std([0.1, 0.2, 0.6], ddof=1) / 3**0.5])
-    assert str(found) == f"0.3 ± 0.15 (Monte Carlo: 3 draws, effective sample size {0.9**2 / 0.41:,.0f})"
+    np.testing.assert_allclose(
+        [found.value, found.standard_error], [0.3, np.std([0.1, 0.2, 0.6], ddof=1) / 3**0.5]
+    )
+    assert (
+        str(found)
+        == f"0.3 ± 0.15 (Monte Carlo: 3 draws, effective sample size {0.9**2 / 0.41:,.0f})"
+    )
     assert str(exactly(jnp.array(0.25), 1)) == "0.25 (exact: 1 path)"
     assert exactly(jnp.array(0.25), 1).exact

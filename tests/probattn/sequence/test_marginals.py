@@ -1,4 +1,5 @@
-"""Marginals and conditionals: sums of the whole law, and Monte Carlo within its own error of them."""
+"""Marginals and conditionals: sums of the whole law, and Monte Carlo within its own error of
+them."""
 
 import jax
 import numpy as np
@@ -21,7 +22,8 @@ def summed(law, positions):
 # Each table of positions is a program; how it is summed does not depend on whose law it is.
 @pytest.mark.parametrize(
     ("name", "positions"),
-    [("recurrent", places) for places in ((0,), (2,), (0, 2), (3, 1))] + [(name, (2, 0, 3)) for name in NAMES],
+    [("recurrent", places) for places in ((0,), (2,), (0, 2), (3, 1))]
+    + [(name, (2, 0, 3)) for name in NAMES],
 )
 def test_marginals_are_sums_of_the_law(name, positions):
     case = cases()[name]
@@ -41,7 +43,8 @@ def test_marginals_of_marginals_agree_in_either_order():
 
 @pytest.mark.parametrize(
     ("name", "positions", "given_tokens"),
-    [("recurrent", (0,), {2: 1}), ("recurrent", (2,), {1: 1, 3: 1})] + [(name, (3, 1), {0: 1}) for name in NAMES],
+    [("recurrent", (0,), {2: 1}), ("recurrent", (2,), {1: 1, 3: 1})]
+    + [(name, (3, 1), {0: 1}) for name in NAMES],
 )
 def test_conditionals_are_ratios_of_sums(name, positions, given_tokens):
     case = cases()[name]
@@ -54,14 +57,17 @@ def test_conditionals_are_ratios_of_sums(name, positions, given_tokens):
 
 @pytest.mark.parametrize("name", ["recurrent", "language model", "mixture"])
 def test_monte_carlo_is_within_its_standard_error_of_the_sum(name):
-    """Cells are compared in one chi-square-like mean of squared z-scores, over 8 seeds: its mean is 1."""
+    """Cells are compared in one chi-square-like mean of squared z-scores, over 8 seeds: its mean is
+    1."""
     process = cases()[name].process
     for ask in (
         lambda **how: process.marginal([1, 3], **how),
         lambda **how: process.conditional([1], {3: 2}, **how),
     ):
         exact = np.asarray(ask().value)
-        wide = exact > 0.01  # a cell with hundreds of draws, so that its frequency is close to normal
+        wide = (
+            exact > 0.01
+        )  # a cell with hundreds of draws, so that its frequency is close to normal
         squares = []
         for seed in range(8):
             found = ask(method="monte_carlo", key=jax.random.key(seed), num_samples=20_000)
@@ -69,14 +75,16 @@ def test_monte_carlo_is_within_its_standard_error_of_the_sum(name):
             squares.append(((found.value - exact) / found.standard_error)[wide] ** 2)
             np.testing.assert_allclose(found.value.sum(), 1, rtol=1e-4)
         number = np.size(squares)
-        # Means of squared normals; cells of one table depend on each other, at most all on one: 8 independent seeds.
+        # Means of squared normals; cells of one table depend on each other, at most all on one: 8
+        # independent seeds.
         assert abs(np.mean(squares) - 1) < 4 * np.sqrt(2 / 8), (np.mean(squares), number)
         biased = [(np.sqrt(square) + 6) ** 2 for square in squares]
         assert abs(np.mean(biased) - 1) > 4 * np.sqrt(2 / 8)
 
 
 def test_weights_make_up_for_what_was_given():
-    """Unweighted, draws that were led through a later token follow another law: the error must notice."""
+    """Unweighted, draws that were led through a later token follow another law: the error must
+    notice."""
     process = cases()["recurrent"].process
     exact = np.asarray(process.conditional([0], {1: 2}).value)
     found = process.conditional([0], {1: 2}, method="monte_carlo", num_samples=20_000)
@@ -92,7 +100,9 @@ def test_a_table_has_an_axis_for_each_position_in_the_order_asked(order, number)
     process = cases()["another end token"].process
     positions = order[:number]
     np.testing.assert_allclose(
-        process.marginal(positions).value, summed(cases()["another end token"].law, positions), atol=1e-6
+        process.marginal(positions).value,
+        summed(cases()["another end token"].law, positions),
+        atol=1e-6,
     )
 
 
@@ -121,9 +131,19 @@ def test_the_choice_is_made_by_size_and_announced():
         ([1], {2: 50}, {}, "given: expected tokens 0 to 49, got 50"),
         ([2], {0: 0, 1: 3}, {}, "which have probability 0"),
         ([2], {0: 0, 1: 3}, {"method": "monte_carlo"}, "which have probability 0"),
-        ([9], {}, {"method": "exact"}, r'at most 4,194,304 paths to enumerate, got 1.95e\+15 .* method="monte_carlo"'),
+        (
+            [9],
+            {},
+            {"method": "exact"},
+            r'at most 4,194,304 paths to enumerate, got 1.95e\+15 .* method="monte_carlo"',
+        ),
         ([0, 1, 2, 3, 4], {}, {}, "a table of at most 16,777,216 cells, got 312,500,000"),
-        ([1], {}, {"method": "guess"}, "method: expected one of auto, exact, monte_carlo, got 'guess'"),
+        (
+            [1],
+            {},
+            {"method": "guess"},
+            "method: expected one of auto, exact, monte_carlo, got 'guess'",
+        ),
         ([9], {}, {"num_samples": 0}, "num_samples: expected a whole number of at least 2, got 0"),
     ],
 )

@@ -16,12 +16,16 @@ def base(length=4):
 
 def single(index):
     return SequenceProcess(
-        recurrent_logits, {name: value[index] for name, value in DRAWS.items()}, length=4, vocab_size=3
+        recurrent_logits,
+        {name: value[index] for name, value in DRAWS.items()},
+        length=4,
+        vocab_size=3,
     )
 
 
 def test_its_laws_are_averages_of_the_draws_laws():
-    """Every law that is linear in the process, each by a code path that knows nothing of mixtures."""
+    """Every law that is linear in the process, each by a code path that knows nothing of
+    mixtures."""
     mixture = ProcessMixture(base(), DRAWS)
     singles = [single(index) for index in range(4)]
     for law in (
@@ -36,10 +40,13 @@ def test_its_laws_are_averages_of_the_draws_laws():
 
 
 def test_averaging_conditionals_over_draws_is_another_law():
-    """The same mass, one, but not the same probabilities: only reweighted conditionals multiply to the mixture."""
+    """The same mass, one, but not the same probabilities: only reweighted conditionals multiply to
+    the mixture."""
     mixture = ProcessMixture(base(), DRAWS)
     tokens = every_array(mixture)
-    rows = np.mean([np.exp(single(index).next_token_log_probs(tokens)) for index in range(4)], axis=0)
+    rows = np.mean(
+        [np.exp(single(index).next_token_log_probs(tokens)) for index in range(4)], axis=0
+    )
     averaged = np.prod(np.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0], axis=-1)
     reweighted = np.exp(mixture.next_token_log_probs(tokens))
     product = np.prod(np.take_along_axis(reweighted, tokens[..., None], axis=-1)[..., 0], axis=-1)
@@ -47,7 +54,9 @@ def test_averaging_conditionals_over_draws_is_another_law():
     np.testing.assert_allclose(averaged.sum(), 1, rtol=0, atol=1e-12)
     np.testing.assert_allclose(product, law, rtol=0, atol=1e-12)
     assert abs(averaged - law).sum() > 0.05
-    np.testing.assert_allclose(rows[:, 0], reweighted[:, 0], rtol=0, atol=1e-12)  # nothing to reweight by yet
+    np.testing.assert_allclose(
+        rows[:, 0], reweighted[:, 0], rtol=0, atol=1e-12
+    )  # nothing to reweight by yet
 
 
 def test_one_draw_is_the_process_itself():
@@ -72,7 +81,9 @@ def test_it_is_a_pytree():
     assert isinstance(again, ProcessMixture)
     assert again.num_draws == 4
     tokens = every_array(mixture)[::50]
-    np.testing.assert_allclose(jax.jit(lambda law: law.log_prob(tokens))(again), mixture.log_prob(tokens), rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(lambda law: law.log_prob(tokens))(again), mixture.log_prob(tokens), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The random set of visited tokens: its law by loops over every sequence, and by Moebius inversion of containment."""
+"""The random set of visited tokens: its law by loops over every sequence, and by Moebius inversion
+of containment."""
 
 from itertools import chain, combinations
 
@@ -44,18 +45,26 @@ def test_set_law_is_the_law_of_the_visited_set(name):
         expected[index(subset)] = probability
     assert (found >= 0).all()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.sum(), 1 - float(case.process.survival(case.process.length)), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        found.sum(), 1 - float(case.process.survival(case.process.length)), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_containment_is_totally_monotone_and_its_moebius_inverse_is_the_set_law(name):
     process = cases()[name].process
     law = np.asarray(process.set_law().value)
-    contained = {subset: float(process.containment(subset)) for subset in subsets(alphabet(process))}
+    contained = {
+        subset: float(process.containment(subset)) for subset in subsets(alphabet(process))
+    }
     everything = contained[alphabet(process)]
-    np.testing.assert_allclose(everything, 1 - float(process.survival(process.length)), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        everything, 1 - float(process.survival(process.length)), rtol=0, atol=1e-12
+    )
     for subset in contained:
-        inverse = sum((-1) ** len(subset - inside) * contained[inside] for inside in subsets(subset))
+        inverse = sum(
+            (-1) ** len(subset - inside) * contained[inside] for inside in subsets(subset)
+        )
         assert (
             inverse >= -1e-12
         )  # total monotonicity of a functional on subsets: its Moebius inverse is no measure else
@@ -115,7 +124,8 @@ def test_sampled_sets_follow_the_set_law():
     counts = np.bincount(index_of[ended], minlength=16)
     error = np.sqrt(20_000 * expected * (1 - expected)) + 1
     assert (abs(counts - 20_000 * expected) < 4.5 * error).all()
-    # Sets of sequences that have not ended would be counted too, were the end's column not looked at.
+    # Sets of sequences that have not ended would be counted too, were the end's column not looked
+    # at.
     every = np.bincount(index_of, minlength=16)
     assert not (abs(every - 20_000 * expected) < 4.5 * error).all()
 
@@ -147,7 +157,9 @@ def test_subsets_without_meaning_are_refused(subset, message):
 
 
 def test_what_is_too_large_says_how_large():
-    with pytest.raises(InputError, match=r"set_law: expected a table of at most 16,777,216 cells, got 1.13e\+15"):
+    with pytest.raises(
+        InputError, match=r"set_law: expected a table of at most 16,777,216 cells, got 1.13e\+15"
+    ):
         BIG.set_law()
     with pytest.raises(InputError, match=r"containment: .* got 4.8e\+07|48,828,125 .*monte_carlo"):
         BIG.containment(range(1, 6), method="exact")
@@ -155,9 +167,12 @@ def test_what_is_too_large_says_how_large():
 
 
 def test_powers_of_the_vocabulary_are_all_there():
-    """The sets of a law are the power set: each subset's containment is the sum over what it contains."""
+    """The sets of a law are the power set: each subset's containment is the sum over what it
+    contains."""
     process = cases()["language model"].process
     law = np.asarray(process.set_law().value)
     for subset in subsets(alphabet(process)):
         inside = [index(found) for found in chain(subsets(subset))]
-        np.testing.assert_allclose(float(process.containment(subset)), law[inside].sum(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            float(process.containment(subset)), law[inside].sum(), rtol=1e-4, atol=1e-6
+        )

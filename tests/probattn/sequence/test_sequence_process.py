@@ -1,4 +1,5 @@
-"""SequenceProcess: its law against loops over every sequence, its samples, its causality, and its habits in NumPyro."""
+"""SequenceProcess: its law against loops over every sequence, its samples, its causality, and its
+habits in NumPyro."""
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,13 @@ def test_prefix_laws_sum_to_one_at_every_length_and_are_consistent(name):
     process, law = cases()[name].process, cases()[name].law
     prefixes = np.unique(every_array(process)[:, :3], axis=0)
     probability = np.exp(process.log_prob(prefixes))
-    np.testing.assert_allclose(probability, law.sum(tuple(range(3, law.ndim))).ravel(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        probability, law.sum(tuple(range(3, law.ndim))).ravel(), rtol=0, atol=1e-12
+    )
     shorter = np.exp(process.log_prob(np.unique(prefixes[:, :2], axis=0)))
-    np.testing.assert_allclose(probability.reshape(-1, process.vocab_size).sum(1), shorter, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        probability.reshape(-1, process.vocab_size).sum(1), shorter, rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +56,9 @@ def test_next_token_laws_are_ratios_of_prefix_laws(name):
             prefix = law[tuple(sequence[:position])]
             if prefix.sum() > 0:
                 joint = prefix.sum(tuple(range(1, prefix.ndim)))
-                np.testing.assert_allclose(found[position], joint / prefix.sum(), rtol=0, atol=1e-12)
+                np.testing.assert_allclose(
+                    found[position], joint / prefix.sum(), rtol=0, atol=1e-12
+                )
 
 
 @pytest.mark.parametrize("name", ["recurrent", "language model", "mixture"])
@@ -128,14 +135,18 @@ def test_it_is_a_pytree_and_goes_through_jit_vmap_grad_and_plates():
     tokens = np.array([[1, 2, 0, 0], [3, 1, 2, 2]])
 
     def make(params):
-        return SequenceProcess(recurrent_logits, params, length=4, vocab_size=4, cached_step=RECURRENT_STEP)
+        return SequenceProcess(
+            recurrent_logits, params, length=4, vocab_size=4, cached_step=RECURRENT_STEP
+        )
 
     expected = make(params).log_prob(tokens)
     leaves, structure = jax.tree.flatten(make(params))
     again = jax.tree.unflatten(structure, leaves)
     assert (again.length, again.vocab_size, again.end_token) == (4, 4, 0)
     np.testing.assert_allclose(again.log_prob(tokens), expected, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(lambda params: make(params).log_prob(tokens))(params), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(lambda params: make(params).log_prob(tokens))(params), expected, rtol=1e-5
+    )
     many = recurrent_params(4, 4, 3)
     batch = jax.vmap(make)(many)
     scored = jax.vmap(lambda process: process.log_prob(tokens))(batch)
@@ -144,9 +155,14 @@ def test_it_is_a_pytree_and_goes_through_jit_vmap_grad_and_plates():
         np.testing.assert_allclose(scored[index], make(one).log_prob(tokens), rtol=1e-5)
     slope = jax.grad(lambda params: make(params).log_prob(tokens).sum())(params)
     step = 1e-3
-    moved = [make(params | {"O": params["O"] + sign * step * slope["O"]}).log_prob(tokens).sum() for sign in (1, -1)]
+    moved = [
+        make(params | {"O": params["O"] + sign * step * slope["O"]}).log_prob(tokens).sum()
+        for sign in (1, -1)
+    ]
     # The scores' rounding over the step, and the step's square, both far below 2 percent.
-    np.testing.assert_allclose((moved[0] - moved[1]) / (2 * step), (slope["O"] ** 2).sum(), rtol=0.02)
+    np.testing.assert_allclose(
+        (moved[0] - moved[1]) / (2 * step), (slope["O"] ** 2).sum(), rtol=0.02
+    )
     assert make(params).sample(jax.random.key(0), (2, 3)).shape == (2, 3, 4)
     assert make(params).log_prob(np.ones((2, 5, 4), int)).shape == (2, 5)
 
@@ -190,7 +206,9 @@ def test_a_function_that_sees_its_own_token_or_a_later_one_is_refused(function, 
     def make(params):
         return SequenceProcess(function, params, length=5, vocab_size=3).log_prob(jnp.ones(5, int))
 
-    with pytest.raises(InputError, match="expected row t to depend on the tokens before t only, but row"):
+    with pytest.raises(
+        InputError, match="expected row t to depend on the tokens before t only, but row"
+    ):
         (jax.jit(make) if traced else make)(TABLE)
 
 
@@ -212,16 +230,30 @@ def wrong_step(params, cache, previous, position):
     [
         ({"length": 0}, "length: expected a whole number of at least 1, got 0"),
         ({"vocab_size": 1}, "vocab_size: expected a whole number of at least 2"),
-        ({"vocab_size": 4}, r"expected real logits of shape \(5, 4\) for tokens of shape \(5,\), got .*\(5,\s*3\)"),
+        (
+            {"vocab_size": 4},
+            r"expected real logits of shape \(5, 4\) for tokens of shape \(5,\), got .*\(5,\s*3\)",
+        ),
         ({"end_token": 3}, "end_token: expected an id 0 to 2 or None, got 3"),
         ({"next_token_logits": mixes_the_batch, "batched": True}, "but row 0 moved"),
-        ({"next_token_logits": drops_the_batch, "batched": True}, r"expected real logits of shape \(2, 5, 3\)"),
+        (
+            {"next_token_logits": drops_the_batch, "batched": True},
+            r"expected real logits of shape \(2, 5, 3\)",
+        ),
         ({"params": np.full((3, 3), np.nan)}, "got logits that are not numbers"),
-        ({"cached_step": CachedStep(lambda params: (), wrong_step)}, "cached_step: expected the rows"),
+        (
+            {"cached_step": CachedStep(lambda params: (), wrong_step)},
+            "cached_step: expected the rows",
+        ),
     ],
 )
 def test_bad_construction_is_refused(arguments, message):
-    stated = {"next_token_logits": bigram_logits, "params": TABLE, "length": 5, "vocab_size": 3} | arguments
+    stated = {
+        "next_token_logits": bigram_logits,
+        "params": TABLE,
+        "length": 5,
+        "vocab_size": 3,
+    } | arguments
     with pytest.raises(InputError, match=message):
         SequenceProcess(**stated)
 

@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sequence_cases import NAMES, bigram_logits, cases, every_array, recurrent_logits, recurrent_params
+from sequence_cases import (
+    NAMES,
+    bigram_logits,
+    cases,
+    every_array,
+    recurrent_logits,
+    recurrent_params,
+)
 
 from probattn import InputError, SequenceProcess
 from probattn.models import LanguageModel
@@ -16,7 +23,8 @@ def test_survival_is_the_mass_that_has_not_ended(name):
     process = case.process
     tokens = every_array(process)
     assert float(process.survival(0)) == 1
-    # Each n is a program: all of them of one law, of the others the first, one with histories, and the whole length.
+    # Each n is a program: all of them of one law, of the others the first, one with histories, and
+    # the whole length.
     for n in range(1, process.length + 1) if name == "recurrent" else (1, 3, process.length):
         alive = (tokens[:, :n] != process.end_token).all(1)
         found = process.survival(n)
@@ -49,9 +57,12 @@ def test_survival_by_monte_carlo_is_within_its_error_which_beats_counting(name):
 
 
 def test_a_starved_bigram_is_not_tight():
-    """The counter-example: after token 1 comes token 1 for ever, so half of all sequences never end."""
+    """The counter-example: after token 1 comes token 1 for ever, so half of all sequences never
+    end."""
     process = cases()["starved"].process
-    np.testing.assert_allclose([float(process.survival(n)) for n in range(1, 6)], 0.5, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        [float(process.survival(n)) for n in range(1, 6)], 0.5, rtol=0, atol=1e-12
+    )
     found = process.tightness()
     assert not found.tight
     assert found.delta == 0
@@ -95,10 +106,16 @@ def test_a_mixture_is_as_tight_as_its_loosest_draw():
     from probattn import ProcessMixture
 
     model = LanguageModel(3, 4, 2)
-    draws = {name: jax.random.normal(jax.random.key(1), (5, *prior.shape())) for name, prior in model.priors().items()}
+    draws = {
+        name: jax.random.normal(jax.random.key(1), (5, *prior.shape()))
+        for name, prior in model.priors().items()
+    }
     first = {name: value[0] for name, value in draws.items()}
     mixture = ProcessMixture(model.process(first), draws)
-    single = [mixture.template.at({name: value[i] for name, value in draws.items()}).tightness() for i in range(5)]
+    single = [
+        mixture.template.at({name: value[i] for name, value in draws.items()}).tightness()
+        for i in range(5)
+    ]
     assert mixture.tightness().tight
     assert mixture.tightness().delta == pytest.approx(min(one.delta for one in single), rel=1e-5)
 
