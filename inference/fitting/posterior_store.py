@@ -194,10 +194,9 @@ class PosteriorStore(Run):
                 left = len(found) - number
                 warnings.warn(
                     f"{self.path}: {error}; the {left} {'chunk' if left == 1 else 'chunks'} "
-                    "from there on "(
-                        f"{'is' if left == 1 else 'are'} left out and sampled again when the run "
-                        "is resumed"
-                    ),
+                    "from there on "
+                    f"{'is' if left == 1 else 'are'} left out and sampled again when the run "
+                    "is resumed",
                     stacklevel=2,
                 )
                 break
