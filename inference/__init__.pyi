@@ -1,3 +1,12 @@
+from .contract import AttentionModel as AttentionModel
+from .contract import BoundedModel as BoundedModel
+from .contract import GenerativeModel as GenerativeModel
+from .contract import IdentifiedModel as IdentifiedModel
+from .contract import LayeredModel as LayeredModel
+from .contract import Model as Model
+from .contract import ParticleModel as ParticleModel
+from .contract import PathModel as PathModel
+from .contract import TokenModel as TokenModel
 from .data.corpus import Corpus as Corpus
 from .data.corpus import load_corpus as load_corpus
 from .data.typos import with_typos as with_typos

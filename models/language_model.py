@@ -223,7 +223,7 @@ class LanguageModel:
         Position t holds the symbol before x_t: position 1 is the start, position t + 1 is x_t.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
-        margin = stability_margin(self.path_attention(params), self.path(params, tokens))
+        margin = stability_margin(self.attention(params), self.path(params, tokens))
         return jnp.where(counted(tokens), margin, jnp.nan)
 
     def outside_domain(self, params: Params, tokens: Any) -> Bool[Array, "... length"]:
@@ -232,9 +232,7 @@ class LanguageModel:
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         if self.barrier_weight == 0:
             return jnp.zeros(tokens.shape, bool)
-        density = path_log_density(
-            self.path_attention(params), self.path(params, tokens), self.scale
-        )
+        density = path_log_density(self.attention(params), self.path(params, tokens), self.scale)
         return counted(tokens) & jnp.isneginf(density)
 
     def quantities(self, params: Params, tokens: Any) -> dict[str, Array]:
@@ -249,7 +247,7 @@ class LanguageModel:
 
         Source: theory, section 6.
         """
-        E, attention = jnp.asarray(params["embedding"]), self.path_attention(params)
+        E, attention = jnp.asarray(params["embedding"]), self.attention(params)
         margin, is_counted = self.margins(params, tokens), counted(jnp.asarray(tokens))
         log_det = stability_margin(attention, self.path(params, tokens), "log_det")
         return {
@@ -272,7 +270,7 @@ class LanguageModel:
             return jnp.matmul(rows, embedding, precision="highest") + params["position"]
         return embedding[before(tokens)] + params["position"]
 
-    def path_attention(self, params: Params) -> Attention:
+    def attention(self, params: Params) -> Attention:
         """The attention whose residuals and Jacobian score the path: strict mask, no value map."""
         return Attention(params["query"], params["key"], contraction=self.contraction)
 
@@ -307,9 +305,7 @@ def _logits_of(params: Params, hidden: Array) -> Array:
 # otherwise compile every operation by itself.
 @jax.jit(static_argnums=0)
 def _path_log_density(model: LanguageModel, params: Params, tokens: Array) -> Array:
-    density = path_log_density(
-        model.path_attention(params), model.path(params, tokens), model.scale
-    )
+    density = path_log_density(model.attention(params), model.path(params, tokens), model.scale)
     return jnp.where(counted(tokens), density, 0).sum(-1)
 
 
@@ -331,9 +327,7 @@ def _generate(
     rows = process.conditionals(tokens)
     is_counted = counted(tokens)
     log_prob = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
-    margin = stability_margin(
-        model.path_attention(process.params), model.path(process.params, tokens)
-    )
+    margin = stability_margin(model.attention(process.params), model.path(process.params, tokens))
     return Generation(
         tokens,
         jnp.where(is_counted, log_prob, jnp.nan),

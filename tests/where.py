@@ -125,6 +125,7 @@ SLOW = (
     "inference/evaluation/test_simulation_calibration.py::test_parameters_and_embeddings_of_an_emission_model_are_calibrated_together",
     "inference/evaluation/test_simulation_calibration.py::test_the_emission_model_is_calibrated_over_a_thousand_simulations",
     "inference/evaluation/test_simulation_calibration.py::test_the_posterior_is_calibrated",
+    "inference/test_contract.py::test_a_model_of_particles_is_compared",
     "inference/evaluation/test_convergence.py::test_raw_weights_look_converged_and_predictions_are_not",
     "inference/fitting/test_emission_fits.py::test_another_density_is_marked_wherever_it_stands",
     "inference/fitting/test_emission_fits.py::test_convergence_is_that_of_an_exact_quantity_of_all_draws",

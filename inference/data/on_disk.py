@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer.util import log_density
 
+from probattn.inference.contract import NumPyroModel
+
 COORDINATES_FACTOR = (
     "coordinates"  # of `in_unconstrained_coordinates`: it counts once, as the prior does
 )
@@ -63,7 +65,7 @@ class Windows:
 
 
 def scaled_log_density(
-    model: Any, args: tuple, settings: dict[str, Any], values: Any, scale: Any
+    model: NumPyroModel, args: tuple, settings: dict[str, Any], values: Any, scale: Any
 ) -> Array:
     """`log p(values) + scale * log p(data | values)`; factors count with the data."""
     density, sites = log_density(model, args, settings, values)

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.primitives import Messenger
 
 from probattn.errors import InputError
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import Placement
 
 WITHIN_A_CHAIN = PartitionSpec("data")
@@ -27,7 +28,7 @@ class Split:
     """A model whose sequences are split when it is compiled; of a minibatch, the sequences in
     it."""
 
-    model: Any
+    model: NumPyroModel
     sharding: NamedSharding
 
     def __call__(self, data: Any, **settings: Any) -> Any:
@@ -53,7 +54,7 @@ class _SplitRows(Messenger):
 
 
 def split_model(
-    model: Any, placement: Placement | None, over: PartitionSpec = ON_ALL_DEVICES
+    model: NumPyroModel, placement: Placement | None, over: PartitionSpec = ON_ALL_DEVICES
 ) -> Any:
     """The model with its sequences split over all devices, or over those of one chain; as it is
     where there is one."""

@@ -12,6 +12,7 @@ from arviz_stats import loo
 from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
+from probattn.inference.contract import IdentifiedModel, Model, ParticleModel, require
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
@@ -149,13 +150,13 @@ def diagnose(
 def _predictions(
     fit: Fit, sequences: Any, log_prob: np.ndarray | None
 ) -> tuple[str, dict[str, np.ndarray]]:
-    if fit.estimated:
+    if isinstance(fit.model, ParticleModel):
         quantity = "log probability of the training tokens given their embeddings"
         values = over_draws(
             type(fit.model).emitted, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data
         )
         return quantity, {quantity: values.reshape(fit.shape)}
-    if not hasattr(fit.model, "log_likelihood"):
+    if not isinstance(fit.model, Model):
         return "raw parameters", {}
     quantity = (
         "training log probability"
@@ -171,7 +172,7 @@ def _predictions(
 
 
 def _identified(fit: Fit) -> dict[str, np.ndarray]:
-    if not hasattr(fit.model, "quantities"):
+    if not isinstance(fit.model, IdentifiedModel):
         return {}
     values = over_draws(
         type(fit.model).quantities, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data
@@ -316,7 +317,11 @@ def leave_one_out(fit: Fit) -> "LeaveOneOut":
         warnings.filterwarnings(
             "ignore", message="Estimated shape parameter"
         )  # the verdict says so
-        found = loo(fit.to_datatree(), pointwise=True, var_name=fit.model.observed)
+        found = loo(
+            fit.to_datatree(),
+            pointwise=True,
+            var_name=require("leave_one_out", fit.model, Model).observed,
+        )
     khat, limit = np.asarray(found.pareto_k), float(found.good_k)
     bad = int((khat > limit).sum())
     ok = f"All k-hat are below {limit:.2f}."

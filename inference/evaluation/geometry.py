@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn import Attention, RootCount, certified, expected_roots
+from probattn import RootCount, certified, expected_roots
+from probattn.inference.contract import AttentionModel, PathModel, require
 from probattn.inference.evaluation.measured import Measured
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.sequence.tokens import counted
@@ -92,9 +93,10 @@ class Uniqueness:
 def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
     """Certificates and root counts of the paths of sequences under the draws of a fit. Source:
     theory, section 4."""
-    model, tokens = fit.model, np.asarray(tokens)
-    if model.contraction is not None:
+    tokens = np.asarray(tokens)
+    if _capped(fit):
         return Uniqueness(capped=True, positions=Measured(1.0, 0.0), draws=Measured(1.0, 0.0))
+    model = require("uniqueness", fit.model, PathModel)
     is_counted = np.asarray(counted(tokens))
     some = fit.thinned(MOST_DRAWS)
     found = over_draws(_certified, model, some.flat_draws(), tokens)
@@ -120,16 +122,15 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
 def singular_values(fit: Fit) -> np.ndarray:
     """Of the interaction matrix of each head, the largest first, under evenly spaced draws: (draws,
     heads, dim)."""
-    return over_draws(_singular_values, fit.model, fit.flat_draws(MOST_DRAWS))
+    model = require("singular values", fit.model, AttentionModel)
+    return over_draws(_singular_values, model, fit.flat_draws(MOST_DRAWS))
 
 
-def attention_of(model: Any, params: Any) -> Attention:
-    """The attention whose margins and barrier a model is about."""
-    return (
-        model.path_attention(params)
-        if hasattr(model, "path_attention")
-        else model.attention(params)
-    )
+def _capped(fit: Fit) -> bool:
+    """Whether the attention of the fit has a contraction cap."""
+    model = require("uniqueness", fit.model, AttentionModel)
+    first = {name: jnp.asarray(value[0]) for name, value in fit.flat_draws(1).items()}
+    return model.attention(first).contraction is not None
 
 
 def _over_draws(values: np.ndarray) -> Measured:
@@ -144,18 +145,18 @@ def _percent(share: Measured) -> str:
     return f"{share.value:.0%} ± {share.error:.0%}" if share.error else f"{share.value:.0%}"
 
 
-def _singular_values(model: Any, params: Any) -> Array:
-    return jnp.linalg.svd(attention_of(model, params).interaction, compute_uv=False)
+def _singular_values(model: AttentionModel, params: Any) -> Array:
+    return jnp.linalg.svd(model.attention(params).interaction, compute_uv=False)
 
 
-def _certified(model: Any, params: Any, tokens: Any) -> Array:
-    return certified(model.path_attention(params), model.path(params, tokens))
+def _certified(model: PathModel, params: Any, tokens: Any) -> Array:
+    return certified(model.attention(params), model.path(params, tokens))
 
 
 def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
     """Root counts at the histories with the smallest margins, all at the position where margins are
     smallest."""
-    model, draws = fit.model, fit.flat_draws(ROOT_DRAWS)
+    model, draws = require("root counts", fit.model, PathModel), fit.flat_draws(ROOT_DRAWS)
     margins = over_draws(type(model).margins, model, draws, tokens)
     counting = np.flatnonzero(np.isfinite(margins).any((0, 1)))
     position = int(counting[np.nanmedian(margins[..., counting], axis=(0, 1)).argmin()])
@@ -167,7 +168,7 @@ def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
             if np.isfinite(at[i]) and position > 0:
                 key = jax.random.fold_in(jax.random.key(seed), len(tokens) * number + int(i))
                 yield expected_roots(
-                    model.path_attention(params),
+                    model.attention(params),
                     paths[i, :position],
                     model.scale,
                     key=key,

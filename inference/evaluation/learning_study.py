@@ -9,6 +9,7 @@ import numpy as np
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.contract import TokenModel, require
 from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation.convergence import diagnose
 from probattn.inference.evaluation.curve import LearningCurve, join
@@ -88,8 +89,7 @@ def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
 def _refuse_other(which: str, fit: Fit, longest: Fit) -> None:
     """InputError unless a fit is of the same model as another, and of the first of its training
     sequences."""
-    if not hasattr(fit.model, "vocab_size"):
-        raise InputError(f"learning curve: {which}: expected a model of tokens, got {fit.model}")
+    require(f"learning curve: {which}", fit.model, TokenModel)
     known = dataclasses.replace(fit.density, data="")
     if apart := known.differences(dataclasses.replace(longest.density, data="")):
         raise InputError(
@@ -107,9 +107,10 @@ def _refuse_other(which: str, fit: Fit, longest: Fit) -> None:
 def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> LearningCurve:
     """The curve of one size, the bigram included."""
     first = next(iter(fits.values()))
+    vocab_size = require("learning curve", first.model, TokenModel).vocab_size
     scored = {name: _scored(name, fit, heldout, most_draws) for name, fit in fits.items()}
     scored[BASELINE] = (
-        fit_ngram(first.data, first.model.vocab_size, "bigram").log_prob(heldout),
+        fit_ngram(first.data, vocab_size, "bigram").log_prob(heldout),
         None,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpyro.infer.util import log_density
 
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.data.ngram import token_counts
 from probattn.inference.evaluation.predictive import affordable
 from probattn.inference.fitting.fit import Fit, mixture_log_prob, over_draws
@@ -53,6 +54,6 @@ def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
     )
 
 
-def _log_joint(model: Any, values: Any, data: Any) -> Any:
+def _log_joint(model: NumPyroModel, values: Any, data: Any) -> Any:
     """`log p(parameters, latents, data)`."""
     return log_density(model, (data,), {}, values)[0]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probattn.errors import InputError
+from probattn.inference.contract import ParticleModel, PathModel, TokenModel, require
 from probattn.inference.data.ngram import token_counts
 from probattn.inference.data.typos import KINDS, MOST_TYPOS, room_for_typos, with_typos
 from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio
@@ -88,18 +89,19 @@ def noise_robustness(
 
     Raises: InputError for a model whose embeddings are not a function of the tokens.
     """
-    if not hasattr(fit.model, "noisy_log_likelihood"):
+    if isinstance(fit.model, ParticleModel):
         raise InputError(
             f"robustness: {type(fit.model).__name__} has latent embeddings; noise on them is "
             "part of the model"
         )
+    model = require("robustness", fit.model, PathModel)
     tokens = np.asarray(tokens)
     draws = fit.flat_draws(MOST_DRAWS)
     number = len(next(iter(draws.values())))
     times = -(-num_noises // number)
     draws = {name: np.concatenate([value] * times) for name, value in draws.items()}
     found, scale = over_draws(
-        _under_noise, fit.model, draws, tokens, np.asarray(levels, float), key=jax.random.key(seed)
+        _under_noise, model, draws, tokens, np.asarray(levels, float), key=jax.random.key(seed)
     )
     found = np.swapaxes(found, 0, 1).astype(float).reshape(len(levels), times, number, len(tokens))
     once = np.logaddexp.reduce(found, axis=2) - math.log(
@@ -136,7 +138,8 @@ def typo_robustness(
     """
     if kind not in KINDS:
         raise InputError(f"kind: expected {', '.join(KINDS)}, got {kind!r}")
-    if fit.model.vocab_size < 3:
+    vocab_size = require("typos", fit.model, TokenModel).vocab_size
+    if vocab_size < 3:
         raise InputError("typos: expected at least two symbols beside the end token, got one")
     tokens = np.asarray(tokens)
     tokens = tokens[room_for_typos(tokens, most)]
@@ -146,7 +149,7 @@ def typo_robustness(
         )
     typed, own = zip(
         *(
-            with_typos(tokens, kind, number, vocab_size=fit.model.vocab_size, seed=seed)
+            with_typos(tokens, kind, number, vocab_size=vocab_size, seed=seed)
             for number in range(most + 1)
         ),
         strict=True,
@@ -176,7 +179,7 @@ def robustness(fit: Fit, tokens: Any, disturbance: str) -> Robustness:
 
 
 def _under_noise(
-    model: Any, params: Any, key: Array, tokens: Any, levels: Any
+    model: PathModel, params: Any, key: Array, tokens: Any, levels: Any
 ) -> tuple[Array, Array]:
     """Log probabilities (levels, num_sequences) at noises of these levels, and the root mean square
     of the embeddings."""

@@ -1,7 +1,6 @@
 """Next-token predictions of a fit: those of the mixture over its draws, and what the draws agree on
 (theory, section 8)."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,6 +13,7 @@ from jaxtyping import Array, Float
 from scipy.special import entr
 
 from probattn.errors import InputError
+from probattn.inference.contract import ParticleModel, TokenModel, require
 from probattn.inference.data.ngram import Ngram
 from probattn.inference.fitting.fit import Fit
 from probattn.sequence.tokens import check_tokens, counted
@@ -86,7 +86,8 @@ def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Predictio
     theory, section 8."""
     tokens = _checked(fit, tokens)
     fit = affordable(fit)
-    log_probs, data_entropy = _predict(fit.model, fit.flat_draws(most_draws), tokens)
+    model = require("predict", fit.model, TokenModel)
+    log_probs, data_entropy = _predict(model, fit.flat_draws(most_draws), tokens)
     return Prediction(
         *(np.asarray(array) for array in (tokens, log_probs, data_entropy, counted(tokens)))
     )
@@ -104,13 +105,14 @@ def token_log_probs(
     """`log p_theta(x_t | x_<t)` of each token under each draw, in nats; 0 after the end."""
     tokens = _checked(fit, tokens)
     fit = affordable(fit)
+    model = require("token_log_probs", fit.model, TokenModel)
     draws = fit.flat_draws(most_draws)
     each = [
         {name: value[i] for name, value in draws.items()}
         for i in range(len(next(iter(draws.values()))))
     ]
     return np.stack(
-        [_token_log_probs(fit.model, params, np.int32(i), tokens) for i, params in enumerate(each)]
+        [_token_log_probs(model, params, np.int32(i), tokens) for i, params in enumerate(each)]
     )
 
 
@@ -147,12 +149,10 @@ def each(fits: Any, kind: type, find: Callable[[Fit], Any]) -> dict[str, Any]:
 def affordable(fit: Fit) -> Fit:
     """The fit itself, or of one whose likelihood is an estimate, fewer draws with fewer particles
     each."""
-    if not fit.estimated or fit.method == "map":
+    if not isinstance(fit.model, ParticleModel) or fit.method == "map":
         return fit
     particles = max(2, round(PARTICLE_SHARE * fit.model.num_particles))
-    return dataclasses.replace(
-        fit.thinned(FILTERED_DRAWS), model=dataclasses.replace(fit.model, num_particles=particles)
-    )
+    return fit.thinned(FILTERED_DRAWS).with_particles(particles)
 
 
 def _checked(fit: Fit, tokens: Any) -> Array:
@@ -160,16 +160,17 @@ def _checked(fit: Fit, tokens: Any) -> Array:
         raise InputError(
             "tokens: expected held-out sequences (num_sequences, length) to go with fits, got none"
         )
-    return check_tokens(np.asarray(tokens), fit.model.vocab_size, fit.model.length, rank=2)
+    model = require("predict", fit.model, TokenModel)
+    return check_tokens(np.asarray(tokens), model.vocab_size, model.length, rank=2)
 
 
-def _rows(model: Any, params: Any, number: Array, tokens: Array) -> Array:
+def _rows(model: TokenModel, params: Any, number: Array, tokens: Array) -> Array:
     process = model.process(params)
     return process.at(process.params, number).conditionals(tokens)
 
 
 def _predict(
-    model: Any, draws: dict[str, np.ndarray], tokens: Array
+    model: TokenModel, draws: dict[str, np.ndarray], tokens: Array
 ) -> tuple[np.ndarray, np.ndarray]:
     """`log p(x_t | x_<t)` of the mixture and the entropy expected over its draws; one draw at a
     time, however many."""
@@ -189,7 +190,7 @@ def _predict(
 
 @partial(jax.jit, static_argnums=0)
 def _add_draw(
-    model: Any, params: dict[str, Array], number: Array, tokens: Array, total: Any
+    model: TokenModel, params: dict[str, Array], number: Array, tokens: Array, total: Any
 ) -> Any:
     """Running sums over draws, as logarithms, weighted by `P_theta(x_<t)`: of the next token's law,
     its entropy, and 1."""
@@ -202,8 +203,10 @@ def _add_draw(
 
 
 @partial(jax.jit, static_argnums=0)
-def _token_log_probs(model: Any, params: dict[str, Array], number: Array, tokens: Array) -> Array:
-    if hasattr(model, "num_particles"):
+def _token_log_probs(
+    model: TokenModel, params: dict[str, Array], number: Array, tokens: Array
+) -> Array:
+    if isinstance(model, ParticleModel):
         process = model.process(params)
         found = process.at(process.params, number).filter(tokens).log_increments
     else:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from probattn.inference.contract import AttentionModel, TokenModel, require
 from probattn.inference.evaluation.measured import QUANTILES, Measured
 from probattn.inference.fitting.fit import Fit, over_draws
 
@@ -57,9 +58,8 @@ class Disagreement:
 def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MOST_DRAWS) -> np.ndarray:
     """Stability margins (draws, num_sequences, positions) of evenly spaced draws; NaN after the
     end."""
-    return over_draws(
-        type(fit.model).margins, fit.model, fit.flat_draws(most_draws), np.asarray(tokens)
-    )
+    model = require("margins", fit.model, AttentionModel)
+    return over_draws(type(model).margins, model, fit.flat_draws(most_draws), np.asarray(tokens))
 
 
 def support_probability(margins: np.ndarray) -> np.ndarray:
@@ -81,8 +81,9 @@ def example(fits: Mapping[str, Fit], tokens: np.ndarray, symbols: Sequence[str])
     """One sequence, shape (length,), under fits of one density."""
     margins = {name: margins_of(fit, tokens[None])[:, 0] for name, fit in fits.items()}
     positions = int(np.isfinite(next(iter(margins.values()))[0]).sum())
+    model = require("support tokens", next(iter(fits.values())).model, TokenModel)
     return Example(
-        path_labels(tokens, symbols, positions, next(iter(fits.values())).model.path_has_start),
+        path_labels(tokens, symbols, positions, model.path_has_start),
         {
             name: np.quantile(values[:, :positions], QUANTILES, axis=0)
             for name, values in margins.items()

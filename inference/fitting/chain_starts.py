@@ -1,13 +1,12 @@
 """Where chains start."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from probattn.checks import whole_number
 from probattn.errors import InputError
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import Placement
 from probattn.inference.devices.sharding import split_model
 from probattn.inference.fitting.fit import Fit
@@ -47,7 +46,7 @@ def origins(num_chains: int, num_starts: int) -> tuple[int, ...]:
 
 
 def start_points(
-    model: Any,
+    model: NumPyroModel,
     data: Array,
     key: Array,
     start: str | Fit,

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
 
+from probattn.inference.contract import Model, require
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import Fit
@@ -25,7 +26,8 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     model whose likelihood is an estimate has no log_likelihood: it would be a particle filter for
     each draw (`thinned(100).draw_log_prob(data)` runs it for some). Attributes say of which density
     the fit is, and how it started."""
-    site, values = fit.model.observed, {**fit.draws, **fit.latents}
+    site = require("to_datatree", fit.model, Model).observed
+    values = {**fit.draws, **fit.latents}
     dims: dict[Any, Any] = {
         name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()
     }

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from probattn.inference.contract import NumPyroModel
+
 ROWS = 100_000
 NOT_OF_THE_DENSITY = ("num_particles", "one_hot")  # fields that say how well something is computed
 
@@ -51,10 +53,10 @@ class Density:
         return f"{self.law} of data {self.data[:12]}"
 
 
-def density_of(model: Any, data: Any) -> Density:
+def density_of(model: NumPyroModel, data: Any) -> Density:
     """The identity of `model` conditioned on `data`; of a model that is no dataclass, its name
     stands for its fields."""
-    fields = (
+    fields: dict[str, Any] = (
         dataclasses.asdict(model)
         if dataclasses.is_dataclass(model) and not isinstance(model, type)
         else {}

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probattn import InputError, ProcessMixture, SequenceProcess
+from probattn import ProcessMixture, SequenceProcess
+from probattn.inference.contract import Model, NumPyroModel, ParticleModel, TokenModel, require
 from probattn.inference.fitting.density import Density, density_of
 from probattn.inference.fitting.particles import particle_log_prob
 from probattn.inference.fitting.verdict import Verdict
@@ -52,7 +53,7 @@ class Fit:
         verdict: of a MAP, whether it is a mode; of chains, see `diagnose`.
     """
 
-    model: Any
+    model: NumPyroModel
     method: Method
     data: np.ndarray
     draws: Mapping[str, np.ndarray]
@@ -100,7 +101,7 @@ class Fit:
     @property
     def estimated(self) -> bool:
         """Whether the model's likelihood is itself an estimate, by particles."""
-        return hasattr(self.model, "num_particles")
+        return isinstance(self.model, ParticleModel)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -140,20 +141,30 @@ class Fit:
         )
         return dataclasses.replace(self, draws=draws, latents=latents)
 
+    def with_particles(self, num_particles: int) -> "Fit":
+        """The same fit with so many particles in its model's filter; itself where there is none."""
+        if not self.estimated:
+            return self
+        model: Any = self.model
+        return dataclasses.replace(
+            self, model=dataclasses.replace(model, num_particles=num_particles)
+        )
+
     def draw_log_prob(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
         """`log P_theta(sequence)` of each sequence under each draw, in nats."""
         return self.estimate_log_prob(data)[0]
 
     def estimate_log_prob(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
         """`draw_log_prob`, and the standard error of each: 0 unless it is by particles."""
-        if self.estimated:
+        if isinstance(self.model, ParticleModel):
             found = particle_log_prob(
                 self.model, self.draws, data, self.model.num_particles, jax.random.key(0)
             )
             return np.asarray(found.log_prob), np.asarray(found.standard_error)
-        per_draw = over_draws(
-            type(self.model).log_likelihood, self.model, self.flat_draws(), data
-        ).reshape(*self.shape, -1)
+        model = require("log probabilities", self.model, Model)
+        per_draw = over_draws(type(model).log_likelihood, model, self.flat_draws(), data).reshape(
+            *self.shape, -1
+        )
         return per_draw, np.zeros_like(per_draw)
 
     def predictive_log_prob(self, data: Any) -> Float[np.ndarray, " num_sequences"]:
@@ -171,14 +182,11 @@ class Fit:
         Raises: InputError for a model whose process is not one over tokens. Source: theory, section
         8."""
         draws = self.flat_draws()
-        one = self.model.process({name: jnp.asarray(value[0]) for name, value in draws.items()})
-        if not isinstance(one, SequenceProcess):
-            raise InputError(f"process: expected a model of token sequences, got {self.model}")
+        model = require("process", self.model, TokenModel)
+        one = model.process({name: jnp.asarray(value[0]) for name, value in draws.items()})
         if self.method == "map":
             return one
-        return ProcessMixture(
-            one, jax.vmap(lambda params: self.model.process(params).params)(draws)
-        )
+        return ProcessMixture(one, jax.vmap(lambda params: model.process(params).params)(draws))
 
     @property
     def density(self) -> Density:
@@ -233,10 +241,10 @@ jax.tree_util.register_pytree_node(
 
 
 def split_latents(
-    model: Any, draws: Mapping[str, Any]
+    model: NumPyroModel, draws: Mapping[str, Any]
 ) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Draws of parameters, and of the model's latent variables, if it has any."""
-    names = getattr(model, "latents", ())
+    names = model.latents if isinstance(model, ParticleModel) else ()
     parts = (
         OnDemand(draws.__getitem__, tuple(name for name in draws if name not in names)),
         OnDemand(draws.__getitem__, tuple(name for name in draws if name in names)),
@@ -267,7 +275,11 @@ def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def over_draws(
-    function: Callable, model: Any, draws: Mapping[str, np.ndarray], *given: Any, key: Any = None
+    function: Callable,
+    model: NumPyroModel,
+    draws: Mapping[str, np.ndarray],
+    *given: Any,
+    key: Any = None,
 ) -> Any:
     """`function(model, params, *given)` at each draw, as arrays on the host with the draws first.
 
@@ -290,5 +302,5 @@ def over_draws(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _at_draw(function: Callable, model: Any, params: dict[str, Array], *given: Any) -> Any:
+def _at_draw(function: Callable, model: NumPyroModel, params: dict[str, Array], *given: Any) -> Any:
     return function(model, params, *given)

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.linalg import eigh
 
 from probattn.attention.batching import map_in_batches
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.multihost import gathered
 from probattn.inference.fitting.unconstrained import objective, tree_size
@@ -54,7 +55,7 @@ class Curvature(NamedTuple):
         )
 
 
-def curvature(model: Any, data: Any, z: Any, coordinates: str) -> Curvature:
+def curvature(model: NumPyroModel, data: Any, z: Any, coordinates: str) -> Curvature:
     """Gradient and, for at most a thousand coordinates, Hessian of the objective of a mode in
     `coordinates`, at z."""
     if tree_size(z) > MOST_PARAMETERS:
@@ -74,12 +75,14 @@ def curvature(model: Any, data: Any, z: Any, coordinates: str) -> Curvature:
 
 
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
-def _gradient(model: Any, coordinates: str, data: Any, z: Any) -> Any:
+def _gradient(model: NumPyroModel, coordinates: str, data: Any, z: Any) -> Any:
     return ravel_pytree(jax.grad(objective(model, data, coordinates))(z))[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _gradient_and_hessian(model: Any, coordinates: str, data: Any, z: Any) -> tuple[Any, Any]:
+def _gradient_and_hessian(
+    model: NumPyroModel, coordinates: str, data: Any, z: Any
+) -> tuple[Any, Any]:
     """Column by column, so that intermediate arrays are those of a few gradients and not of all of
     them."""
     flat, unravel = ravel_pytree(z)

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from probattn.attention.batching import map_in_batches
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import place_data
 from probattn.inference.devices.multihost import gathered
 from probattn.inference.devices.sharding import split_model
@@ -33,7 +34,7 @@ LEAST_INSIDE = 0.05  # of a Gaussian's draws, for those of finite density to sta
 
 
 def fit_laplace(
-    model: Any,
+    model: NumPyroModel,
     data: Any,
     *,
     key: Array,
@@ -122,7 +123,7 @@ def fit_laplace(
 
 
 def gaussian_draws(
-    model: Any, data: Array, mode: Values, found: Curvature, key: Array, num_draws: int
+    model: NumPyroModel, data: Array, mode: Values, found: Curvature, key: Array, num_draws: int
 ) -> tuple[Values, float]:
     """Draws around a mode inside the domain, (num_draws, ...), and the share of all that were
     outside."""
@@ -149,12 +150,12 @@ def gaussian_draws(
 
 
 @partial(jax.jit, static_argnums=0)
-def _energies(model: Any, data: Array, z: Values) -> Array:
+def _energies(model: NumPyroModel, data: Array, z: Values) -> Array:
     return map_in_batches(potential(model, data), z, 32)
 
 
 def fit_ensemble(
-    model: Any,
+    model: NumPyroModel,
     data: Any,
     *,
     key: Array,

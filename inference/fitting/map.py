@@ -21,6 +21,7 @@ from numpyro.infer.util import constrain_fn
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.contract import BoundedModel, NumPyroModel
 from probattn.inference.data.on_disk import Windows, scaled_log_density
 from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.device_placement import Placement, place_data
@@ -48,7 +49,7 @@ OF_GUIDE = "_unconstrained"  # what the guide adds to a site's name
 
 
 def fit_map(
-    model: Any,
+    model: NumPyroModel,
     data: Any,
     *,
     key: Array,
@@ -180,7 +181,7 @@ def fit_map(
 
 
 def find_modes(
-    model: Any,
+    model: NumPyroModel,
     data: Array,
     starts: Values,
     key: Array,
@@ -248,7 +249,7 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
 
 
 def _over_windows(
-    model: Any, windows: Windows, ends: Values, coordinates: str
+    model: NumPyroModel, windows: Windows, ends: Values, coordinates: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The objective on all data at each end, and its gradient as one vector for each."""
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
@@ -266,9 +267,9 @@ def _over_windows(
     return windows.total(lambda rows, scale: gathered(of_rows(ends, rows, scale)))
 
 
-def where_outside(model: Any, data: Any, values: Values) -> str:
+def where_outside(model: NumPyroModel, data: Any, values: Values) -> str:
     """The first sequence and position outside the local domain, as words."""
-    if hasattr(model, "outside_domain"):
+    if isinstance(model, BoundedModel):
         outside = np.argwhere(np.asarray(model.outside_domain(values, data)))
         if len(outside):
             sequence, position = outside[0]
@@ -280,10 +281,9 @@ def where_outside(model: Any, data: Any, values: Values) -> str:
     return "the density there is 0 or not a number"
 
 
-def _checked_batch(model: Any, data: Any, batch_size: int) -> int:
+def _checked_batch(model: NumPyroModel, data: Any, batch_size: int) -> int:
     whole_number("batch_size", batch_size)
-    call = model.__call__ if not inspect.isfunction(model) else model
-    if "batch_size" not in inspect.signature(call).parameters:
+    if "batch_size" not in inspect.signature(model).parameters:
         raise InputError(
             f"batch_size: {type(model).__name__} has no minibatches (no argument batch_size "
             "whose plate subsamples); "
@@ -298,7 +298,7 @@ def _checked_batch(model: Any, data: Any, batch_size: int) -> int:
 
 @lru_cache(maxsize=32)
 def _svi(
-    model: Any,
+    model: NumPyroModel,
     names: tuple[str, ...],
     coordinates: str,
     optimiser: Any,
@@ -312,7 +312,7 @@ def _svi(
     return SVI(fitted, _point_guide(model, names), optimiser, PointELBO(scale), **batch)
 
 
-def _point_guide(model: Any, names: tuple[str, ...]) -> Callable:
+def _point_guide(model: NumPyroModel, names: tuple[str, ...]) -> Callable:
     """NumPyro's AutoDelta, in unconstrained parameters, and without a run of the model outside of
     compiled programs."""
 
@@ -338,7 +338,7 @@ def _beginning(svi: SVI, sharding: Any) -> Callable:
 
 
 @lru_cache(maxsize=32)
-def _whole(svi: SVI, model: Any, coordinates: str) -> Callable:
+def _whole(svi: SVI, model: NumPyroModel, coordinates: str) -> Callable:
     return lambda state, data: objective(model, data, coordinates)(_coordinates_of(svi, state))
 
 
@@ -362,7 +362,7 @@ class PointELBO(ELBO):
         self,
         rng_key: Array,
         param_map: dict[str, Array],
-        model: Any,
+        model: NumPyroModel,
         guide: Any,
         *args: Any,
         **kwargs: Any,
@@ -374,7 +374,7 @@ class PointELBO(ELBO):
         return {"loss": -density, "mutable_state": None}
 
 
-def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:
+def _coordinates_matter(model: NumPyroModel, data: Array, z: Values) -> bool:
     """Whether the two densities differ by more than a constant, that is, whether some site is not
     transformed linearly."""
     return any(
@@ -383,10 +383,10 @@ def _coordinates_matter(model: Any, data: Array, z: Values) -> bool:
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)
-def _slope_of_log_jacobian(model: Any, data: Array, z: Values) -> Values:
+def _slope_of_log_jacobian(model: NumPyroModel, data: Array, z: Values) -> Values:
     return jax.grad(lambda z: log_jacobian(model, data, z))(z)
 
 
-def _as_draws(model: Any, data: Array, z: Values) -> tuple[Any, Any]:
+def _as_draws(model: NumPyroModel, data: Array, z: Values) -> tuple[Any, Any]:
     values = constrain_each(model, data, jax.tree.map(lambda leaf: leaf[None], z))
     return split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})

@@ -1,11 +1,10 @@
 """Whether a point where a descent ended is a mode: at rest, nothing left for a Newton step to gain,
 and no saddle."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Array
 
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curvature
 from probattn.inference.fitting.unconstrained import Values, tree_size
 from probattn.inference.fitting.verdict import Verdict
@@ -17,7 +16,7 @@ SAME_MODE = 1.0  # nats within which two starts have found one mode
 
 
 def judge(
-    model: Any,
+    model: NumPyroModel,
     data: Array,
     mode: Values,
     coordinates: str,

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.chain_sharding import over_chains
 from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered
@@ -30,7 +31,7 @@ GRADIENTS_A_STEP = (
 
 
 def sample_microcanonical(
-    model: Any,
+    model: NumPyroModel,
     data: Any,
     *,
     key: Array,
@@ -112,12 +113,12 @@ def sample_microcanonical(
 
 @lru_cache(maxsize=8)
 def _program(
-    model: Any, placement: Placement, num_warmup: int, num_samples: int, thinning: int
+    model: NumPyroModel, placement: Placement, num_warmup: int, num_samples: int, thinning: int
 ) -> Callable:
     return over_chains(_chain(model, num_warmup, num_samples, thinning), placement)
 
 
-def _chain(model: Any, num_warmup: int, num_samples: int, thinning: int) -> Any:
+def _chain(model: NumPyroModel, num_warmup: int, num_samples: int, thinning: int) -> Any:
     import blackjax
 
     kernel = blackjax.mcmc.mclmc.build_kernel()

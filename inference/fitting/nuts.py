@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.chain_sharding import over_chains
 from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.device_placement import Placement
@@ -52,7 +53,7 @@ class Kernel(NamedTuple):
 
 @lru_cache(maxsize=8)
 def nuts_kernel(
-    model: Any,
+    model: NumPyroModel,
     placement: Placement,
     shapes: tuple[tuple, ...],
     num_warmup: int,

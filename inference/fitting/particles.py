@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from probattn.checks import whole_number
 from probattn.errors import InputError
+from probattn.inference.contract import ParticleModel, require
 from probattn.sequence.tokens import check_tokens
 
 LEAST_SHARE = (
@@ -37,7 +38,11 @@ class ParticleLogProb(NamedTuple):
 
 
 def particle_log_prob(
-    model: Any, params: Mapping[str, ArrayLike], tokens: Any, num_particles: int, key: Array
+    model: ParticleModel,
+    params: Mapping[str, ArrayLike],
+    tokens: Any,
+    num_particles: int,
+    key: Array,
 ) -> ParticleLogProb:
     """`log p(x | parameters)` of sequences under a model of latent embeddings, by its particle
     filter.
@@ -56,10 +61,7 @@ def particle_log_prob(
     Raises: InputError on tokens that the model refuses, or a wrong number of particles. Source:
     theory, section 9."""
     number = whole_number("num_particles", num_particles, 2)
-    if not hasattr(model, "num_particles"):
-        raise InputError(
-            f"model: expected one with a particle filter, such as EmissionModel, got {model}"
-        )
+    model = require("particle_log_prob", model, ParticleModel)
     tokens = check_tokens(tokens, model.vocab_size, model.length)
     priors = model.priors()
     if missing := set(priors) - set(params):
@@ -88,7 +90,7 @@ def particle_log_prob(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _over_draws(
-    model: Any, number: int, params: dict, tokens: Array, keys: Array
+    model: ParticleModel, number: int, params: dict, tokens: Array, keys: Array
 ) -> tuple[Array, Array, Array]:
     def one(inputs: tuple[dict, Array]) -> tuple[Array, Array, Array]:
         params, key = inputs

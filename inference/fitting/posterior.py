@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered, is_first, on_first
 from probattn.inference.devices.progress import Progress
@@ -25,7 +26,7 @@ from probattn.inference.fitting.posterior_store import InMemory, PosteriorStore,
 
 
 def sample_posterior(
-    model: Any,
+    model: NumPyroModel,
     data: Any,
     *,
     key: Array,
@@ -99,7 +100,7 @@ def sample_posterior(
 
 def resume_posterior(
     store: str | Path,
-    model: Any,
+    model: NumPyroModel,
     data: Any,
     *,
     num_samples: int | None = None,
@@ -135,7 +136,7 @@ def resume_posterior(
     )
 
 
-def load_posterior(store: str | Path, model: Any, data: Any) -> Fit:
+def load_posterior(store: str | Path, model: NumPyroModel, data: Any) -> Fit:
     """The draws of a run so far, finished or not; `fit.planned` is how many each chain is to have.
 
     Args: store, its folder; model and data, those of the run.
@@ -156,7 +157,7 @@ def load_posterior(store: str | Path, model: Any, data: Any) -> Fit:
 
 
 def _sample(
-    model: Any,
+    model: NumPyroModel,
     data: Array,
     key: Array,
     start: Any,
@@ -231,7 +232,9 @@ def _sample(
     _refuse_stuck(run.stat("potential_energy"))
 
 
-def _as_fit(model: Any, data: Any, run: PosteriorStore | InMemory, settings: dict[str, Any]) -> Fit:
+def _as_fit(
+    model: NumPyroModel, data: Any, run: PosteriorStore | InMemory, settings: dict[str, Any]
+) -> Fit:
     draws, latents = split_latents(model, run.arrays("draws"))
     start = START_WORDS[settings["start"] if settings["start"] in START_WORDS else "map"]
     shared = origins(settings["num_chains"], settings["num_starts"])

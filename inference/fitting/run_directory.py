@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from probattn.errors import FitError, InputError
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.data.array_file import DamagedFile, read_arrays, write_arrays, write_json
 from probattn.inference.data.corpus import Corpus
 from probattn.inference.devices.environment import versions
@@ -70,7 +71,9 @@ def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, 
         write_arrays(partial / "fit.zip", arrays, about)
 
 
-def begin_run(path: str | Path, model: Any, corpus: Corpus, settings: Mapping[str, Any]) -> Path:
+def begin_run(
+    path: str | Path, model: NumPyroModel, corpus: Corpus, settings: Mapping[str, Any]
+) -> Path:
     """Write a run directory for a posterior that is still to be sampled, and return where:
     `sample_posterior(store=)`.
 
@@ -180,8 +183,12 @@ def num_devices_of(path: str | Path) -> int:
 
 
 def _describe(
-    folder: Path, model: Any, method: str, corpus: Corpus, settings: Mapping[str, Any]
+    folder: Path, model: NumPyroModel, method: str, corpus: Corpus, settings: Mapping[str, Any]
 ) -> None:
+    if not dataclasses.is_dataclass(model) or isinstance(model, type):
+        raise InputError(
+            f"run directory: expected a dataclass as model, whose fields are kept, got {model}"
+        )
     config = {
         "format": FORMAT,
         "model": {"name": type(model).__name__, **dataclasses.asdict(model)},

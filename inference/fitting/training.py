@@ -14,6 +14,7 @@ from numpyro.distributions import biject_to
 
 from probattn.checks import whole_number
 from probattn.errors import InputError
+from probattn.inference.contract import TokenModel
 from probattn.inference.data.on_disk import Windows
 from probattn.inference.fitting.descent import CHUNK
 from probattn.inference.fitting.map import find_modes
@@ -39,7 +40,7 @@ def each_seed(params: Values) -> list[Values]:
 
 
 def train(
-    model: Any,
+    model: TokenModel,
     data: np.ndarray,
     *,
     seeds: Sequence[int],
@@ -85,13 +86,13 @@ def train(
     return Trained(params, descent.losses / len(data))
 
 
-def untrained(model: Any, *, seeds: Sequence[int]) -> Values:
+def untrained(model: TokenModel, *, seeds: Sequence[int]) -> Values:
     """Parameters drawn from the prior, as those that `train` begins with, the seeds as leading
     axis."""
     return _starts(model, _keys(seeds))
 
 
-def _starts(model: Any, keys: Array) -> Values:
+def _starts(model: TokenModel, keys: Array) -> Values:
     """A draw of the prior for each seed, in which parameters that two models share are the same."""
     priors = model.priors().items()
 
@@ -105,7 +106,7 @@ def _starts(model: Any, keys: Array) -> Values:
     return draw(keys)
 
 
-def _transform(model: Any, name: str) -> Any:
+def _transform(model: TokenModel, name: str) -> Any:
     """From the unconstrained coordinates of a parameter to the parameter."""
     return biject_to(model.priors()[name].support)
 

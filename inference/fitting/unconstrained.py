@@ -16,6 +16,7 @@ from numpyro.infer import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from probattn.errors import FitError
+from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.multihost import gathered
 
@@ -23,23 +24,23 @@ Values = dict[str, Any]
 ATTEMPTS = 100  # at a start point of finite density
 
 
-def potential(model: Any, data: Any) -> Callable[[Values], Array]:
+def potential(model: NumPyroModel, data: Any) -> Callable[[Values], Array]:
     """`z -> -log p(z, data)`, the density that of the unconstrained coordinates z."""
     return partial(potential_energy, model, (data,), {})
 
 
-def constrain(model: Any, data: Any, z: Values) -> Values:
+def constrain(model: NumPyroModel, data: Any, z: Values) -> Values:
     """Values of all sites, deterministic ones included, at unconstrained coordinates z."""
     return constrain_fn(model, (data,), {}, z, return_deterministic=True)
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)
-def constrain_each(model: Any, data: Any, z: Values) -> Values:
+def constrain_each(model: NumPyroModel, data: Any, z: Values) -> Values:
     """`constrain` at each of several points, the leading axis of z."""
     return jax.lax.map(partial(constrain, model, data), z)
 
 
-def log_jacobian(model: Any, data: Any, z: Values) -> Array:
+def log_jacobian(model: NumPyroModel, data: Any, z: Values) -> Array:
     """`log |d values / d z|`, by which the density of the sites and that of their unconstrained
     coordinates differ."""
     sites = trace(substitute(seed(model, 0), data=constrain_fn(model, (data,), {}, z))).get_trace(
@@ -48,7 +49,7 @@ def log_jacobian(model: Any, data: Any, z: Values) -> Array:
     return _log_jacobian(sites)
 
 
-def objective(model: Any, data: Any, coordinates: str) -> Any:
+def objective(model: NumPyroModel, data: Any, coordinates: str) -> Any:
     """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
     energy = potential(model, data)
     if coordinates == "unconstrained":
@@ -56,7 +57,7 @@ def objective(model: Any, data: Any, coordinates: str) -> Any:
     return lambda z: energy(z) + log_jacobian(model, data, z)
 
 
-def in_unconstrained_coordinates(model: Any) -> Callable:
+def in_unconstrained_coordinates(model: NumPyroModel) -> Callable:
     """The model with `log |d values / d z|` as a factor: its mode in the sites is that of the
     unconstrained coordinates."""
 
@@ -79,12 +80,12 @@ def _log_jacobian(sites: Any) -> Array:
     return total
 
 
-def unconstrain(model: Any, data: Any, values: Values) -> Values:
+def unconstrain(model: NumPyroModel, data: Any, values: Values) -> Values:
     """Unconstrained coordinates of values of the sample sites."""
     return unconstrain_fn(model, (data,), {}, values)
 
 
-def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Values:
+def draw_start(model: NumPyroModel, data: Any, keys: Array, prior: bool = False) -> Values:
     """Unconstrained points of finite density, one for each key: uniform in (-2, 2), or from the
     prior.
 
@@ -94,7 +95,7 @@ def draw_start(model: Any, data: Any, keys: Array, prior: bool = False) -> Value
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
 
 
-def _one_start(model: Any, prior: bool, key: Array, data: Any) -> Values:
+def _one_start(model: NumPyroModel, prior: bool, key: Array, data: Any) -> Values:
     for attempt in range(ATTEMPTS):
         z, valid = gathered(
             _attempt(model, prior, jax.random.fold_in(key, attempt) if attempt else key, data)
@@ -112,7 +113,7 @@ def _one_start(model: Any, prior: bool, key: Array, data: Any) -> Values:
 # As a whole, since NumPyro's own search compiles each operation by itself; and one point at a time,
 # so that any number of starts is the same program.
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
-def _attempt(model: Any, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
+def _attempt(model: NumPyroModel, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
     strategy = init_to_sample() if prior else init_to_uniform()
     sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
     values = {

@@ -7,6 +7,13 @@ from typing import Any
 import numpy as np
 
 from probattn.errors import InputError
+from probattn.inference.contract import (
+    AttentionModel,
+    ParticleModel,
+    PathModel,
+    TokenModel,
+    require,
+)
 from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation.convergence import (
     LEAST_FOR_LOO,
@@ -95,7 +102,8 @@ def compare(
     fits = as_fits(fits)
     mixed = _refuse_incomparable(fits, mix_densities)
     first = next(iter(fits.values()))
-    symbols = _symbols(symbols, first.model.vocab_size)
+    vocab_size = require("compare", first.model, TokenModel).vocab_size
+    symbols = _symbols(symbols, vocab_size)
     heldout = np.asarray(heldout_tokens)
     if heldout.ndim != 2 or len(heldout) < 2:
         raise InputError(
@@ -105,7 +113,7 @@ def compare(
         learning_curve.refuse_other(heldout)
 
     scores = [score_fit(name, fit, heldout) for name, fit in fits.items()]
-    baselines = score_baselines(first.data, heldout, first.model.vocab_size, reference_tokens)
+    baselines = score_baselines(first.data, heldout, vocab_size, reference_tokens)
     for baseline in baselines:
         if baseline.name in fits:
             raise InputError(
@@ -114,7 +122,7 @@ def compare(
     per_draw = {score.name: score.per_draw for score in scores}
     some = heldout[:FILTERED_SEQUENCES] if any(fit.estimated for fit in fits.values()) else heldout
     predictions = {name: predict(fit, some) for name, fit in fits.items()}
-    bigram = predict_ngram(fit_ngram(first.data, first.model.vocab_size, "bigram"), some)
+    bigram = predict_ngram(fit_ngram(first.data, vocab_size, "bigram"), some)
     few = heldout[
         : FILTERED_MARGIN_SEQUENCES
         if any(fit.estimated for fit in fits.values())
@@ -139,7 +147,11 @@ def compare(
         robustness=_robustness(fits, some[:MOST_DISTURBED], left_out),
         margins=margins,
         spectra={name: singular_values(fit) for name, fit in fits.items()},
-        uniqueness={name: uniqueness(fit, few) for name, fit in fits.items()},
+        uniqueness={
+            name: uniqueness(fit, few)
+            for name, fit in fits.items()
+            if isinstance(fit.model, PathModel | ParticleModel)
+        },
         disagreements=_disagreements(fits, margins, few, symbols),
         examples=_examples(fits, heldout, symbols),
         draw_scores={name: draw_scores(fit, some) for name, fit in fits.items()},
@@ -178,12 +190,17 @@ def _notes(first: Fit, curve: LearningCurve | None) -> tuple[str, ...]:
 def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[str, ...]:
     """In which the densities differ, as words. Raises: InputError where that is not wanted."""
     (name_of_first, first), *others = fits.items()
+    models = {
+        name: require(f"compare: {name}", fit.model, TokenModel) for name, fit in fits.items()
+    }
+    for name, fit in fits.items():
+        require(f"compare: {name}", fit.model, AttentionModel)
     for name, fit in others:
         if not np.array_equal(fit.data, first.data):
             raise InputError(
                 f"compare: {name} was fitted to other training sequences than {name_of_first}"
             )
-        if fit.model.vocab_size != first.model.vocab_size:
+        if models[name].vocab_size != models[name_of_first].vocab_size:
             raise InputError(
                 f"compare: {name} and {name_of_first} have vocabularies of different sizes"
             )
@@ -262,14 +279,9 @@ def _robustness(
 ) -> dict[str, dict[str, Robustness]]:
     found = {}
     for disturbance in DISTURBANCES:
-        latent = [
-            name for name, fit in fits.items() if not hasattr(fit.model, "noisy_log_likelihood")
-        ]
-        if disturbance == NOISE and latent:
-            left_out[NOISE] = (
-                f"the embeddings of {', '.join(latent)} are latent: noise on them is part of "
-                "the model"
-            )
+        without = [name for name, fit in fits.items() if not isinstance(fit.model, PathModel)]
+        if disturbance == NOISE and without:
+            left_out[NOISE] = _why_no_noise(fits[without[0]].model, without)
             continue
         try:
             found[disturbance] = {
@@ -278,6 +290,14 @@ def _robustness(
         except InputError as error:  # no sequence has room for typos
             left_out[f"typos ({disturbance})"] = str(error)
     return found
+
+
+def _why_no_noise(model: Any, names: Sequence[str]) -> str:
+    if isinstance(model, ParticleModel):
+        return (
+            f"the embeddings of {', '.join(names)} are latent: noise on them is part of the model"
+        )
+    return f"{type(model).__name__} is no PathModel: it does not say what noise on embeddings does"
 
 
 def _disagreements(
@@ -290,7 +310,7 @@ def _disagreements(
     point = reference_of({name: fit.method for name, fit in fits.items()})
     if fits[point].method != "map":
         return ()
-    start = fits[point].model.path_has_start
+    start = require("compare", fits[point].model, TokenModel).path_has_start
     several = [
         name
         for name, fit in fits.items()
@@ -315,7 +335,7 @@ def _examples(
 
 def _law(model: Any) -> Any:
     """What two models share if they are one law of sequences, however they are fitted."""
-    return getattr(model, "law", model)
+    return model.law if isinstance(model, ParticleModel) else model
 
 
 def _about(fits: Mapping[str, Fit], heldout: np.ndarray, seconds: float) -> dict[str, Any]:

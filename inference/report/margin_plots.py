@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probattn.errors import InputError
+from probattn.inference.contract import TokenModel, require
 from probattn.inference.evaluation.geometry import singular_values
 from probattn.inference.evaluation.measured import QUANTILES
 from probattn.inference.evaluation.predictive import as_fits, each
@@ -74,7 +75,8 @@ def plot_support(
         given, tokens = as_fits(fits), np.asarray(tokens)
         if tokens.ndim != 1:
             raise InputError(f"tokens: expected one sequence, shape (length,), got {tokens.shape}")
-        vocab_size = next(iter(given.values())).model.vocab_size
+        model = require("plot_support", next(iter(given.values())).model, TokenModel)
+        vocab_size = model.vocab_size
         shown = example(given, tokens, symbols or [str(token) for token in range(vocab_size)])
     ax = own_axes(ax, 4.2, 2.2)
     look, positions = looks(shown.methods), np.arange(len(shown.labels))

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from probattn.errors import InputError
+from probattn.inference.contract import TokenModel, require
 from probattn.inference.evaluation.mode_against_draws import DrawScores, draw_scores
 from probattn.inference.evaluation.predictive import as_fits, each
 from probattn.inference.evaluation.scores import has_chains, score_baselines, score_fit
@@ -27,7 +28,8 @@ def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
         given = as_fits(fits)
         first = next(iter(given.values()))
         scores = [score_fit(name, fit, tokens) for name, fit in given.items()]
-        scores += score_baselines(first.data, np.asarray(tokens), first.model.vocab_size)
+        vocab_size = require("scores", first.model, TokenModel).vocab_size
+        scores += score_baselines(first.data, np.asarray(tokens), vocab_size)
     ordered = sorted(scores, key=lambda score: -score.loss)
     ax = own_axes(ax, 6.8, 1.0 + 0.38 * len(ordered))
     shown = looks({score.name: score.method for score in scores})

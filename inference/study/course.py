@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from probattn.inference.contract import LayeredModel
 from probattn.inference.fitting.descent import CHUNK
 from probattn.inference.fitting.training import each_seed, train, untrained
 from probattn.inference.study.under_stress import margins_of_heads
 
 
 def margins_in_training(
-    model: Any,
+    model: LayeredModel,
     data: np.ndarray,
     heldout: np.ndarray,
     *,

@@ -4,7 +4,6 @@ noise on chosen tokens.
 All disturbances of embeddings are in units of their root mean square, so that larger embeddings are
 no protection."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probattn import jacobian_blocks
+from probattn.inference.contract import LayeredModel
 from probattn.inference.data.typos import KINDS, room_for_typos, with_typos
 from probattn.inference.fitting.unconstrained import Values
 from probattn.sequence.tokens import counted
@@ -30,7 +30,7 @@ MARGIN_EDGES = np.concatenate([[0.0], np.logspace(-4, 1, 51), [np.inf]])
 MOST_MARGINS = 32  # sequences whose Jacobian blocks are looked at
 
 
-def stress(model: Any, params: Values, tokens: Any, *, seed: int = 0) -> dict[str, Any]:
+def stress(model: LayeredModel, params: Values, tokens: Any, *, seed: int = 0) -> dict[str, Any]:
     """Held-out loss of one set of parameters, nats per token, clean and under each disturbance, and
     its margins.
 
@@ -67,7 +67,7 @@ def stress(model: Any, params: Values, tokens: Any, *, seed: int = 0) -> dict[st
     return found
 
 
-def margins_of_heads(model: Any, params: Values, tokens: Any) -> dict[str, Any]:
+def margins_of_heads(model: LayeredModel, params: Values, tokens: Any) -> dict[str, Any]:
     """How close the model's own attention comes to the boundary, over layers, positions and the
     first 32 sequences.
 
@@ -96,7 +96,11 @@ def _root_mean_square(u: Array) -> Array:
 
 
 def _loss(
-    model: Any, params: Mapping[str, Array], tokens: Array, u: Array, own: Array | None = None
+    model: LayeredModel,
+    params: Values,
+    tokens: Array,
+    u: Array,
+    own: Array | None = None,
 ) -> Array:
     rows = jax.nn.log_softmax(model.logits_at(params, u))
     chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
@@ -105,19 +109,19 @@ def _loss(
 
 
 @partial(jax.jit, static_argnums=0)
-def _clean(model: Any, params: Values, tokens: Array) -> Array:
+def _clean(model: LayeredModel, params: Values, tokens: Array) -> Array:
     return _loss(model, params, tokens, model.path(params, tokens))
 
 
 @partial(jax.jit, static_argnums=0)
-def _noisy(model: Any, params: Values, tokens: Array, key: Array, level: Array) -> Array:
+def _noisy(model: LayeredModel, params: Values, tokens: Array, key: Array, level: Array) -> Array:
     u = model.path(params, tokens)
     noise = level * _root_mean_square(u) * jax.random.normal(key, u.shape)
     return _loss(model, params, tokens, u + noise)
 
 
 @partial(jax.jit, static_argnums=0)
-def _attacked(model: Any, params: Values, tokens: Array, level: Array) -> Array:
+def _attacked(model: LayeredModel, params: Values, tokens: Array, level: Array) -> Array:
     """Ascent along the gradient in the embeddings, each position moved by at most the length of
     noise of that level."""
     u = model.path(params, tokens)
@@ -137,7 +141,7 @@ def _unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
 
 
-def _typed(model: Any, params: Values, tokens: np.ndarray, kind: str, seed: int) -> float:
+def _typed(model: LayeredModel, params: Values, tokens: np.ndarray, kind: str, seed: int) -> float:
     """Loss of what is still the writer's own, given what was typed before."""
     some = tokens[room_for_typos(tokens, TYPOS)]
     typed, own = with_typos(some, kind, TYPOS, vocab_size=model.vocab_size, seed=seed)
@@ -145,12 +149,12 @@ def _typed(model: Any, params: Values, tokens: np.ndarray, kind: str, seed: int)
 
 
 @partial(jax.jit, static_argnums=0)
-def _of_own(model: Any, params: Values, tokens: Array, own: Array) -> Array:
+def _of_own(model: LayeredModel, params: Values, tokens: Array, own: Array) -> Array:
     return _loss(model, params, tokens, model.path(params, tokens), own)
 
 
 @partial(jax.jit, static_argnums=0)
-def _blocks(model: Any, params: Values, tokens: Array) -> tuple[Array, Array, Array]:
+def _blocks(model: LayeredModel, params: Values, tokens: Array) -> tuple[Array, Array, Array]:
     """`sigma_min(J_t)`, sign of det J_t and -log |det J_t| of every layer, (layers, num_sequences,
     length) each."""
     read = model.attentions(params, model.path(params, tokens))
@@ -164,7 +168,7 @@ def _of_blocks(blocks: Array) -> tuple[Array, Array, Array]:
 
 @partial(jax.jit, static_argnums=0)
 def _support(
-    model: Any, params: Values, tokens: Array, margin: Array, key: Array
+    model: LayeredModel, params: Values, tokens: Array, margin: Array, key: Array
 ) -> Float[Array, " choices"]:
     """Loss added by noise on a few tokens of each sequence, chosen in each of the ways of CHOICES;
     the noise is the same."""

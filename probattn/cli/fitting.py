@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
+from probattn.cli.models import Coordinates, ModelName
 from probattn.cli.printing import console, print_comparison
 from probattn.cli.runs import (
     TRAIN_SIZE,
-    Coordinates,
     Method,
-    ModelName,
     Start,
     command,
     compare_runs,

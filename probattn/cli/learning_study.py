@@ -13,16 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from probattn.cli.models import ModelName, build_model
 from probattn.cli.printing import SAME_COMMAND, console, told_how_to_go_on
-from probattn.cli.runs import (
-    Method,
-    ModelName,
-    build_model,
-    fit_and_save,
-    num_chunks,
-    resume_run,
-    wake_devices,
-)
+from probattn.cli.runs import Method, fit_and_save, num_chunks, resume_run, wake_devices
 from probattn.cli.shared import CorpusArgument, SeedOption
 from probattn.cli.study_folder import open_study
 from probattn.errors import FitError, InputError

@@ -8,16 +8,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from probattn.cli.models import CalibratedModel, small_model
+from probattn.cli.plots import check_plot, save_plot
 from probattn.cli.printing import console, generation_table, print_comparison
-from probattn.cli.runs import (
-    CalibratedMethod,
-    CalibratedModel,
-    check_plot,
-    command,
-    compare_runs,
-    save_plot,
-    small_model,
-)
+from probattn.cli.runs import CalibratedMethod, command, compare_runs
 from probattn.cli.shared import NOT_CONVERGED, RunArgument, SeedOption, StrictOption, judge
 from probattn.errors import InputError
 
@@ -217,6 +211,7 @@ def generate(
     import numpy as np
 
     from probattn.inference import load_run
+    from probattn.inference.contract import GenerativeModel, require
 
     if plot is not None:
         check_plot(plot)
@@ -225,7 +220,8 @@ def generate(
     draws = fitted.flat_draws()
     total = len(next(iter(draws.values())))
     chosen = np.random.default_rng(seed).integers(total, size=number)
-    sample = jax.jit(jax.vmap(lambda params, key: fitted.model.generate(params, 1, key=key)))
+    model = require("generate", fitted.model, GenerativeModel)
+    sample = jax.jit(jax.vmap(lambda params, key: model.generate(params, 1, key=key)))
     generation = sample({name: value[chosen] for name, value in draws.items()}, keys)
     generation = jax.tree.map(lambda array: np.asarray(array)[:, 0], generation)
     for row, tokens in enumerate(generation.tokens):
@@ -263,6 +259,7 @@ def margins(
     import numpy as np
 
     from probattn.inference import load_run
+    from probattn.inference.contract import TokenModel, require
     from probattn.inference.evaluation.support import margins_of, path_labels, support_probability
 
     fitted, corpus, _ = load_run(run)
@@ -274,7 +271,7 @@ def margins(
     if fitted.method != "map":
         table.add_column("5 % to 95 %")
     table.add_column("support token")
-    start = fitted.model.path_has_start
+    start = require("margins", fitted.model, TokenModel).path_has_start
     for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1], start)):
         column = values[:, position]
         cells = [str(position if start else position + 1), symbol, f"{column.mean():.3f}"]

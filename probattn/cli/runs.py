@@ -1,4 +1,4 @@
-"""What the commands do with runs: build models, fit into run directories, load and compare them."""
+"""What the commands do with runs: fit into run directories, resume, load and compare them."""
 
 import dataclasses
 import shutil
@@ -8,12 +8,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from probattn.cli.models import ModelName, build_model
 from probattn.cli.printing import told_how_to_go_on
 from probattn.errors import InputError
 
 TRAIN_SIZE = 300
 REFERENCE_SIZE = 50_000
-PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 class Method(StrEnum):
@@ -24,11 +24,6 @@ class Method(StrEnum):
     microcanonical = "microcanonical"
 
 
-class ModelName(StrEnum):
-    language = "language"
-    emission = "emission"
-
-
 class Start(StrEnum):
     maps = "maps"
     map = "map"
@@ -36,21 +31,10 @@ class Start(StrEnum):
     random = "random"
 
 
-class CalibratedModel(StrEnum):
-    latent = "latent"
-    language = "language"
-    emission = "emission"
-
-
 class CalibratedMethod(StrEnum):
     nuts = "nuts"
     laplace = "laplace"
     map = "map"
-
-
-class Coordinates(StrEnum):
-    embedding = "embedding"
-    noise = "noise"
 
 
 def wake_devices(num_chains: int, devices: int | None = None) -> None:
@@ -166,29 +150,6 @@ def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -> Any:
-    """The model of that name; an option that it does not have is refused, one that is None is left
-    at its default."""
-    from probattn.models import EmissionModel, LanguageModel
-
-    foreign = {
-        ModelName.language: {"coordinates": "emission", "num_particles": "emission"},
-        ModelName.emission: {"barrier_weight": "language"},
-    }
-    given = {option: value for option, value in options.items() if value is not None}
-    for option, owner in foreign[name].items():
-        if option in given:
-            raise InputError(
-                f"{option}: is an option of the {owner} model, not of --model {name.value}; leave "
-                f"--{option.replace('_', '-')} out"
-            )
-    if "coordinates" in given:
-        given["coordinates"] = str(given["coordinates"])
-    return {ModelName.language: LanguageModel, ModelName.emission: EmissionModel}[name](
-        vocab_size, length, **given
-    )
-
-
 def resume_run(run: Path, num_samples: int | None) -> Any:
     """Go on with a posterior run; returns the fit."""
     from probattn.inference import Corpus, resume_posterior
@@ -281,14 +242,7 @@ def compare_runs(
             raise InputError(
                 "num_particles: none of the runs is of an emission model; leave --num-particles out"
             )
-        fits = {
-            name: dataclasses.replace(
-                fitted, model=dataclasses.replace(fitted.model, num_particles=num_particles)
-            )
-            if fitted.estimated
-            else fitted
-            for name, fitted in fits.items()
-        }
+        fits = {name: fitted.with_particles(num_particles) for name, fitted in fits.items()}
     texts: dict[str, Any] = {}
     for path in elsewhere:
         texts[path.name], skipped = load_elsewhere(path, corpus)
@@ -308,45 +262,6 @@ def compare_runs(
         mix_densities=mix_densities,
         about=about,
     )
-
-
-def small_model(
-    name: CalibratedModel, dim: int | None, length: int | None, barrier_weight: float
-) -> Any:
-    """A model small enough to be fitted hundreds of times."""
-    from probattn.models import EmissionModel, LanguageModel, LatentAttention
-
-    if barrier_weight and name is not CalibratedModel.language:
-        raise InputError(
-            "barrier_weight: is an option of the language model; leave --barrier-weight out"
-        )
-    if name is CalibratedModel.latent:
-        return LatentAttention(dim=dim or 2, length=length or 8, values=False)
-    if name is CalibratedModel.language:
-        return LanguageModel(
-            3, length or 4, dim or 2, barrier_weight=barrier_weight, contraction=0.9
-        )
-    return EmissionModel(3, length or 4, dim or 1)
-
-
-def check_plot(path: Path) -> None:
-    """An InputError for a figure whose name does not end in a format."""
-    if path.suffix not in PLOT_FORMATS:
-        raise InputError(
-            f"{path}: expected a name that ends in {', '.join(PLOT_FORMATS)}, got {path.suffix!r}"
-        )
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: cannot be written (no such folder); choose another place")
-
-
-def save_plot(figure: Any, path: Path) -> None:
-    """Write a figure. Raises: InputError if it cannot be written."""
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another place"
-        ) from error
 
 
 def command() -> str:

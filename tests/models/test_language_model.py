@@ -86,7 +86,7 @@ def test_joint_density_is_likelihood_plus_weighted_path_plus_prior(contraction):
     path, u = 0.0, model.path(params, TOKENS)
     e, blocks = jax.jit(
         lambda attention, u: (residuals(attention, u), jacobian_blocks(attention, u))
-    )(model.path_attention(params), u)
+    )(model.attention(params), u)
     for tokens, of_row, blocks_of_row in zip(
         TOKENS, np.asarray(e), np.asarray(blocks), strict=True
     ):

@@ -1,0 +1,81 @@
+"""The models that the commands know by name, and which contract each of them meets."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from probattn.errors import InputError
+
+if TYPE_CHECKING:
+    from probattn.inference.contract import LayeredModel, Model, ParticleModel, PathModel
+    from probattn.models import EmissionModel, LanguageModel, LatentAttention, TransformerLM
+
+    # The type checker holds each model to its protocol.
+    def _language(model: LanguageModel) -> PathModel:
+        return model
+
+    def _emission(model: EmissionModel) -> ParticleModel:
+        return model
+
+    def _transformer(model: TransformerLM) -> LayeredModel:
+        return model
+
+    def _latent(model: LatentAttention) -> Model:
+        return model
+
+
+class ModelName(StrEnum):
+    language = "language"
+    emission = "emission"
+
+
+class CalibratedModel(StrEnum):
+    latent = "latent"
+    language = "language"
+    emission = "emission"
+
+
+class Coordinates(StrEnum):
+    embedding = "embedding"
+    noise = "noise"
+
+
+def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -> Any:
+    """The model of that name; an option that it does not have is refused, one that is None is left
+    at its default."""
+    from probattn.models import EmissionModel, LanguageModel
+
+    foreign = {
+        ModelName.language: {"coordinates": "emission", "num_particles": "emission"},
+        ModelName.emission: {"barrier_weight": "language"},
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, owner in foreign[name].items():
+        if option in given:
+            raise InputError(
+                f"{option}: is an option of the {owner} model, not of --model {name.value}; leave "
+                f"--{option.replace('_', '-')} out"
+            )
+    if "coordinates" in given:
+        given["coordinates"] = str(given["coordinates"])
+    return {ModelName.language: LanguageModel, ModelName.emission: EmissionModel}[name](
+        vocab_size, length, **given
+    )
+
+
+def small_model(
+    name: CalibratedModel, dim: int | None, length: int | None, barrier_weight: float
+) -> Any:
+    """A model small enough to be fitted hundreds of times."""
+    from probattn.models import EmissionModel, LanguageModel, LatentAttention
+
+    if barrier_weight and name is not CalibratedModel.language:
+        raise InputError(
+            "barrier_weight: is an option of the language model; leave --barrier-weight out"
+        )
+    if name is CalibratedModel.latent:
+        return LatentAttention(dim=dim or 2, length=length or 8, values=False)
+    if name is CalibratedModel.language:
+        return LanguageModel(
+            3, length or 4, dim or 2, barrier_weight=barrier_weight, contraction=0.9
+        )
+    return EmissionModel(3, length or 4, dim or 1)
