@@ -22,9 +22,7 @@ class Model(nnx.Module):
         self.attention = nnx.MultiHeadAttention(4, DIM, decode=False, rngs=rngs)
         self.norm = nnx.LayerNorm(DIM, rngs=rngs)
         self.readout = nnx.Linear(DIM, len(symbols), rngs=rngs)
-        self.barrier = nnx.Param(
-            DIM**-0.5 * jax.random.normal(rngs.params(), (2, 1, 4, DIM))
-        )  # query and key
+        self.barrier = nnx.Param(DIM**-0.5 * jax.random.normal(rngs.params(), (2, 1, 4, DIM)))
 
     def embed(self, tokens):
         return self.embedding(tokens) + self.position[...]

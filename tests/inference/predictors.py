@@ -26,6 +26,12 @@ class Bigrams:
     length: int
     vocab_size: int = 4
     observed: ClassVar[str] = "tokens"
+    path_has_start: ClassVar[bool] = True
+
+    def priors(self):
+        raise NotImplementedError("its tables are given")
+
+    __call__ = priors
 
     def process(self, params):
         return SequenceProcess(_logits, params, length=self.length, vocab_size=self.vocab_size)
