@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from probattn.checks import whole_number
 from probattn.errors import InputError
-from probattn.inference.contract import ParticleModel, require
+from probattn.inference.contract import NumPyroModel, ParticleModel, require
 from probattn.sequence.tokens import check_tokens
 
 LEAST_SHARE = (
@@ -38,7 +38,7 @@ class ParticleLogProb(NamedTuple):
 
 
 def particle_log_prob(
-    model: ParticleModel,
+    model: NumPyroModel,
     params: Mapping[str, ArrayLike],
     tokens: Any,
     num_particles: int,

@@ -144,7 +144,7 @@ def test_too_few_particles_are_told_with_the_step(corpus):
         (lambda p, t: particle_log_prob(MODEL, p, t[:, :3], 10, KEY), "to length 5, got length 3"),
         (
             lambda p, t: particle_log_prob(LanguageModel(4, 5, 1), p, t, 10, KEY),
-            "model: expected one with a particle",
+            "particle_log_prob: expected a ParticleModel",
         ),
         (
             lambda p, t: particle_log_prob(MODEL, {"bias": p["bias"]}, t, 10, KEY),
