@@ -159,7 +159,10 @@ JOBS = {
         "test_docs.py::test_code_blocks_of_pages",
         "inference/report/test_browser.py",
     ),
-    "examples": ("test_examples.py::test_it_runs_and_learns",),
+    "examples": (
+        "test_examples.py::test_it_runs_and_learns",
+        "test_docs.py::test_code_of_the_long_pages_runs_with_small_settings",
+    ),
     "kill": ("inference/fitting/test_kill.py",),
     "processes": (
         "inference/devices/test_devices.py::test_a_map_is_the_same_on_two_devices",
