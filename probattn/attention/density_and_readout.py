@@ -1,13 +1,13 @@
-"""The density of a path and the mean that reads it out, of one query and key in one pass (theory,
-sections 1, 2 and 7).
+"""A path's density and the mean that predicts the next token, in one pass (theory, 1, 2 and 7).
 
-A path is scored under the strict mask and read out under the inclusive one. The two share all
-logits but one: with `a_t = alpha_tt` of the inclusive softmax,
+The language model needs two things of an embedding path: its log density, under the strict mask
+(s < t), and the attention mean from which the logits of the next token are read out, under the
+inclusive mask (s <= t). Query and key are the same, so the inclusive softmax has one logit more
+than the strict one, l_tt. Its mean follows from the strict mean ubar_t, which the density needs
+anyway, and from the weight a_t of the token on itself:
 
-    sum_{s<=t} alpha_ts u_s = a_t u_t + (1 - a_t) ubar_t,
+    sum_{s<=t} alpha_ts u_s = a_t u_t + (1 - a_t) ubar_t
     a_t = sigmoid(l_tt - log sum_{s<t} exp l_ts)
-
-and ubar_t the strict mean, which the density forms anyway.
 """
 
 import dataclasses
@@ -26,32 +26,49 @@ from probattn.attention.weighted_mean import Attended, attend
 def density_with_readout(
     attention: Attention, u: Array, scale: float = 1.0
 ) -> tuple[Float[Array, "*batch length"], Float[Array, "*batch length dim"]]:
-    """`path_log_density` of the strict mask without values, and `attention_mean` of the attention,
-    which is inclusive.
+    """Log density of each embedding and inclusive mean at each position, from the same logits.
 
-    Args: attention, with the inclusive mask and no position bias; u, embeddings (..., length, dim);
-    scale, sigma of the path. Source: theory, sections 2 and 7.
+    The density is `path_log_density` of the same query and key with the strict mask and without
+    values; the mean is `attention_mean(attention, u)`.
+
+    Args:
+        attention: with the inclusive mask and no position bias.
+        u: embeddings (..., length, dim).
+        scale: standard deviation sigma of the path's noise.
+
+    Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory,
+    sections 2 and 7.
     """
     e, log_det, inside, mean = over_sequences(_parts, attention, u, working_set=_of_parts)
     return log_density_of(e, log_det, inside, scale), mean
 
 
 def _strict(attention: Attention) -> Attention:
+    """The map that scores the path: the same query and key, strict mask, no values."""
     return dataclasses.replace(attention, value=None, mask="strict")
 
 
 def _of_parts(attention: Attention, length: int) -> int:
+    """Numbers that one sequence needs at once in `_parts`; the density needs most of them."""
     return of_small_blocks(_strict(attention), length)
 
 
 def _parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, ...]:
+    """Residuals, log |det J_t| and domain of the strict map, then the inclusive mean [b, t, d]."""
     strict = _strict(attention)
     parts, attended = density_parts_of(strict, u, attend(strict, u))
     return *parts, _inclusive_mean(attention, attended)
 
 
 def _inclusive_mean(attention: Attention, strict: Attended) -> jax.Array:
+    """Inclusive mean [b, t, d] of the attention, from the weights and means of its strict map.
+
+    At the first position, which has no strict past, `log_total` is hugely negative, a_t = 1 and the
+    mean u_1.
+    """
+    # a_t, [b, h, t, 1]: query and key at the same position give l_tt.
     own = jax.nn.sigmoid((strict.query * strict.key).sum(-1) - strict.log_total)[..., None]
+    # [b, h, t, d]; w and wbar count from the first embedding, which is added back.
     means = strict.wbar + own * (strict.w[:, None] - strict.wbar) + strict.origin[:, None]
     return (
         means.mean(1)

@@ -1,5 +1,7 @@
-"""The residual map, the diagonal blocks of its Jacobian, and their log determinants (theory,
-section 2)."""
+"""The residual map, the diagonal blocks of its Jacobian and the density (theory, section 2).
+
+Letters in shapes: b sequence, h head, t position, s attended position, d embedding dimension.
+"""
 
 import math
 
@@ -18,7 +20,7 @@ from probattn.checks import as_scale
 
 
 def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim"]:
-    """What attention leaves unexplained of each embedding, `e_t = u_t - mu_t(u_t; u_<t)`.
+    """Residual of each embedding, the noise that the path implies, `e_t = u_t - mu_t(u_t; u_<t)`.
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
     or a NaN. Source: theory, section 2.
@@ -60,15 +62,16 @@ def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
 
 
 def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
-    """`log |det J_t|` of each position, the change-of-variables term; its sum over positions enters
-    the density.
+    """`log |det J_t|` of each position; summed, the change-of-variables term of the log density.
 
-    It says nothing of the sign of the determinant: `path_log_density` does, and is -inf where it is
-    not positive. Precision: with l the largest `|W_K (u_s - u_1)| |W_Q u_t| / sqrt(r)` and eps the
-    machine epsilon, rounding moves J_t by some `d eps (1 + l) (1 + |I - J_t|)` and its log
-    determinant by that over `sigma_min(J_t)`. In float32 (eps 1.2e-7) a margin of 1e-3 thus leaves
-    three to four digits; nearer to the boundary use float64. At an exactly singular block the value
-    is -inf and the gradient 0.
+    The sign of the determinant is not part of it: `path_log_density` takes it into account and is
+    -inf where det J_t is not positive. At an exactly singular block the value is -inf and the
+    gradient 0.
+
+    Precision: with l the largest `|W_K (u_s - u_1)| |W_Q u_t| / sqrt(r)` and eps the machine
+    epsilon, rounding moves J_t by some `d eps (1 + l) (1 + |I - J_t|)` and its log determinant by
+    that over `sigma_min(J_t)`. In float32 (eps 1.2e-7) a margin of 1e-3 thus leaves three to four
+    digits; nearer to the boundary use float64.
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
     or a NaN. Source: theory, section 2.
@@ -116,9 +119,8 @@ def path_log_density(
     failure, never a point outside the domain.
 
     Args: attention; u, embeddings of shape (..., length, dim); scale, standard deviation sigma > 0
-        of the noise, broadcasts against the leading axes of u.
-    Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory,
-        sections 2 and 4.
+    of the noise, which broadcasts against the leading axes of u. Raises: InputError on a wrong
+    shape, a NaN or a scale that is not positive. Source: theory, sections 2 and 4.
 
     Example:
 
@@ -140,8 +142,11 @@ def path_log_density(
 def log_density_of(
     e: jax.Array, log_abs_det: jax.Array, inside: jax.Array, scale: ArrayLike
 ) -> jax.Array:
-    """The log density of residuals [..., t, i] with log determinants and what is inside the domain,
-    [..., t] each."""
+    """Log density [..., t] of each embedding, from the results of `density_parts`.
+
+    The residuals e are [..., t, d]; log |det J_t| and whether the position is inside the local
+    domain are [..., t]. Outside it the result is -inf.
+    """
     scale = as_scale(scale, e.shape[:-2])[..., None]
     log_normal = -0.5 * ((e / scale[..., None]) ** 2).sum(-1) - e.shape[-1] * jnp.log(
         math.sqrt(2 * math.pi) * scale
@@ -158,40 +163,51 @@ def _log_det(attention: Attention, u: jax.Array) -> jax.Array:
 
 
 def density_parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Residuals, log |det J_t|, and what is not outside the local domain; NaN is not. Each of every
-    position, [b, t, ...]."""
+    """Residuals [b, t, d], log |det J_t| [b, t] and whether t is inside the local domain [b, t].
+
+    A position whose block is NaN counts as inside, so that its density is NaN and not -inf.
+    """
     return density_parts_of(attention, u, attend(attention, u))[0]
 
 
 def density_parts_of(
     attention: Attention, u: jax.Array, attended: Attended
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Attended]:
-    """The same from what attention makes of the sequences, and second that with its `wbar` from
-    sums formed anyway."""
+    """`density_parts` of an `attended` that is there already, and `attended` with another `wbar`.
+
+    That `wbar` is the same up to rounding, a by-product of the blocks (see `reduced_blocks`).
+    """
+    # Blocks and covariance are of the last positions only: all that can differ from J_t = I.
     blocks, covariance, attended = reduced_blocks(attention, u, attended)
     sign, log_abs_det = sign_and_log_det(blocks)
-    inside = ~(sign <= 0)
+    inside = ~(sign <= 0)  # not `sign > 0`, which is False for a NaN
     if covariance is not None and attention.contraction is None:
         inside &= inequality_holds(covariance, attention.interaction[0])
-    # Where there is no spread to attend over J_t is the identity.
-    without_spread = ((0, 0), (u.shape[1] - sign.shape[1], 0))
+    # The positions before them have J_t = I: log |det J_t| = 0, inside the domain.
+    first = ((0, 0), (u.shape[1] - sign.shape[1], 0))
     log_abs_det, inside = (
-        jnp.pad(log_abs_det, without_spread),
-        jnp.pad(inside, without_spread, constant_values=True),
+        jnp.pad(log_abs_det, first),
+        jnp.pad(inside, first, constant_values=True),
     )
     return (u - mean_of_heads(attention, attended), log_abs_det, inside), attended
 
 
 def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
-    """From the formula, with every covariance centred first: the twin of `reduced_blocks`, of [b,
-    h, t, s, i] in memory."""
+    """J_t [b, t, d, d] straight from the formula: the slow twin of `reduced_blocks`.
+
+    The past of each position is centred before its covariance is formed, which takes an array
+    [b, h, t, s, d] of memory.
+    """
     attended = attend(attention, u)
-    centred = attended.w[:, None, None] - attended.wbar[:, :, :, None]
+    centred = attended.w[:, None, None] - attended.wbar[:, :, :, None]  # [b, h, t, s, d]
     covariance = jnp.einsum("bhtsi,bhtsj->bhtij", attended.alpha[..., None] * centred, centred)
-    slope = covariance @ attention.interaction[:, None] * attended.shrink[:, None, :, None, None]
+    # The derivative of each head's mean before its value: [b, h, t, d, d].
+    derivative = (
+        covariance @ attention.interaction[:, None] * attended.shrink[:, None, :, None, None]
+    )
     if attention.mask == "inclusive":
-        slope = slope + slope_of_own(attention, u, attended)
+        derivative = derivative + slope_of_own(attention, u, attended)
     identity = jnp.eye(attention.dim, dtype=u.dtype)
     if attention.value is None:
-        return identity - slope.mean(1)
-    return identity - jnp.einsum("hij,bhtjk->btik", attention.value, slope)
+        return identity - derivative.mean(1)
+    return identity - jnp.einsum("hij,bhtjk->btik", attention.value, derivative)

@@ -1,13 +1,20 @@
-"""Blocks with the determinant of J_t that are as small as the attention's rank allows (theory,
-section 2).
+"""Blocks with the determinant of J_t, as small as the rank allows (theory, section 2).
+
+By the determinant lemma, det(I - XY) = det(I - YX), a block of size H r can stand in for the one of
+size d where it is no larger:
 
     det(I_d - sum_h V_h S_h A_h) = det(I_{Hr} - [W_Q^g V_h S_h W_K^h^T / sqrt(r)]_{gh})
 
-Either way an entry is a covariance, under the attention weights, of two linear features of the
-embeddings. So it comes from one product of the weights with all products of features, `sum_s
-alpha_ts l_s r_s^T - lbar rbar^T`. Embeddings count
-from the first of their sequence: what cancels there is then no larger than what the logits are
-rounded by already."""
+Block (g, h) of the right-hand side pairs the queries of head g with the covariance S_h of head h.
+On both sides every entry is a covariance, under the attention weights, of two linear features of
+the embeddings: `sum_s alpha_ts left_s right_s^T` minus the product of the features' weighted means.
+One product of the weights with the features and with their products thus gives all entries.
+Embeddings count from the first of their sequence (`Attended.w`): what cancels in that difference is
+then no larger than what is rounded in the logits already.
+
+Letters in shapes: b sequence, h head, t position, s attended position, d embedding dimension, r
+rank, H number of heads; n and m number the left and the right features.
+"""
 
 from functools import partial
 
@@ -22,41 +29,49 @@ from probattn.attention.weighted_mean import Attended, of_weights, weighted_sum
 def reduced_blocks(
     attention: Attention, u: jax.Array, attended: Attended
 ) -> tuple[jax.Array, jax.Array | None, Attended]:
-    """Blocks [b, t, n, n] of the last positions (all that have a spread to attend over), and for a
-    symmetric A their S_t.
+    """Blocks [b, t, k, k] whose determinants are those of J_t; k is H r by the lemma, otherwise d.
 
-    Third, what attention makes of the sequences with its `wbar` taken from the sums that are formed
-    here anyway."""
-    # Under the strict mask positions 1 and 2 have no spread to attend over.
+    The positions t are the last ones: 1 and 2 are left out under the strict mask, where J_t = I.
+
+    Returns:
+        blocks: J_t itself, or its smaller replacement by the lemma.
+        covariance: S_t [b, t, d, d] without the cap, if A is declared symmetric; otherwise None.
+        attended: as given, but with `wbar` from the sums that are formed here anyway, so that a
+            caller who uses it needs no second product with the weights.
+    """
+    # Position 1 has no past and position 2 one embedding: the covariance of either is 0.
     first = min(2, u.shape[1]) if attention.mask == "strict" else 0
-    left, right = _features(attention, attended)
-    products = _outer(left, right)
+    left, right = _features(attention, attended)  # [b, h, s, n], [b, h, s, m]
+    products = _outer(left, right)  # [b, h, s, n, m]
     flat = products.reshape(*products.shape[:3], products.shape[3] * products.shape[4])
-    w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)
+    w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)  # [b, h, s, d]
+    # One product with the weights for all means: [b, h, t, d + n + m + n m].
     sums = weighted_sum(attended.alpha, jnp.concatenate([w, left, right, flat], axis=-1))
     ends = np.cumsum([w.shape[-1], left.shape[-1], right.shape[-1]])
     wbar, left_mean, right_mean, seconds = jnp.split(sums, ends, axis=-1)
     seconds = seconds[:, :, first:]
-    seconds = seconds.reshape(*seconds.shape[:3], *products.shape[3:])
+    seconds = seconds.reshape(*seconds.shape[:3], *products.shape[3:])  # [b, h, t, n, m]
     covariance = seconds - _outer(left_mean[:, :, first:], right_mean[:, :, first:])
-    slope = covariance * attended.shrink[:, None, first:, None, None]
+    per_head = covariance * attended.shrink[:, None, first:, None, None]  # the cap's factor on A
     attended = attended._replace(wbar=wbar)
     if attention.symmetric:
         identity = jnp.eye(attention.dim, dtype=u.dtype)
-        return identity - slope[:, 0] @ attention.interaction[0], covariance[:, 0], attended
+        return identity - per_head[:, 0] @ attention.interaction[0], covariance[:, 0], attended
     if attention.mask == "inclusive":
-        slope = slope + _of_values(attention, slope_of_own(attention, u, attended))
+        per_head = per_head + _of_values(attention, slope_of_own(attention, u, attended))
     if _by_lemma(attention):
-        slope = jnp.moveaxis(slope, 1, 3)  # the heads' columns side by side
-        slope = slope.reshape(*slope.shape[:3], slope.shape[3] * slope.shape[4])
+        # The columns of block (g, h) are those of head h: [b, h, t, H r, r] -> [b, t, H r, H r].
+        derivative = jnp.moveaxis(per_head, 1, 3)
+        derivative = derivative.reshape(
+            *derivative.shape[:3], derivative.shape[3] * derivative.shape[4]
+        )
     else:
-        slope = slope.sum(1)
-    return jnp.eye(slope.shape[-1], dtype=u.dtype) - slope, None, attended
+        derivative = per_head.sum(1)  # [b, t, d, d]
+    return jnp.eye(derivative.shape[-1], dtype=u.dtype) - derivative, None, attended
 
 
 def of_small_blocks(attention: Attention, length: int) -> int:
-    """Working set of one sequence: the weights, and products of features, blocks and inverses at
-    each position."""
+    """Numbers that one sequence needs at once: weights, feature products, blocks and inverses."""
     size = attention.heads * attention.rank if _by_lemma(attention) else attention.dim
     return of_weights(attention, length) + 8 * length * size**2 * (
         1 if _by_lemma(attention) else attention.heads
@@ -64,46 +79,62 @@ def of_small_blocks(attention: Attention, length: int) -> int:
 
 
 def slope_of_own(attention: Attention, u: jax.Array, attended: Attended) -> jax.Array:
-    """What the inclusive mask adds to `S_t A`, before values: `alpha_tt [I + (u_t - ubar_t)(A
-    u_t)^T]`, as [b, h, t, i, k]."""
-    own = jnp.diagonal(attended.alpha, axis1=-2, axis2=-1)[..., None, None]
-    towards = jnp.einsum("hij,btj->bhti", attention.interaction, u)
+    """What the inclusive mask adds to S_t A in each head, [b, h, t, d, d].
+
+        alpha_tt [I + (u_t - ubar_t)(A u_t)^T]
+
+    There u_t is also among the embeddings that are averaged, so that this derivative is added.
+    """
+    own = jnp.diagonal(attended.alpha, axis1=-2, axis2=-1)[..., None, None]  # alpha_tt
+    towards = jnp.einsum("hij,btj->bhti", attention.interaction, u)  # A u_t
     return own * (
         jnp.eye(attention.dim, dtype=u.dtype) + _outer(attended.w[:, None] - attended.wbar, towards)
     )
 
 
 def _by_lemma(attention: Attention) -> bool:
+    """Whether blocks have size H r: where that is no more than d and S_t A is all there is.
+
+    The inclusive mask adds a term that is not of rank r, and a symmetric A needs S_t itself.
+    """
     fewer = attention.heads * attention.rank <= attention.dim
     return fewer and attention.mask == "strict" and not attention.symmetric
 
 
 def _features(attention: Attention, attended: Attended) -> tuple[jax.Array, jax.Array]:
-    """Features l_s and r_s whose covariance is wanted, [b, h, s, n] each."""
+    """Left [b, h, s, n] and right features [b, h, s, m], whose covariance makes up the block.
+
+        symmetric A    w_s                    w_s                     n = m = d, covariance S_t
+        by the lemma   W_Q^g V_h w_s, all g   W_K^h w_s / sqrt(r)     n = H r, m = r
+        otherwise      V_h w_s                A_h^T w_s               n = m = d
+
+    Each row gives the left and the right feature of head h.
+    """
     heads, dim, value = attention.heads, attention.dim, attention.value
     w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)
     if attention.symmetric:
         return w, w
     if not _by_lemma(attention):
         return _of_values(attention, w), jnp.einsum("hjk,bhsj->bhsk", attention.interaction, w)
-    rows = heads * attention.rank  # those of all heads stand in the columns of each
+    # Stack the query rows of all heads g: W_Q^g V_h as [h, H r, d].
+    rows = heads * attention.rank
     queries = attention.query.reshape(rows, dim) / (heads if value is None else 1)
     through = jnp.broadcast_to(queries, (heads, rows, dim)) if value is None else queries @ value
     left_of = partial(jnp.einsum, "hni,bhsi->bhsn", through)
     if value is not None or heads > 1:
         return left_of(w), attended.key
-    # The same, from the queries that are there already.
+    # One head without values: W_Q w_s = W_Q u_s - W_Q u_1, and W_Q u_s is there already.
     return attended.query - left_of(attended.origin[:, None]), attended.key
 
 
-def _of_values(attention: Attention, slope: jax.Array) -> jax.Array:
-    """`V_h` times [b, h, t, i, ...]."""
+def _of_values(attention: Attention, x: jax.Array) -> jax.Array:
+    """`V_h x` for x [b, h, t, d, ...]."""
     if attention.value is None:
-        return slope / attention.heads
-    return jnp.einsum("hij,bhtj...->bhti...", attention.value, slope)
+        return x / attention.heads
+    return jnp.einsum("hij,bhtj...->bhti...", attention.value, x)
 
 
 def _outer(left: jax.Array, right: jax.Array) -> jax.Array:
-    # As an einsum its gradients are matrix products; a broadcast product's would be sums over whole
-    # arrays.
+    # The gradients of an einsum are matrix products; those of a broadcast product would be sums
+    # over whole arrays.
     return jnp.einsum("...i,...j->...ij", left, right)
