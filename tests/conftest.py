@@ -5,7 +5,6 @@ browser.
 precision."""
 
 import gc
-import importlib
 import os
 import re
 import shutil
@@ -27,7 +26,6 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
-from jaxtyping import install_import_hook
 from playwright.sync_api import sync_playwright
 
 from tests import where
@@ -45,12 +43,6 @@ FLAGS = [
 UNOPTIMISED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 PRECISION = "float64" if jax.config.jax_enable_x64 else "float32"
 HERE = Path(__file__).parent
-
-with install_import_hook(["probattn"], "beartype.beartype"):
-    for package in ("probattn", "probattn.models", "probattn.inference"):
-        module = importlib.import_module(package)
-        for name in module.__all__:  # what is not loaded under the hook is not checked
-            getattr(module, name)
 
 
 def pytest_addoption(parser):

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 import probattn
@@ -133,3 +134,8 @@ def run(code):
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
+
+
+def test_shapes_and_types_are_checked_in_the_tests():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        probattn.stability_margin("no attention", [[0.0]])

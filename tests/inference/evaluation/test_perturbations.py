@@ -200,7 +200,7 @@ def test_bad_disturbances_are_refused(fits, corpus):
         robustness(fits["map"], corpus.heldout, "foo")
     with pytest.raises(InputError, match="two sequences with room for 2 typos, got 0"):
         typo_robustness(fits["map"], corpus.heldout[:1], "swap")
-    with pytest.raises(InputError, match="Bigrams has latent embeddings"):
+    with pytest.raises(InputError, match=r"expected a PathModel.* got Bigrams, which lacks"):
         noise_robustness(fit_of([TRUTH]), sequences(5))
     one_symbol = dataclasses.replace(fits["map"].model, vocab_size=2)
     with pytest.raises(InputError, match="at least two symbols"):
