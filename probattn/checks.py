@@ -1,5 +1,4 @@
-"""Input checks that several parts share: each returns what it accepts and raises an InputError
-otherwise."""
+"""Shared input checks: each returns the value it accepts and raises an InputError otherwise."""
 
 from typing import Any
 
@@ -11,8 +10,11 @@ from probattn.errors import InputError
 
 
 def as_float_array(name: str, value: Any) -> jax.Array:
-    """`value` as a floating-point array; an InputError if it is none, or holds a NaN or an
-    infinity."""
+    """`value` as a floating-point array of finite numbers.
+
+    Raises: InputError if it is no array of real numbers, or holds a NaN or an infinity. The entries
+    of a traced value are not known and not checked.
+    """
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -23,15 +25,17 @@ def as_float_array(name: str, value: Any) -> jax.Array:
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
         array = array.astype(float)
-    # numpy, not jax.numpy: under jit the latter would trace the check of a constant too.
+    # numpy, since jax.numpy under jit would trace the check even of a constant.
     if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
         raise InputError(f"{name}: expected finite numbers, got NaN or infinity")
     return array
 
 
 def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
-    """`value` as standard deviations, one for each of a batch; an InputError if one is not positive
-    or too many."""
+    """`value` as positive standard deviations whose shape broadcasts against `batch_shape`.
+
+    Raises: InputError if one is not positive (unless traced), or the shapes do not broadcast.
+    """
     scale = as_float_array("scale", value)
     if not isinstance(scale, jax.core.Tracer) and not (np.asarray(scale) > 0).all():
         raise InputError(f"scale: expected positive numbers, got {np.asarray(scale).min()}")
@@ -40,14 +44,13 @@ def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
     except ValueError as error:
         raise InputError(
             f"scale: expected a shape that broadcasts against the batch {batch_shape} (one for "
-            "each sequence or map), "
-            f"got {scale.shape}"
+            f"each sequence or map), got {scale.shape}"
         ) from error
     return scale
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int of at least `least`; an InputError otherwise."""
+    """`value` as an int. Raises: InputError unless it is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     return int(value)

@@ -1,5 +1,4 @@
-"""How a function of an attention runs over many sequences: batches, batches of maps, and pieces
-that fit into memory."""
+"""Run a function over many sequences: leading axes, batches of maps, pieces to fit into memory."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from probattn.attention.attention import ARRAY_FIELDS, Attention
 from probattn.checks import as_float_array
 from probattn.errors import InputError
 
-LARGEST_WORKING_SET = 2**26  # numbers, 256 MB in float32
+LARGEST_WORKING_SET = 2**26  # numbers held at once; 256 MB in float32
 
 
 def over_sequences(
@@ -24,16 +23,22 @@ def over_sequences(
     name: str = "embeddings",
     working_set: Callable | None = None,
 ) -> Any:
-    """`function(attention, u[b, t, i]) -> [b, ...]`, compiled, over embeddings of shape (...,
-    length, dim).
+    """Compile and call `function(attention, u[b, t, i]) -> [b, ...]` on u of any leading axes.
 
-    A batch of maps broadcasts against the leading axes of u. Where the sequences together would
-    need more memory than LARGEST_WORKING_SET they go in pieces, and gradients compute each piece
-    again: `working_set(attention, length)` is how many numbers one sequence holds at once, or None,
-    which keeps all in one piece.
+    A batch of maps broadcasts against the leading axes of u; results have the broadcast shape.
+
+    Args:
+        function: takes one map and a batch of sequences u[b, t, i] to arrays [b, ...].
+        attention: one map or a batch of maps.
+        u: embeddings of shape (..., length, dim).
+        name: what error messages call u.
+        working_set: `working_set(attention, length)` is how many numbers one sequence needs at
+            once. If all need more than LARGEST_WORKING_SET together, they run in pieces, and
+            gradients recompute each piece. None keeps them in one piece.
 
     Raises:
-        InputError: u is no array of that shape, holds a NaN, or is longer than the position bias.
+        InputError: u is no array of that shape, holds a NaN or an infinity, is longer than the
+            position bias, or its leading axes do not broadcast against those of the maps.
     """
     u = as_float_array(name, u)
     if u.ndim < 2 or u.shape[-1] != attention.dim or u.shape[-2] == 0:
@@ -51,11 +56,10 @@ def over_sequences(
     except ValueError as error:
         raise InputError(
             f"{name}: expected leading axes that broadcast against the attention's batch "
-            f"{attention.batch_shape}, "
-            f"got shape {u.shape}"
+            f"{attention.batch_shape}, got shape {u.shape}"
         ) from error
-    # GPUs would round the factors of products to 10 bits by default, and log determinants with
-    # them.
+    # By default GPUs round the factors of matrix products to 10 bits, and log determinants would
+    # lose as much.
     with jax.default_matmul_precision("highest"):
         return _over_sequences(function, working_set, attention, u)
 
@@ -64,12 +68,14 @@ def over_sequences(
 def _over_sequences(
     function: Callable, working_set: Callable | None, attention: Attention, u: jax.Array
 ) -> Any:
+    """`over_sequences` after its checks."""
     maps = attention.batch_shape
     shape = np.broadcast_shapes(maps, u.shape[:-2])
     length, dim = u.shape[-2:]
     if not maps:
         sequences, run = u.reshape(-1, length, dim), partial(function, attention)
     else:
+        # Each row of `sequences` [b, maps, t, i] holds one sequence for every map.
         over = shape[len(shape) - len(maps) :]
         flat = jax.tree.map(
             lambda leaf: leaf.reshape(-1, *leaf.shape[len(over) :]), broadcast_maps(attention, over)
@@ -90,15 +96,17 @@ def _over_sequences(
 
 
 def _in_pieces(run: Callable, sequences: jax.Array, most: int) -> Any:
-    """`run(sequences)`, at most so many at a time; of a piece only what goes in and comes out is
-    kept for gradients."""
+    """`run(sequences)`, in pieces of at most `most` sequences one after the other.
+
+    For gradients only the arguments and results of a piece are kept; the rest is recomputed.
+    """
     number = len(sequences)
     if number <= most:
         return run(sequences)
     pieces = -(-number // most)
     each = -(-number // pieces)
-    # A piece takes every so-manieth sequence, so that each device goes on with its own where they
-    # are spread over several.
+    # Piece k takes sequences k, k + pieces, ...: where sequences are sharded over devices, this
+    # strided split leaves each device's shard where it is. The last sequence fills up the pieces.
     padded = jnp.concatenate(
         [
             sequences,
@@ -114,8 +122,11 @@ def _in_pieces(run: Callable, sequences: jax.Array, most: int) -> Any:
 
 
 def map_in_batches(function: Callable, rows: Any, batch_size: int) -> Any:
-    """`function` of each row, so many side by side; the last batch is filled up, so that one
-    program serves all of them."""
+    """`function` of each row, vectorised over `batch_size` rows, one batch after the other.
+
+    `rows` is a pytree of arrays whose first axis is mapped. The last batch is filled up with other
+    rows, so that one compiled program serves all batches.
+    """
     number = len(jax.tree.leaves(rows)[0])
     size = max(1, min(batch_size, number))
     missing = -number % size
@@ -126,7 +137,7 @@ def map_in_batches(function: Callable, rows: Any, batch_size: int) -> Any:
 
 
 def broadcast_maps(attention: Attention, shape: tuple[int, ...]) -> Attention:
-    """The attention with all its arrays broadcast to one batch of maps of that shape."""
+    """The attention with all its arrays broadcast to a batch of maps of shape `shape`."""
 
     def broadcast(name: str, axes: int) -> Any:
         array = getattr(attention, name)

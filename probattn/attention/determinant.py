@@ -49,7 +49,7 @@ def _side_by_side(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 @_side_by_side.defjvp
-@jax.default_matmul_precision("highest")
+@jax.default_matmul_precision("highest")  # a rule may be traced outside its caller's setting
 def _side_by_side_jvp(primals, tangents):
     """`d log |det J| = tr(J^-1 dJ)` and `d J^-1 = -J^-1 dJ J^-1`, without another factorisation.
 
@@ -71,7 +71,7 @@ def _by_library(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @_by_library.defjvp
-@jax.default_matmul_precision("highest")
+@jax.default_matmul_precision("highest")  # a rule may be traced outside its caller's setting
 def _by_library_jvp(primals, tangents):
     """`d log |det J| = tr(J^-1 dJ)`; 0 at a singular block, where I and 0 stand in for J and dJ."""
     (blocks,), (tangent,) = primals, tangents
