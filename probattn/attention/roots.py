@@ -1,4 +1,4 @@
-"""How many solutions the implicit equation has (theory, section 4)."""
+"""The expected number of roots of a token's equation (theory, section 4)."""
 
 import math
 from functools import partial
@@ -19,8 +19,8 @@ from probattn.attention.uniqueness import require_strict
 from probattn.checks import as_float_array, as_scale
 from probattn.errors import InputError
 
-CELLS = 8192  # of the grid in dimension 1
-ROWS = 16  # to a multiple of which pasts are padded
+CELLS = 8192  # number of cells of the grid in dimension 1
+ROWS = 16  # pasts are padded to a multiple of this length, so that fewer programs are compiled
 
 
 class RootCount(NamedTuple):
@@ -28,11 +28,11 @@ class RootCount(NamedTuple):
 
     Args:
         expected: E over the noise of the number of u with `u - mu_t(u) = e`; at least 1.
-        standard_error: of that, from the draws of the noise; 0 in dimension 1, where none are
-            drawn.
-        unbalanced: share of draws whose roots are known not to be all found. The signs of det J_t
-            over all roots add up to 1 (the map has degree 1), so where those of the found ones do
-            not, roots are missing.
+        standard_error: standard error of `expected` over the draws of the noise; 0 in dimension 1,
+            where no noise is drawn.
+        unbalanced: share of draws of which some roots are known to be missing. The signs of det J_t
+            add up to 1 over all roots (the map has degree 1); where those of the roots found do
+            not, others exist.
     """
 
     expected: float
@@ -49,28 +49,30 @@ def expected_roots(
     num_draws: int = 500,
     num_starts: int = 64,
 ) -> RootCount:
-    """Expected number of solutions of `u = mu_t(u; past) + e`, `e ~ N(0, scale^2 I)`: 1 where the
-    density is one.
+    """Expected number of roots of `u = mu_t(u; past) + e` over the noise `e ~ N(0, scale^2 I)`.
 
         E[roots] = integral of N(u - mu_t(u)) |det J_t(u)| du
 
-    In dimension 1 this is the total variation of the noise's distribution function along `u -
-    mu_t(u)`, exact up to what 8,192 cells with their turning points located by bisection resolve.
-    In more dimensions the roots of each draw
-    of the noise are sought from many starts and counted: a lower bound in expectation, with a
-    standard error, and `unbalanced` tells how often roots are known to be missing.
+    It is at least 1, and 1 where the change of variables gives a probability density.
+
+    In dimension 1 it is the total variation of the noise's distribution function along
+    `u - mu_t(u)`, exact up to the resolution of 8,192 cells, in each of which the turning point is
+    located by bisection. In more dimensions the roots for each draw of the noise are sought from
+    many starts and counted. This is a lower bound in expectation; it comes with a standard error,
+    and `unbalanced` is the share of draws where roots are known to be missing.
 
     Args:
         attention: one map, strict mask.
         past: embeddings before the position, shape (t - 1, dim), t >= 2.
         scale: standard deviation of the noise.
         key: random key; needed in dimension 2 and up.
-        num_draws, num_starts: draws of the noise and starts for each; the past's own embeddings
-            come first among the starts, then random convex combinations of them.
+        num_draws: draws of the noise.
+        num_starts: starts for each draw: first the embeddings of the past, then random convex
+            combinations of them.
 
     Raises:
-        InputError: an inclusive mask, a batch of maps, a wrong shape, num_draws below 2, num_starts
-            below 1 or a missing key.
+        InputError: an inclusive mask, a batch of maps, a wrong shape, num_draws below 2,
+            num_starts below 1 or a missing key.
 
     Source: theory, section 4.
 
@@ -116,23 +118,27 @@ def expected_roots(
 
 @jax.jit
 def _total_variation(attention: Attention, past: jax.Array, scale: jax.Array) -> jax.Array:
-    def at(function, token):  # of the position after the past, for many tokens there
+    """Expected number of roots in dimension 1: the sum of |change of Phi(e / scale)| over cells."""
+
+    def at(function, token):  # function at the position after the past, for token (n,)
         context = jnp.broadcast_to(past, (*token.shape, *past.shape))
         u = jnp.concatenate([context, token[..., None, None]], axis=-2)
         return function(attention, u)[..., -1, :].reshape(token.shape)
 
-    slope, error = partial(at, lambda a, u: jacobian_blocks(a, u)[..., 0]), partial(at, residuals)
-    # Beyond these the noise has no mass left: u - mu lies more than nine standard deviations out.
+    block, error = partial(at, lambda a, u: jacobian_blocks(a, u)[..., 0]), partial(at, residuals)
+    # Outside (-reach, reach) |u - mu| is more than nine standard deviations: the noise has no mass
+    # left there.
     values = 1.0 if attention.value is None else jnp.abs(attention.value).sum()
     reach = values * jnp.abs(past).max() + 9 * scale
     grid = jnp.linspace(-reach, reach, CELLS + 1)
     low, high = grid[:-1], grid[1:]
-    falling = slope(low) < 0
+    falling = block(low) < 0
 
+    # Bisect for the point of each cell where u - mu_t(u) turns; without one it is the upper end.
     def halve(_, interval):
         low, high = interval
         middle = (low + high) / 2
-        same = (slope(middle) < 0) == falling
+        same = (block(middle) < 0) == falling
         return jnp.where(same, middle, low), jnp.where(same, high, middle)
 
     turning, _ = jax.lax.fori_loop(0, 50, halve, (low, high))
@@ -142,10 +148,11 @@ def _total_variation(attention: Attention, past: jax.Array, scale: jax.Array) ->
 
 @partial(jax.jit, static_argnums=(5, 6))
 def _count(attention, padded, position, scale, key, num_draws, num_starts):
-    """Number of distinct roots found and the sum of their signs, for each draw of the noise.
+    """Number of distinct roots found and sum of their signs of det J_t, for each draw of the noise.
 
-    `padded` holds the past in its first `position` rows, so that pasts of several lengths are one
-    program."""
+    `padded` [s, i] holds the past in its first `position` rows, so that pasts of several lengths
+    share one compiled program.
+    """
     for_noise, for_starts = jax.random.split(key)
     noise = scale * jax.random.normal(for_noise, (num_draws, attention.dim), padded.dtype)
     rows, number = jnp.arange(len(padded)), jnp.arange(num_starts)
@@ -160,16 +167,16 @@ def _count(attention, padded, position, scale, key, num_draws, num_starts):
 
     def one_draw(noise):
         equation = Equation.at(attention, padded, position, noise)
-        roots = jax.vmap(lambda start: guarded_newton(equation, start + noise))(starts)
+        roots = jax.vmap(lambda start: guarded_newton(equation, start + noise))(starts)  # [n, i]
         found = jnp.isfinite(roots).all(-1)
         distance = jnp.abs(roots[:, None] - roots[None]).max(-1)
-        # Newton's roots are exact to some machine epsilons over sigma_min; nearer ones are one root
-        # found twice.
+        # Newton's method is exact to some machine epsilons over sigma_min; roots that are closer
+        # than the square root of epsilon are one root found twice.
         same = distance < jnp.sqrt(jnp.finfo(roots.dtype).eps) * equation.unit
         first = found & ~jnp.tril(same & found[None], -1).any(-1)
-        slopes = jax.vmap(jax.jacfwd(equation.difference))(
+        blocks = jax.vmap(jax.jacfwd(equation.difference))(  # J_t at each root, [n, i, j]
             jnp.where(found[:, None], roots / equation.unit, 0)
         )
-        return first.sum(), jnp.where(first, jnp.sign(jnp.linalg.det(slopes)), 0).sum()
+        return first.sum(), jnp.where(first, jnp.sign(jnp.linalg.det(blocks)), 0).sum()
 
     return map_in_batches(one_draw, noise, 64)
