@@ -1,2 +1,1 @@
-"""Numbers about fits: scores, predictions, margins, convergence. No figures, and nothing of
-matplotlib."""
+"""Numbers about fits: scores, predictions, margins, convergence; nothing here loads matplotlib."""

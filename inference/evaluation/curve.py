@@ -1,4 +1,4 @@
-"""Held-out losses against the number of training sequences, and what they say."""
+"""Held-out losses against the number of training sequences, and verdicts on them in words."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,8 @@ from probattn.inference.evaluation.measured import Measured, ratio
 from probattn.inference.fitting.density import data_hash
 from probattn.inference.fitting.fit import CHAINS
 
-PER_SIZE = (
-    "converged",
-    "seconds",
-    "gradients",
-    "unfinished",
-)  # of a curve: a value for each name and size
+# Fields of a curve that hold a tuple for each name, with one value for each size.
+PER_SIZE = ("converged", "seconds", "gradients", "unfinished")
 
 Converged = tuple[bool | None, ...]
 
@@ -27,9 +23,8 @@ Converged = tuple[bool | None, ...]
 class LearningCurve:
     """Held-out log probabilities of fits to growing prefixes of the same training sequences.
 
-    The standard errors are across held-out sequences. What another draw of training sequences would
-    change is not in
-    them: there is one prefix of each size.
+    Standard errors are across held-out sequences. They do not include the variation between
+    training sets, since there is only one prefix of each size.
 
     Args:
         sizes: numbers of training sequences, ascending, (num_sizes,).
@@ -37,11 +32,11 @@ class LearningCurve:
             num_heldout).
         counts: tokens that count in each held-out sequence, (num_heldout,).
         methods: by name, the method of its fits; "baseline" for the bigram.
-        converged: by name, the verdict at each size; None where there is none.
+        converged: by name, whether the fit of each size has converged; None without a verdict.
         seconds: by name, wall time of each fit; NaN for the bigram.
-        gradients: by name, gradients that each fit took; NaN where it does not say.
-        unfinished: by name, whether a posterior had fewer draws than it is to have.
-        model: name and fields of the model, as words.
+        gradients: by name, gradient evaluations of each fit; NaN if unknown and for the bigram.
+        unfinished: by name, whether each fit has fewer draws than planned.
+        model: name and fields of the model, as text.
         heldout: SHA-256 of the held-out tokens.
     """
 
@@ -57,26 +52,23 @@ class LearningCurve:
     heldout: str
 
     def losses(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out loss of one method and its standard error at each size, in nats per token, each
-        (num_sizes,)."""
+        """Held-out loss of one method and its standard error, nats per token, each (num_sizes,)."""
         return _columns(self._per_token(-self._of(name)))
 
     def differences(self, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
-        """By how much `first` predicts better than `second` at each size, and the standard error of
-        that.
+        """By how much `first` predicts better than `second`, with standard errors.
 
         `sum_i (log p_first(x_i) - log p_second(x_i)) / sum_i counts_i`, in nats per token, each
-        (num_sizes,). The
-        differences are paired: what makes a sequence hard for both is not in the error.
+        (num_sizes,). The differences are paired: how hard a sequence is for both methods cancels
+        and does not enlarge the error.
         """
         return _columns(self._gains(first, second))
 
     def verdicts(self) -> list[str]:
-        """What the curve says, in sentences: who predicts better at which sizes, and where the
-        difference is noise.
+        """Sentences on which method predicts better, at which sizes, and on unreliable fits.
 
-        Each difference comes with its standard error, and within two of them it is called noise.
-        Fits that have not converged or are unfinished are named.
+        Each difference comes with its standard error; within two standard errors it is called
+        noise. Further sentences name the fits that have not converged or are unfinished.
         """
         ranked = sorted(
             self.methods,
@@ -87,7 +79,7 @@ class LearningCurve:
             if apart := self._sizes_where(value is False for value in self.converged[name]):
                 sentences.append(
                     f"{name} has not converged at {apart} sequences: its numbers there are "
-                    "those of the fit as it is."
+                    "those of an unconverged fit."
                 )
             if short := self._sizes_where(self.unfinished[name]):
                 sentences.append(
@@ -97,8 +89,10 @@ class LearningCurve:
         return sentences
 
     def trusted(self, name: str) -> np.ndarray:
-        """Whether the fits of one method are finished and nothing says that they have not
-        converged, (num_sizes,)."""
+        """Whether each fit of one method is finished and not known to be unconverged, (num_sizes,).
+
+        A fit without a verdict counts as trusted.
+        """
         pairs = zip(self.converged[name], self.unfinished[name], strict=True)
         return np.array(
             [converged is not False and not unfinished for converged, unfinished in pairs]
@@ -134,8 +128,7 @@ class LearningCurve:
         )
 
     def _pair_verdict(self, first: str, second: str) -> str:
-        """One sentence, a clause for each stretch of sizes at which the difference says the
-        same."""
+        """One sentence with a clause for each run of sizes at which the same method is better."""
         gains = self._gains(first, second)
         signs = [np.sign(gain.value) if gain.sure else 0 for gain in gains]
         stretches = [
@@ -159,17 +152,19 @@ class LearningCurve:
     def _where(self, places: list[int], begins: bool, ends: bool) -> str:
         if begins:
             return f"At {_listed([f'{self.sizes[place]:,}' for place in places])} sequences"
-        if ends and len(places) > 1:  # of a single size one cannot say that it goes on
+        if ends and len(places) > 1:  # "from ... on" needs at least two sizes
             return f"from {self.sizes[places[0]]:,} on"
         return f"at {_listed([f'{self.sizes[place]:,}' for place in places])}"
 
 
 def join(curves: Sequence[LearningCurve]) -> LearningCurve:
-    """One curve of several of the same methods, model and held-out sequences, each of other
-    training sizes.
+    """Join curves of different training sizes into one.
 
-    Raises: InputError if they are not. That the training sequences are prefixes of one another is
-    for the caller to know."""
+    The curves must have the same methods, model and held-out sequences, and no training size in
+    common. The caller ensures that the training sequences are prefixes of one another.
+
+    Raises: InputError if methods, model or held-out sequences differ, or a size occurs twice.
+    """
     first = curves[0]
     for other in curves[1:]:
         for what in ("methods", "model", "heldout"):
@@ -202,5 +197,5 @@ def _columns(measured: Sequence[Measured]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """Words joined as in "a, b and c"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -1,4 +1,4 @@
-"""Learning curves on disk: one file of arrays, whole or not at all."""
+"""Learning curves on disk: one file of arrays, written atomically."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,15 @@ from probattn.inference.data.array_file import DamagedFile, read_arrays, write_a
 from probattn.inference.evaluation.curve import LearningCurve
 
 FORMAT = 1  # raised whenever what the file holds changes
-JUDGED = (None, False, True)  # `converged` in a file is the place in here
+JUDGED = (None, False, True)  # a file holds each `converged` as its index in this tuple
 
 
 def save_curve(path: str | Path, curve: LearningCurve) -> None:
-    """Write a curve to one file, whole or not at all; one that is there is replaced.
+    """Write a curve to one file atomically, replacing an existing file.
 
-    Raises: InputError if the folder is missing or the path is one; FitError if the disk does not
-    take it."""
+    Raises: InputError if the folder does not exist or the path is a folder; FitError if writing
+    fails.
+    """
     path = Path(path)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(
@@ -39,11 +40,16 @@ def save_curve(path: str | Path, curve: LearningCurve) -> None:
 
 
 def load_curve(path: str | Path, heldout_tokens: Any = None) -> LearningCurve:
-    """Read a curve back.
+    """Read a curve that `save_curve` wrote.
 
-    Args: heldout_tokens, if given, those that the curve must be of, (num_sequences, length).
+    Args:
+        path: the file.
+        heldout_tokens: if given, the held-out tokens (num_sequences, length) that the curve must
+            have been computed on.
+
     Raises: InputError if the file is missing, damaged or of another format, or the curve is of
-    other held-out sequences."""
+    other held-out sequences.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; make one with `probattn learning-curve`")

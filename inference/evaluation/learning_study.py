@@ -18,28 +18,28 @@ from probattn.inference.fitting.density import data_hash
 from probattn.inference.fitting.fit import Fit, mixture_log_prob
 
 BASELINE = "bigram"
-MOST_DRAWS = 200  # of a posterior, evenly spaced, that score held-out sequences
+MOST_DRAWS = 200  # posterior draws, evenly spaced, that score held-out sequences
 
 
 def learning_curve(
     fits: Mapping[str, Sequence[Fit]], heldout_tokens: Any, *, most_draws: int = MOST_DRAWS
 ) -> LearningCurve:
-    """Score fits to growing prefixes of the same training sequences on held-out ones, with the
-    bigram of each prefix.
+    """Score fits to growing prefixes of the training sequences, and bigrams, on held-out ones.
 
-    A posterior's log probability is that of the mixture over its draws (theory, section 8).
+    A bigram is fitted to each prefix as a baseline. A posterior's log probability is that of the
+    mixture over its draws (theory, section 8).
 
     Args:
-        fits: by name, a fit for each training size, in any order; all of one model, and the same
-            sizes for each name.
+        fits: by name, one fit for each training size, in any order. All fits are of one model, and
+            each name has the same sizes.
         heldout_tokens: shape (num_sequences, length).
-        most_draws: of a posterior that score sequences, evenly spaced; convergence is judged by all
-            of them.
+        most_draws: number of posterior draws, evenly spaced, that score sequences; convergence is
+            judged on all draws.
 
     Raises:
-        InputError: no fits, a fit named "bigram", a size twice or not for each name, models that
-            differ, training sequences that are no prefixes of one another, or tokens that a model
-            refuses.
+        InputError: no fits, a fit named "bigram", a name with a size twice or with other sizes than
+            the rest, models that differ, training sequences that are not prefixes of one another,
+            or tokens that a model refuses.
         FitError: a log probability that is not finite.
     """
     whole_number("most_draws", most_draws)
@@ -78,8 +78,7 @@ def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
         if sizes[name] != expected:
             raise InputError(
                 f"learning curve: {name} has training sizes {_joined(sizes[name])}, {first} "
-                f"has {_joined(expected)}; fit "
-                "both at the same"
+                f"has {_joined(expected)}; fit both at the same"
             )
         for fit in several:
             _refuse_other(f"{name} at {len(fit.data):,} sequences", fit, longest)
@@ -87,25 +86,23 @@ def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
 
 
 def _refuse_other(which: str, fit: Fit, longest: Fit) -> None:
-    """InputError unless a fit is of the same model as another, and of the first of its training
-    sequences."""
+    """InputError unless `fit` is of the model of `longest` and of a prefix of its training data."""
     require(f"learning curve: {which}", fit.model, TokenModel)
     known = dataclasses.replace(fit.density, data="")
     if apart := known.differences(dataclasses.replace(longest.density, data="")):
         raise InputError(
             f"learning curve: {which}: expected one model throughout, got others "
-            f"({'; '.join(apart)}); a curve of each"
+            f"({'; '.join(apart)}); make one curve for each"
         )
     if not np.array_equal(fit.data, longest.data[: len(fit.data)]):
         raise InputError(
             f"learning curve: {which}: its training sequences are not the first of those of "
-            "the largest size; fit to "
-            "corpus.train[:size]"
+            "the largest size; fit to corpus.train[:size]"
         )
 
 
 def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> LearningCurve:
-    """The curve of one size, the bigram included."""
+    """The learning curve at a single training size, including the bigram."""
     first = next(iter(fits.values()))
     vocab_size = require("learning curve", first.model, TokenModel).vocab_size
     scored = {name: _scored(name, fit, heldout, most_draws) for name, fit in fits.items()}
@@ -134,25 +131,25 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
 
 
 def _refuse_infinite(which: str, log_prob: np.ndarray) -> None:
-    """FitError for a log probability that is no finite number: no loss and no difference could be
-    told of it."""
+    """FitError for a log probability that is not finite: it has no loss and no difference."""
     if not np.isfinite(log_prob).all():
         worst = int(np.argmin(np.isfinite(log_prob)))
         raise FitError(
             f"learning curve: {which} gives held-out sequence {worst + 1} a log probability of "
-            f"{log_prob[worst]}; fit "
-            "again with another seed"
+            f"{log_prob[worst]}; fit again with another seed"
         )
 
 
 def _scored(
     name: str, fit: Fit, heldout: np.ndarray, most_draws: int
 ) -> tuple[np.ndarray, bool | None]:
-    """Held-out log probabilities of a fit, and whether it has converged: by all its draws, which
-    thinning would make few."""
+    """Held-out log probabilities (num_sequences,) of a fit, and whether it has converged.
+
+    Convergence is judged on all draws, since thinned chains have smaller effective sample sizes.
+    """
     thin = affordable(fit).thinned(most_draws)
     per_draw = thin.draw_log_prob(heldout)
-    with np.errstate(invalid="ignore"):  # what is not finite is refused just below
+    with np.errstate(invalid="ignore"):  # values that are not finite are refused below
         log_prob = mixture_log_prob(per_draw.astype(float))
     _refuse_infinite(f"{name} at {len(fit.data):,} sequences", log_prob)
     if not fit.sampled:

@@ -1,5 +1,7 @@
-"""The mode beside the draws: a mode is where the density is highest, and not where the posterior's
-mass is."""
+"""Scores of single draws, to compare a mode with the draws of a posterior.
+
+A mode is where the density is highest, which need not be where the posterior's mass is.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +23,10 @@ class DrawScores:
 
     Args:
         method: of the fit.
-        log_joint: log density of parameters, latent variables and training data under each draw, in
+        log_joint: log density of parameters, latent variables and training data at each draw, in
             nats.
         per_token: held-out log probability per token under each draw, in nats.
-        mixture: that of all these draws together, a mixture.
+        mixture: held-out log probability per token under the mixture of these draws, in nats.
     """
 
     method: str
@@ -40,7 +42,7 @@ class DrawScores:
 
 
 def draw_scores(fit: Fit, tokens: Any) -> DrawScores:
-    """Scores of evenly spaced draws on held-out sequences (num_sequences, length)."""
+    """Score evenly spaced draws, some 200 at most, on held-out tokens (num_sequences, length)."""
     fit = affordable(fit).thinned(MOST_DRAWS)
     values = {**fit.flat_draws(), **fit.flat_latents()}
     joint = over_draws(_log_joint, fit.model, values, fit.data)

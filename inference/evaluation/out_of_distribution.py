@@ -1,4 +1,4 @@
-"""Does uncertainty tell sequences from elsewhere from those of the corpus?"""
+"""Detection: how well uncertainty tells sequences from elsewhere from held-out ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from probattn.inference.evaluation.measured import INTERNAL, Measured
 from probattn.inference.evaluation.predictive import Prediction
 
 SCORES = ("mutual information", "data uncertainty", "surprise")
-MOST_SEQUENCES = 1000  # from either side
-ROUNDING = 1e-5  # nats: all the mutual information that one draw has, in float32
-CURVE = np.linspace(0, 1, 101)  # false alarm rates
+MOST_SEQUENCES = 1000  # of held-out sequences, and of those from elsewhere
+ROUNDING = 1e-5  # nats; in float32 rounding gives a single draw less mutual information than this
+CURVE = np.linspace(0, 1, 101)  # false alarm rates at which the ROC curve is computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +21,15 @@ class Detection:
 
     Args:
         method: of the fit.
-        elsewhere: where the others are from.
-        score: "mutual information" or "data uncertainty", means per token of the sequence, or
-            "surprise", minus its log probability per token.
+        elsewhere: where the other sequences come from.
+        score: "mutual information" or "data uncertainty", as a mean over the tokens of a sequence,
+            or "surprise", minus the log probability per token.
         area: under the ROC curve, with DeLong's standard error: the probability that a sequence
             from elsewhere has the higher score, ties counting half; 0.5 is chance.
-        hits: share of those from elsewhere that are found at the false alarm rates `CURVE`.
-        ours, theirs: DeLong's placements of each held-out sequence, and of each from elsewhere.
+        hits: share of the sequences from elsewhere that are detected at each false alarm rate of
+            `CURVE`.
+        ours: DeLong's placement of each held-out sequence, (num_held_out,).
+        theirs: DeLong's placement of each sequence from elsewhere, (num_elsewhere,).
     """
 
     method: str
@@ -42,13 +44,13 @@ class Detection:
         return f"Detection({self.method}, {self.elsewhere}, by {self.score}: area {self.area})"
 
     def minus(self, other: "Detection") -> Measured:
-        """Difference of the areas of two scores of the same sequences, paired (DeLong)."""
+        """Paired difference of two areas on the same sequences, with DeLong's error."""
         parts = self.ours - other.ours, self.theirs - other.theirs
         return Measured(self.area.value - other.area.value, _delong_error(*parts))
 
 
 def shuffled(tokens: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """The same sequences with their symbols in random order; the end stays where it is.
+    """The sequences with their symbols in random order; end tokens keep their places.
 
     Example:
 
@@ -61,7 +63,7 @@ def shuffled(tokens: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
 
 def reversed_order(tokens: np.ndarray) -> np.ndarray:
-    """The same sequences read backwards; the end stays where it is.
+    """The sequences with their symbols in reverse order; end tokens keep their places.
 
     Example:
 
@@ -76,8 +78,15 @@ def reversed_order(tokens: np.ndarray) -> np.ndarray:
 def detection(
     ours: Prediction, theirs: Prediction, *, elsewhere: str, method: str
 ) -> tuple[Detection, ...]:
-    """Each score's power to tell two sets of sequences apart. A fit with one draw has no mutual
-    information.
+    """Detection of sequences from elsewhere by each score.
+
+    Mutual information is left out where it is 0 up to rounding, as it is for a fit with one draw.
+
+    Args:
+        ours: predictions of held-out sequences.
+        theirs: predictions of sequences from elsewhere, by the same fit.
+        elsewhere: where those come from, in words.
+        method: of the fit.
 
     Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
     """
@@ -89,7 +98,7 @@ def detection(
         area, placements = _area(one, other)
         limits = np.quantile(one, 1 - CURVE, method="higher")
         hits = (other[:, None] > limits).mean(0)
-        hits[-1] = 1.0
+        hits[-1] = 1.0  # at a false alarm rate of 1 every sequence is flagged
         found.append(Detection(method, elsewhere, score, area, hits, *placements))
     return tuple(found)
 
@@ -115,14 +124,18 @@ def _score(prediction: Prediction, score: str) -> np.ndarray:
 
 
 def _area(ours: np.ndarray, theirs: np.ndarray) -> tuple[Measured, tuple[np.ndarray, np.ndarray]]:
-    """The probability that one of theirs is larger, from ranks; and the placements its error comes
-    from."""
+    """Area under the ROC curve, and the placements (ours, theirs) that its error is computed from.
+
+    The area is the probability that a score of theirs (n,) is larger than one of ours (m,). The
+    placement of a score is the share of the other sample on its expected side, ties counting half.
+    """
     m, n = len(ours), len(theirs)
     together = rankdata(np.concatenate([ours, theirs]))
-    below = (together[m:] - rankdata(theirs)) / m  # share of ours under each of theirs, ties half
-    above = 1 - (together[:m] - rankdata(ours)) / n
+    below = (together[m:] - rankdata(theirs)) / m  # share of ours below each of theirs, [n]
+    above = 1 - (together[:m] - rankdata(ours)) / n  # share of theirs above each of ours, [m]
     return Measured(float(below.mean()), _delong_error(above, below)), (above, below)
 
 
 def _delong_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Standard error of a difference of means, from the placements of the two samples."""
     return float(np.sqrt(np.var(ours, ddof=1) / len(ours) + np.var(theirs, ddof=1) / len(theirs)))

@@ -17,14 +17,8 @@ from probattn.inference.evaluation.predictive import mixture_conditionals, token
 from probattn.inference.fitting.fit import Fit, over_draws
 
 NOISE = "embedding noise"
-LEVELS = (
-    0.0,
-    0.05,
-    0.1,
-    0.2,
-    0.4,
-    0.8,
-)  # standard deviations of the noise, in root mean squares of the embeddings
+# Standard deviations of the noise, in root mean squares of the embeddings.
+LEVELS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 MOST_SEQUENCES = 500
 MOST_DRAWS = 100
 DISTURBANCES = (NOISE, *KINDS)
@@ -37,17 +31,19 @@ class Robustness:
     Args:
         method: of the fit.
         disturbance: "embedding noise", or the kind of typo.
-        levels: for noise its standard deviation in root mean squares of the embeddings; else typos
-            in each sequence.
-        loss: at each level, nats per token, with standard errors across sequences. Of typos it is
-            the loss of the tokens that are still the writer's own, given all that was typed before.
-        averaged: of noise on a fit with fewer draws than a posterior: the loss at each level when
-            its probability is averaged over as many noises. What averaging over noises alone buys,
-            a posterior cannot claim for itself.
+        levels: standard deviations of the noise in root mean squares of the embeddings, or numbers
+            of typos in each sequence.
+        loss: at each level, nats per token, with standard errors across sequences. Under typos it
+            counts only the tokens that are still the writer's own, each predicted from everything
+            typed before it.
+        averaged: control for noise on a fit with few draws: its loss at each level when its
+            probability is averaged over as many noise draws as a posterior has. Empty for typos,
+            and for a fit that has enough draws of its own.
         root_mean_square: of the entries of the embedding path, mean over the draws; NaN for typos.
-        sums, counts: log probability and tokens of each sequence at each level, (levels,
-            num_sequences); averaged_sums: the log probability behind `averaged`, the same as sums
-            where there is none.
+        sums: log probability of each sequence at each level, (levels, num_sequences).
+        averaged_sums: log probability behind `averaged`, of the same shape; `sums` where that is
+            empty.
+        counts: number of tokens that count in each sequence at each level, of the same shape.
     """
 
     method: str
@@ -67,8 +63,7 @@ class Robustness:
         return f"Robustness({self.method}, {self.disturbance}; nats per token at {at})"
 
     def minus(self, other: "Robustness", level: int) -> Measured:
-        """Paired difference of the losses of two fits at the level of this index, both averaged
-        over as many noises."""
+        """Paired difference of two fits' losses at level number `level`, from `averaged_sums`."""
         return ratio(other.averaged_sums[level] - self.averaged_sums[level], self.counts[level])
 
 
@@ -80,12 +75,20 @@ def noise_robustness(
     num_noises: int = MOST_DRAWS,
     seed: int = 0,
 ) -> Robustness:
-    """Loss with Gaussian noise on the embeddings, of standard deviation `level` times their root
-    mean square.
+    """Held-out loss with Gaussian noise on the embeddings.
 
-    Each draw meets noise of its own, in each sequence and position, and the mixture is over
-    disturbed draws. A fit with fewer than `num_noises` draws meets noise several times, until it
-    has met as many: `loss` is the mean over the times, `averaged` that of the mean probability.
+    The standard deviation of the noise is `level` times the root mean square of the embeddings.
+    Noise is independent across draws, sequences and positions, and predictions are those of the
+    mixture over the disturbed draws. A fit with fewer than `num_noises` draws is disturbed
+    repeatedly, until at least `num_noises` noises have been drawn: `loss` is the mean loss over the
+    repetitions, `averaged` the loss of their mean probability.
+
+    Args:
+        fit: of a model whose embeddings are a function of the tokens; at most 100 draws are used.
+        tokens: held-out tokens (num_sequences, length).
+        levels: of the noise.
+        num_noises: least number of noise draws.
+        seed: of the noise.
 
     Raises: InputError for a model whose embeddings are not a function of the tokens.
     """
@@ -103,10 +106,10 @@ def noise_robustness(
     found, scale = over_draws(
         _under_noise, model, draws, tokens, np.asarray(levels, float), key=jax.random.key(seed)
     )
-    found = np.swapaxes(found, 0, 1).astype(float).reshape(len(levels), times, number, len(tokens))
-    once = np.logaddexp.reduce(found, axis=2) - math.log(
-        number
-    )  # the mixture over the draws, each time
+    # l levels, r repetitions of the noise, d draws, n sequences.
+    found = np.swapaxes(found, 0, 1).astype(float)  # [l, r * d, n]
+    found = found.reshape(len(levels), times, number, len(tokens))  # [l, r, d, n]
+    once = np.logaddexp.reduce(found, axis=2) - math.log(number)  # mixture over draws, [l, r, n]
     sums, averaged = once.mean(1), np.logaddexp.reduce(once, axis=1) - math.log(times)
     counts = np.broadcast_to(token_counts(tokens), sums.shape)
     losses, levelled = (
@@ -130,11 +133,20 @@ def noise_robustness(
 def typo_robustness(
     fit: Fit, tokens: Any, kind: str, *, most: int = MOST_TYPOS, seed: int = 0
 ) -> Robustness:
-    """Loss of what is still the writer's own with 0 to `most` typos of one kind in each sequence.
+    """Held-out loss with 0 to `most` typos of one kind in each sequence.
 
-    Only sequences that have room for all of them take part, the same at each number of typos.
+    The loss is that of the tokens that are still the writer's own. Only sequences with room for
+    `most` typos take part, the same ones at each number of typos.
 
-    Raises: InputError where fewer than two sequences have, or there is one symbol only.
+    Args:
+        fit: of a model of tokens; at most 100 draws are used.
+        tokens: held-out tokens (num_sequences, length).
+        kind: "swap", "drop", "insert" or "substitute" (`with_typos`).
+        most: largest number of typos in a sequence.
+        seed: of the places and the symbols of the typos.
+
+    Raises: InputError for another kind, fewer than two sequences with room, or a vocabulary with a
+    single symbol beside the end token.
     """
     if kind not in KINDS:
         raise InputError(f"kind: expected {', '.join(KINDS)}, got {kind!r}")
@@ -167,8 +179,12 @@ def typo_robustness(
 
 
 def robustness(fit: Fit, tokens: Any, disturbance: str) -> Robustness:
-    """`noise_robustness` or `typo_robustness`, by the name of the disturbance. Raises: InputError
-    for another name."""
+    """Robustness of a fit to a disturbance, chosen by name.
+
+    The names are "embedding noise" (`noise_robustness`) and the kinds of typo (`typo_robustness`).
+
+    Raises: InputError for another name.
+    """
     if disturbance not in DISTURBANCES:
         raise InputError(f"disturbance: expected {', '.join(DISTURBANCES)}, got {disturbance!r}")
     return (
@@ -181,8 +197,10 @@ def robustness(fit: Fit, tokens: Any, disturbance: str) -> Robustness:
 def _under_noise(
     model: PathModel, params: Any, key: Array, tokens: Any, levels: Any
 ) -> tuple[Array, Array]:
-    """Log probabilities (levels, num_sequences) at noises of these levels, and the root mean square
-    of the embeddings."""
+    """Log probabilities (levels, num_sequences) under noise, and the noise's unit.
+
+    One noise is scaled to every level; its unit is the root mean square of the embeddings.
+    """
     noise = jax.random.normal(key, (*tokens.shape, model.dim))
     scores = jax.lax.map(
         lambda level: model.noisy_log_likelihood(params, tokens, level * noise), levels

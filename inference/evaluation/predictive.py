@@ -1,5 +1,4 @@
-"""Next-token predictions of a fit: those of the mixture over its draws, and what the draws agree on
-(theory, section 8)."""
+"""Next-token predictions of a fit, as the mixture over its draws (theory, section 8)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,24 +17,25 @@ from probattn.inference.data.ngram import Ngram
 from probattn.inference.fitting.fit import Fit
 from probattn.sequence.tokens import check_tokens, counted
 
-MOST_DRAWS = 200  # of a posterior, evenly spaced, that predictions are made of
-# Of a model whose likelihood is an estimate each draw is a particle filter for each sequence: fewer
-# draws, with fewer particles each, whose errors the mixture averages.
+MOST_DRAWS = 200  # posterior draws, evenly spaced, that predictions are made from
+# Where the likelihood is estimated, each draw costs a particle filter for each sequence. Such fits
+# use fewer draws, with fewer particles each; the mixture averages their errors.
 FILTERED_DRAWS = 32
 PARTICLE_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a predictor says of each next token of some sequences.
+    """Predictive distribution of each next token of some sequences.
 
     Args:
         tokens: shape (num_sequences, length), padded with the end token.
         log_probs: `log p(x_t = v | x_<t)` for every v, (num_sequences, length, vocab_size), in
             nats.
-        data_entropy: entropy of that law at given parameters, expected over the draws given x_<t,
-            (num_sequences, length), in nats; of one draw, the entropy itself.
-        counted: which positions count: those up to and including the end, (num_sequences, length).
+        data_entropy: entropy of the next token at given parameters, in expectation over the draws
+            given x_<t, (num_sequences, length), in nats. With one draw it equals `entropy`.
+        counted: whether each position counts, (num_sequences, length): positions up to and
+            including the first end token do.
     """
 
     tokens: np.ndarray
@@ -49,24 +49,25 @@ class Prediction:
 
     @cached_property
     def entropy(self) -> np.ndarray:
-        """Entropy of the next token, all uncertainty there is, (num_sequences, length), in nats."""
+        """Entropy of the next token, its total uncertainty, (num_sequences, length), in nats."""
         return entr(np.exp(self.log_probs)).sum(-1)
 
     @cached_property
     def mutual_information(self) -> np.ndarray:
-        """Of the next token and the parameters, given x_<t: `entropy - data_entropy`, what the
-        draws disagree about."""
-        return np.maximum(self.entropy - self.data_entropy, 0)  # below 0 by rounding only
+        """Mutual information of the next token and the parameters, (num_sequences, length).
+
+        In nats. Given x_<t it is `entropy - data_entropy`, what the draws disagree about.
+        """
+        return np.maximum(self.entropy - self.data_entropy, 0)  # negative only by rounding
 
     @property
     def token_log_probs(self) -> np.ndarray:
-        """`log p(x_t | x_<t)` of the tokens that are there, 0 where none counts, (num_sequences,
-        length)."""
+        """`log p(x_t | x_<t)` of the given tokens, 0 after the end, (num_sequences, length)."""
         chosen = np.take_along_axis(self.log_probs, self.tokens[..., None], axis=-1)[..., 0]
         return np.where(self.counted, chosen, 0)
 
     def first(self, number: int) -> "Prediction":
-        """Of the first sequences only."""
+        """The predictions of the first `number` sequences."""
         return Prediction(
             *(
                 array[:number]
@@ -76,14 +77,22 @@ class Prediction:
 
 
 def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Prediction:
-    """Next-token laws of a fit along sequences; those of a posterior reweight its draws by how each
-    found the prefix.
+    """Next-token predictions of a fit along sequences.
+
+    A fit with several draws predicts as their mixture, which weights each draw by the probability
+    it gives to the prefix:
 
         p(x_t | x_<t) = sum over draws w_theta(x_<t) p_theta(x_t | x_<t),
         w_theta(x_<t) proportional to P_theta(x_<t)
 
-    Args: tokens, shape (num_sequences, length); most_draws, evenly spaced, that are used. Source:
-    theory, section 8."""
+    Args:
+        fit: of a model of tokens.
+        tokens: shape (num_sequences, length).
+        most_draws: number of draws, evenly spaced, that are used.
+
+    Raises: InputError for missing tokens, or tokens that the model refuses. Source: theory,
+    section 8.
+    """
     tokens = _checked(fit, tokens)
     fit = affordable(fit)
     model = require("predict", fit.model, TokenModel)
@@ -94,7 +103,7 @@ def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Predictio
 
 
 def predict_ngram(ngram: Ngram, tokens: np.ndarray) -> Prediction:
-    """Likewise of an n-gram baseline."""
+    """Next-token predictions of an n-gram baseline along sequences (num_sequences, length)."""
     tokens, rows = np.asarray(tokens), ngram.next_token_log_probs(tokens)
     return Prediction(tokens, rows, entr(np.exp(rows)).sum(-1), np.asarray(counted(tokens)))
 
@@ -102,7 +111,15 @@ def predict_ngram(ngram: Ngram, tokens: np.ndarray) -> Prediction:
 def token_log_probs(
     fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS
 ) -> Float[np.ndarray, "draws n length"]:
-    """`log p_theta(x_t | x_<t)` of each token under each draw, in nats; 0 after the end."""
+    """`log p_theta(x_t | x_<t)` of each token under each draw, in nats; 0 after the end.
+
+    Args:
+        fit: of a model of tokens.
+        tokens: shape (n, length).
+        most_draws: number of draws, evenly spaced, that are used.
+
+    Raises: InputError for missing tokens, or tokens that the model refuses.
+    """
     tokens = _checked(fit, tokens)
     fit = affordable(fit)
     model = require("token_log_probs", fit.model, TokenModel)
@@ -117,15 +134,21 @@ def token_log_probs(
 
 
 def mixture_conditionals(log_probs: np.ndarray) -> np.ndarray:
-    """`log p(x_t | x_<t)` of the mixture, from those of its draws (draws, ..., length): ratios of
-    its prefix laws."""
+    """`log p(x_t | x_<t)` of the mixture (..., length), from those of its draws.
+
+    It is the ratio of the mixture's probabilities of successive prefixes (theory, section 8).
+
+    Args: log_probs, `log p_theta(x_t | x_<t)` of each draw, (draws, ..., length).
+    """
     prefixes = np.logaddexp.reduce(np.cumsum(log_probs, axis=-1), axis=0) - np.log(len(log_probs))
     return np.diff(prefixes, axis=-1, prepend=0)
 
 
 def as_fits(fits: Any) -> dict[str, Fit]:
-    """Fits by name; a single one goes by its method. Raises: InputError for none, or for something
-    else."""
+    """Fits by name; a single fit is named by its method.
+
+    Raises: InputError for no fit, or for anything else than fits.
+    """
     if isinstance(fits, Fit):
         return {fits.method: fits}
     if (
@@ -139,16 +162,21 @@ def as_fits(fits: Any) -> dict[str, Fit]:
 
 
 def each(fits: Any, kind: type, find: Callable[[Fit], Any]) -> dict[str, Any]:
-    """What a panel shows of each fit: found now, or given in the place of the fits, as values of
-    this kind by name."""
+    """By name, `find(fit)` of each fit.
+
+    Where the caller has computed these already and gives values of type `kind` by name in place of
+    the fits, they are returned as they are.
+    """
     if isinstance(fits, Mapping) and fits and all(isinstance(one, kind) for one in fits.values()):
         return dict(fits)
     return {name: find(fit) for name, fit in as_fits(fits).items()}
 
 
 def affordable(fit: Fit) -> Fit:
-    """The fit itself, or of one whose likelihood is an estimate, fewer draws with fewer particles
-    each."""
+    """The fit itself; if its likelihood is estimated, with fewer draws and fewer particles.
+
+    A MAP, which has a single draw, is returned as it is.
+    """
     if not isinstance(fit.model, ParticleModel) or fit.method == "map":
         return fit
     particles = max(2, round(PARTICLE_SHARE * fit.model.num_particles))
@@ -172,9 +200,12 @@ def _rows(model: TokenModel, params: Any, number: Array, tokens: Array) -> Array
 def _predict(
     model: TokenModel, draws: dict[str, np.ndarray], tokens: Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`log p(x_t | x_<t)` of the mixture and the entropy expected over its draws; one draw at a
-    time, however many."""
-    shape = tokens.shape
+    """`log p(x_t | x_<t)` of the mixture and the expected entropy over its draws.
+
+    Draws are added up one after the other, so that memory does not grow with their number. n
+    sequences, t positions, v tokens of the vocabulary.
+    """
+    shape = tokens.shape  # [n, t]
     total: Any = (
         np.full((*shape, model.vocab_size), -np.inf),
         np.full(shape, -np.inf),
@@ -184,7 +215,7 @@ def _predict(
     for number in range(len(next(iter(draws.values())))):
         params = {name: value[number] for name, value in draws.items()}
         total = _add_draw(model, params, np.int32(number), tokens, total)
-    joint, entropy, prefix = map(np.asarray, total)
+    joint, entropy, prefix = map(np.asarray, total)  # [n, t, v], [n, t], [n, t]
     return joint - prefix[..., None], np.exp(entropy - prefix)
 
 
@@ -192,10 +223,12 @@ def _predict(
 def _add_draw(
     model: TokenModel, params: dict[str, Array], number: Array, tokens: Array, total: Any
 ) -> Any:
-    """Running sums over draws, as logarithms, weighted by `P_theta(x_<t)`: of the next token's law,
-    its entropy, and 1."""
-    rows = _rows(model, params, number, tokens)
-    chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
+    """Add one draw to the logarithms of three sums over draws, each weighted by `P_theta(x_<t)`.
+
+    The sums are of p_theta(x_t = v | x_<t), of its entropy, and of 1.
+    """
+    rows = _rows(model, params, number, tokens)  # [n, t, v]
+    chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]  # [n, t]
     prefix = jnp.cumsum(chosen, axis=-1) - chosen  # log P_theta(x_<t)
     entropy = -jnp.where(rows > -jnp.inf, jnp.exp(rows) * rows, 0).sum(-1)
     terms = prefix[..., None] + rows, prefix + jnp.log(entropy), prefix

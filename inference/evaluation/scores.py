@@ -20,18 +20,20 @@ class Score:
     """Held-out log probability of one predictor, and what it cost.
 
     Args:
-        name: of the predictor; method, of the fit, or "baseline".
+        name: of the predictor.
+        method: of the fit, or "baseline".
         per_token, per_sequence: log probability in nats, with standard errors across sequences.
-        density: the model's name; parameters: how many numbers its priors are over; 0 for a
-            baseline.
-        gradients: evaluations of the log density's gradient on all training data; seconds: wall
-            time; NaN if unknown.
-        monte_carlo_error: part of the standard error per token that is due to particles, where the
-            log probability is estimated by them; monte_carlo_bias: by how much it is then too low
-            on average.
+        density: the class name of the model; empty for a baseline.
+        parameters: number of scalar parameters that have a prior; 0 for a baseline.
+        gradients: gradient evaluations of the log density on all training data; NaN if unknown.
+        seconds: wall time of the fit; NaN if unknown.
+        monte_carlo_error: standard error of the log probability per token due to particles, where
+            they estimate it; else 0.
+        monte_carlo_bias: by how much such an estimate is too low on average, per token.
         num_tokens: how many held-out tokens count.
-        log_probs: of each sequence; per_draw: of each under each draw (chains, draws,
-            num_sequences), None of a baseline.
+        log_probs: log probability of each sequence, (num_sequences,).
+        per_draw: log probability of each sequence under each draw, (chains, draws, num_sequences);
+            None for a baseline.
     """
 
     name: str
@@ -50,14 +52,19 @@ class Score:
 
     @property
     def loss(self) -> float:
-        """Minus the log probability per token, nats."""
+        """Minus the log probability per token, in nats."""
         return -self.per_token.value
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference of two predictors' held-out log probability, first minus second, in
-    nats."""
+    """Paired difference of two predictors' held-out log probability, first minus second, in nats.
+
+    Args:
+        first, second: names of the two predictors.
+        per_token, per_sequence: the difference, with standard errors across sequences.
+        densities: class names of their models; empty for a baseline.
+    """
 
     first: str
     second: str
@@ -67,8 +74,13 @@ class Difference:
 
 
 def score_fit(name: str, fit: Fit, tokens: Any) -> Score:
-    """Score of one fit: a posterior gives each sequence its probability under the mixture of its
-    draws."""
+    """Held-out score of one fit; a posterior scores as the mixture of its draws.
+
+    Args:
+        name: of the score.
+        fit: of a model of tokens.
+        tokens: held-out tokens (num_sequences, length).
+    """
     used = affordable(fit)
     per_draw, errors = used.estimate_log_prob(tokens)
     counts = token_counts(np.asarray(tokens))
@@ -92,8 +104,14 @@ def score_fit(name: str, fit: Fit, tokens: Any) -> Score:
 def score_baselines(
     train: np.ndarray, tokens: np.ndarray, vocab_size: int, more: Any = None
 ) -> list[Score]:
-    """Scores of a unigram and a bigram of the training sequences, and of a bigram of `more` of
-    them."""
+    """Scores of a unigram and a bigram fitted to the training sequences.
+
+    Args:
+        train: training tokens (num_train, length).
+        tokens: held-out tokens (num_sequences, length).
+        vocab_size: size of the vocabulary, the end token included.
+        more: a larger training set (num_more, length); if given, its bigram is scored too.
+    """
     data: dict[str, Any] = {name: (train, name) for name in BASELINES}
     if more is not None:
         data[f"bigram, {len(more):,} sequences"] = (more, "bigram")
@@ -109,7 +127,7 @@ def score_baselines(
 
 
 def differences(scores: list[Score], tokens: np.ndarray) -> tuple[Difference, ...]:
-    """Paired differences of all pairs, the first minus the second."""
+    """Paired differences of all pairs of scores on the same held-out tokens."""
     counts = token_counts(tokens)
     return tuple(
         Difference(
@@ -123,15 +141,15 @@ def differences(scores: list[Score], tokens: np.ndarray) -> tuple[Difference, ..
 
 
 def num_parameters(model: Any) -> int:
-    """How many numbers a model's priors are over; its latent variables are not among them."""
+    """Number of scalar parameters of a model; latent variables do not count."""
     return sum(math.prod(prior.shape()) for prior in model.priors().values())
 
 
 def has_chains(score: Score) -> bool:
-    """Whether the draws of a score are those of Markov chains."""
+    """Whether the scored draws come from Markov chains."""
     return score.method in CHAINS
 
 
 def _measured(log_probs: np.ndarray, counts: np.ndarray) -> tuple[Measured, Measured]:
-    """Per token and per sequence."""
+    """The ratio per token and the mean per sequence, with standard errors across sequences."""
     return ratio(log_probs, counts), ratio(log_probs, np.ones(len(log_probs)))

@@ -11,8 +11,8 @@ from probattn.inference.evaluation.measured import QUANTILES, Measured
 from probattn.inference.fitting.fit import Fit, over_draws
 
 MOST_DRAWS = 100  # posterior draws, evenly spaced, that margins are computed under
-ALWAYS_ONE = 2  # positions 1 and 2 have nothing to attend over: their margin is 1 by construction
-LISTED = 10  # sequences on which two fits disagree most
+ALWAYS_ONE = 2  # positions 1 and 2 have J_t = I: their margin is 1 by construction
+LISTED = 10  # how many of the sequences on which two fits disagree most are listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +21,10 @@ class Example:
 
     Args:
         labels: what each position of the path holds.
-        margins: by fit, quantiles 5, 25, 50, 75 and 95 % over its draws, (5, positions).
-        probability: by fit, of each position to be the support token; 0 or 1 where there is one
-            draw.
-        methods: of each fit.
+        margins: by fit, the 5, 25, 50, 75 and 95 % quantiles over its draws, (5, positions).
+        probability: by fit, the share of its draws in which each position is the support token,
+            (positions,); 0 or 1 for a fit with one draw.
+        methods: by fit, its method.
     """
 
     labels: tuple[str, ...]
@@ -35,17 +35,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Where a fit with one draw and one with several name different support tokens.
+    """How often a fit with one draw and a fit with several have different support tokens.
 
     Args:
-        point, draws: names of the two fits.
-        share: of the sequences where the draws' most probable support token is not the point's,
-            with its binomial error.
-        unsure: share of the sequences where no position is the support token with probability above
-            one half.
-        sequences: those where the draws give the point's choice the least probability, least first:
-            the sequence, the point's support token, its probability under the draws, their own
-            choice and its probability.
+        point: name of the fit with one draw.
+        draws: name of the fit with several draws.
+        share: share of the sequences in which the most probable support token under the draws is
+            not that of the point, with its binomial standard error.
+        unsure: share of the sequences in which no position is the support token with probability
+            above one half under the draws, with its binomial standard error.
+        sequences: the sequences of `share` in which the point's support token is least probable
+            under the draws, least first. Each is the text, the point's support token, its
+            probability under the draws, the draws' most probable one and its probability.
     """
 
     point: str
@@ -56,29 +57,42 @@ class Disagreement:
 
 
 def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MOST_DRAWS) -> np.ndarray:
-    """Stability margins (draws, num_sequences, positions) of evenly spaced draws; NaN after the
-    end."""
+    """Stability margins (draws, num_sequences, positions) of a fit; NaN after the end.
+
+    Args:
+        fit: of a model with one attention map.
+        tokens: sequences (num_sequences, length), or their embeddings.
+        most_draws: number of draws, evenly spaced, that are used; None for all.
+    """
     model = require("margins", fit.model, AttentionModel)
     return over_draws(type(model).margins, model, fit.flat_draws(most_draws), np.asarray(tokens))
 
 
 def support_probability(margins: np.ndarray) -> np.ndarray:
-    """Share of draws in which each position has the smallest margin; margins (draws, positions),
-    NaN not counted."""
+    """Share of draws in which each position is the support token, (positions,).
+
+    Args: margins, (draws, positions); positions with NaN are never the support token.
+    """
     return np.bincount(np.nanargmin(margins, axis=1), minlength=margins.shape[1]) / len(margins)
 
 
 def path_labels(
     tokens: Sequence[int] | np.ndarray, symbols: Sequence[str], positions: int, start: bool = True
 ) -> tuple[str, ...]:
-    """What each of the first positions of an embedding path holds: the start if the path has one,
-    then the tokens."""
+    """Labels of the first positions of an embedding path: the start, if it has one, then symbols.
+
+    Args:
+        tokens: of one sequence, (length,).
+        symbols: the symbol of each token.
+        positions: number of labels.
+        start: whether the path begins with the start.
+    """
     held = tuple(symbols[token] for token in tokens)
     return (("start", *held) if start else held)[:positions]
 
 
 def example(fits: Mapping[str, Fit], tokens: np.ndarray, symbols: Sequence[str]) -> Example:
-    """One sequence, shape (length,), under fits of one density."""
+    """Margins and support tokens of one sequence (length,) under fits of one density."""
     margins = {name: margins_of(fit, tokens[None])[:, 0] for name, fit in fits.items()}
     positions = int(np.isfinite(next(iter(margins.values()))[0]).sum())
     model = require("support tokens", next(iter(fits.values())).model, TokenModel)
@@ -101,10 +115,17 @@ def disagreement(
     symbols: Sequence[str],
     start: bool,
 ) -> Disagreement | None:
-    """Where the support tokens of two fits differ, from their margins (draws, num_sequences,
-    positions).
+    """How often the support tokens of two fits differ; None if no sequence counts.
 
-    Sequences without a choice, of two positions or fewer, do not count; None if there is no other.
+    Sequences of two positions or fewer do not count: their margins are all 1.
+
+    Args:
+        point: name of the fit with one draw.
+        draws: name of the fit with several draws.
+        margins: by fit, stability margins (draws, num_sequences, positions), NaN after the end.
+        tokens: of the sequences, (num_sequences, length).
+        symbols: the symbol of each token.
+        start: whether an embedding path begins with the start.
     """
     long_enough = np.flatnonzero(np.isfinite(margins[point][0]).sum(1) > ALWAYS_ONE)
     if not len(long_enough):
@@ -118,7 +139,7 @@ def disagreement(
         unsure += bool(probability[favourite] <= 0.5)
         labels = path_labels(tokens[i], symbols, len(probability), start)
         text = " ".join(symbols[token] for token in tokens[i] if token)
-        first = 0 if start else 1  # so that the token at position n is n on the path too
+        first = 0 if start else 1  # the n-th token is numbered n, with a start at 0 or without
         names = [f"{labels[k]} ({k + first})" for k in (chosen, favourite)]
         rows.append(
             (text, names[0], float(probability[chosen]), names[1], float(probability[favourite]))

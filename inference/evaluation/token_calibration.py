@@ -1,4 +1,4 @@
-"""Calibration of next-token probabilities: is a token that is given 30 % there in 30 % of cases?"""
+"""Reliability of next-token probabilities: do tokens of probability 30 % occur 30 % of the time?"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,40 +9,42 @@ from probattn.errors import InputError
 from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio, resampled_weights
 from probattn.inference.evaluation.predictive import Prediction
 
-BINS = 15
-LEAST_IN_BIN = 20
-ROUNDED = 4  # digits by which confidences are binned: in float32 equal ones differ in the seventh
+BINS = 15  # at most
+LEAST_IN_BIN = 20  # tokens
+ROUNDED = 4  # decimals of a confidence when bins are chosen: float32 rounding must not split ties
 RESAMPLES = 1000
-AT_ONCE = 50  # of them, which bounds memory
+AT_ONCE = 50  # resamples that are in memory together
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Calibration and proper scores of one predictor's next-token probabilities.
+    """Reliability and proper scores of one predictor's next-token probabilities.
 
-    Confidence is the probability of the most probable token, accuracy how often it was right. Bins
-    hold about equally many tokens, as far as equal confidences allow.
+    Confidence is the probability of the most probable token, accuracy the share of cases in which
+    that token occurs. Bins by confidence hold about equally many tokens, as far as ties allow.
 
         ECE = sum over bins of (share of tokens) |accuracy - confidence|
 
     Args:
         method: of the fit, or "baseline".
-        confidence, accuracy, share: of each bin.
-        low, high: of each bin, where accuracy would lie with probability 0.95 were the predictor
-            calibrated.
-        calibration_error: ECE, which noise alone makes positive; corrected_error, less what noise
-            adds to it, by the bootstrap over sequences; calibration_interval, of that at level 0.95
-            (basic bootstrap).
-        calibrated_limit: what the ECE of a calibrated predictor would stay under with probability
-            0.95; noise alone makes an ECE positive.
+        confidence: mean confidence of each bin, (bins,).
+        accuracy: share of correct predictions in each bin, (bins,).
+        share: share of the tokens in each bin, (bins,).
+        low, high: interval of each bin, (bins,), in which its accuracy would lie with probability
+            0.95 if the predictor were calibrated.
+        calibration_error: the expected calibration error (ECE), which noise alone makes positive.
+        corrected_error: the ECE minus what noise adds to it, by the bootstrap over sequences.
+        calibration_interval: interval of the ECE at level 0.95, by the basic bootstrap.
+        calibrated_limit: the ECE of a calibrated predictor is below this with probability 0.95.
         overconfidence: mean confidence minus accuracy.
-        log_score: minus the log probability of the token, nats; brier: squared distance of the
-            probabilities from the token that came, sum over v of (p_v - [v came])^2, from 0 to 2.
-            Both are proper; lower is better.
-        log_sums, brier_sums, counts: of each sequence.
-        resampled: ECE in each bootstrap resample; the same resamples for all predictors of the same
-            sequences.
+        log_score: minus the log probability of the token, in nats; a proper score, lower is better.
+        brier: sum over v of (p_v - [v came])^2, from 0 to 2; a proper score, lower is better.
+        log_sums, brier_sums: the two scores of each sequence, summed over its tokens,
+            (num_sequences,).
+        counts: number of tokens that count in each sequence, (num_sequences,).
+        resampled: ECE in each bootstrap resample, (resamples,). The resamples are the same for all
+            predictors of the same sequences.
     """
 
     method: str
@@ -70,12 +72,11 @@ class Reliability:
         )
 
     def verdict(self) -> str:
-        """What the numbers say, in words."""
+        """Whether the predictor is calibrated, over- or underconfident, as a sentence."""
         error, (low, high) = self.calibration_error, self.calibration_interval
         figure = (
             f"expected calibration error {error:.4f}, corrected for noise "
-            f"{self.corrected_error:.4f} (95 % interval {low:.4f} to "
-            f"{high:.4f})"
+            f"{self.corrected_error:.4f} (95 % interval {low:.4f} to {high:.4f})"
         )
         if error <= self.calibrated_limit:
             return (
@@ -90,18 +91,26 @@ class Reliability:
 
 
 def reliability(prediction: Prediction, *, method: str = "baseline", seed: int = 0) -> Reliability:
-    """Calibration of predictions of sequences.
+    """Reliability of next-token predictions of sequences.
 
-    Raises: InputError on fewer than two sequences. Source of the error: Guo et al.,
-    arXiv:1706.04599; of the band: the law of a bin's accuracy were each token as probable as it is
-    said to be.
+    The band `low`, `high` and `calibrated_limit` come from simulating, for each token, a correct
+    prediction with probability equal to its confidence.
+
+    Args:
+        prediction: of at least two sequences.
+        method: of the fit, or "baseline".
+        seed: of the bootstrap and of the simulation.
+
+    Raises: InputError on fewer than two sequences. Source of the expected calibration error: Guo et
+    al., arXiv:1706.04599.
     """
     if len(prediction.tokens) < 2:
         raise InputError(f"tokens: expected at least two sequences, got {len(prediction.tokens)}")
-    at = prediction.counted
-    probability = np.exp(prediction.log_probs.astype(float))
+    # n sequences, t positions, v tokens of the vocabulary, b bins, r resamples.
+    at = prediction.counted  # [n, t]
+    probability = np.exp(prediction.log_probs.astype(float))  # [n, t, v]
     came = prediction.tokens[..., None] == np.arange(probability.shape[-1])
-    brier = np.where(at, ((probability - came) ** 2).sum(-1), 0)
+    brier = np.where(at, ((probability - came) ** 2).sum(-1), 0)  # [n, t]
     confidence, right = probability.max(-1), prediction.log_probs.argmax(-1) == prediction.tokens
     counts = at.sum(1)
 
@@ -110,19 +119,19 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
     edges = _edges(np.sort(rounded[at]), number)
     bins = np.searchsorted(edges, rounded, side="right")
     number = len(edges) + 1
-    member = (bins[..., None] == np.arange(number)) & at[..., None]  # (sequences, length, bins)
-    said, hits, tokens = (
+    member = (bins[..., None] == np.arange(number)) & at[..., None]  # [n, t, b]
+    said, hits, tokens = (  # sums in each bin of each sequence, [n, b] each
         np.where(member, values[..., None], 0).sum(1)
         for values in (confidence, right, np.ones_like(confidence))
     )
 
-    if_calibrated = _hits_if_calibrated(confidence[at], bins[at], number, seed)  # (resamples, bins)
-    total = tokens.sum(0)
+    if_calibrated = _hits_if_calibrated(confidence[at], bins[at], number, seed)  # [r, b]
+    total = tokens.sum(0)  # [b]
     band = np.quantile(
         if_calibrated / np.maximum(total, 1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0
     )
     error = float(_calibration_error(said.sum(0), hits.sum(0), total))
-    weights = resampled_weights(len(counts), RESAMPLES, seed)
+    weights = resampled_weights(len(counts), RESAMPLES, seed)  # [r, n]
     resampled = _calibration_error(weights @ said, weights @ hits, weights @ tokens)
     high, low = 2 * error - np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     log_sums, brier_sums = -prediction.token_log_probs.astype(float).sum(1), brier.sum(1)
@@ -150,10 +159,10 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
 
 
 def _edges(values: np.ndarray, number: int) -> np.ndarray:
-    """Where bins begin but the first, so that each holds about as many of the sorted values, and at
-    least half as many.
+    """Lower edges of all bins but the first, for bins of about equally many of the sorted values.
 
-    Many tokens may share one confidence, the first ones of all sequences do, and share a bin.
+    A bin holds at least half as many values as an equal share. Tokens of the same confidence, such
+    as the first tokens of all sequences, share a bin; so there may be fewer than `number` bins.
     """
     kept, before, least = [], 0, len(values) / (2 * number)
     for edge in np.unique(
@@ -169,8 +178,10 @@ def _edges(values: np.ndarray, number: int) -> np.ndarray:
 def _hits_if_calibrated(
     confidence: np.ndarray, bins: np.ndarray, number: int, seed: int
 ) -> np.ndarray:
-    """How many tokens of each bin would be right, were each as probable as it is said to be;
-    resampled."""
+    """Simulated hits of a calibrated predictor in each bin, (RESAMPLES, number).
+
+    Each token is right with probability equal to its confidence.
+    """
     rng, order = np.random.default_rng(seed), np.argsort(bins, kind="stable")
     starts = np.searchsorted(bins[order], np.arange(number))
     parts = []
@@ -181,5 +192,5 @@ def _hits_if_calibrated(
 
 
 def _calibration_error(said: np.ndarray, hits: np.ndarray, tokens: np.ndarray) -> Any:
-    """From sums in each bin, on the last axis."""
+    """ECE from the sums of confidences, hits and tokens in each bin, (..., bins)."""
     return np.abs(hits - said).sum(-1) / tokens.sum(-1)

@@ -1,5 +1,4 @@
-"""Uncertainty of the next token, split into what is in the data and what the draws disagree
-about."""
+"""Uncertainty of the next token, split into data uncertainty and mutual information."""
 
 from dataclasses import dataclass
 
@@ -16,7 +15,8 @@ class Uncertainty:
         total = data + mutual information
         H[p(x_t | x_<t)] = E_theta H[p_theta(x_t | x_<t)] + I(x_t; theta | x_<t)
 
-    Expectations are over the posterior given the prefix. A single draw has no mutual information.
+    Expectations are over the posterior given the prefix. Mutual information is what the draws
+    disagree about; with a single draw it is 0.
 
     Args:
         method: of the fit.
@@ -34,7 +34,7 @@ class Uncertainty:
 
 
 def uncertainty(prediction: Prediction, *, method: str) -> Uncertainty:
-    """The uncertainty in predictions of some sequences. Source: Houlsby et al., arXiv:1112.5745."""
+    """Mean uncertainty of next-token predictions. Source: Houlsby et al., arXiv:1112.5745."""
     at, counts = prediction.counted, prediction.counted.sum(1)
     parts = [
         np.where(at, part, 0)

@@ -99,7 +99,7 @@ def test_verdicts_name_fits_that_have_not_converged_or_are_unfinished():
     assert curve.verdicts()[1:] == [
         (
             "posterior has not converged at 30 and 3,000 sequences: its numbers there are those of "
-            "the fit as it is."
+            "an unconverged fit."
         ),
         (
             "posterior is unfinished at 3,000 sequences: its numbers there are those of the draws "
