@@ -1,2 +1,1 @@
-"""The robustness study: transformers trained with the barrier and with its rivals, under stress,
-and its page."""
+"""The robustness study: transformers with the barrier or a rival, under stress, and the report."""

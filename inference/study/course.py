@@ -20,12 +20,17 @@ def margins_in_training(
     num_steps: int,
     batch_size: int,
 ) -> list[dict[str, Any]]:
-    """Margins of the heads before training, and after ever more steps of it, each time trained anew
-    from the same seeds.
+    """Margins of the heads before training and after increasing numbers of steps.
 
-    Args: model, data, seeds and batch_size as of `train`; heldout, the sequences whose margins are
-        taken.
-    Returns: for each number of steps, `steps` and `results`, of `margins_of_heads` for each seed.
+    For each number of steps the model is trained again from the start, with the same seeds.
+
+    Args:
+        model, data, seeds, batch_size: as for `train`.
+        heldout: tokens (num_sequences, length) whose margins are computed.
+        num_steps: only numbers of steps below this are included.
+
+    Returns: for each number of steps a dictionary of `steps`, and `results` with the result of
+    `margins_of_heads` for each seed.
     """
     course = []
     for steps in (0, *_checkpoints(num_steps)):
@@ -39,8 +44,10 @@ def margins_in_training(
 
 
 def _checkpoints(num_steps: int) -> list[int]:
-    """Whole chunks, each some three times the one before: what a chunk compiles serves them all.
-    The end is not among them."""
+    """Numbers of steps below `num_steps`: CHUNK, and three times the previous number each.
+
+    All are multiples of CHUNK, so that one compiled chunk of steps serves them all.
+    """
     found, steps = [], CHUNK
     while steps < num_steps:
         found.append(steps)

@@ -1,5 +1,4 @@
-"""Does Bayesian averaging withstand noise and typos? MAP, MAP with barrier, ensemble and posterior
-of a small model."""
+"""Whether averaging over a posterior withstands noise and typos, beside MAPs and an ensemble."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,16 +28,26 @@ def posterior_look(
     num_samples: int = 200,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Held-out loss of four fits of one small LanguageModel under noise on the embeddings and under
-    typos.
+    """Held-out loss of four fits of a small LanguageModel under embedding noise and typos.
 
-    The MAP is of the model without the barrier, the other three are of the model with it.
+    The fits are a MAP of the model without the barrier, and a MAP, an ensemble and a posterior of
+    the model with it.
 
-    Args: plain, barrier, the model without the barrier and with it; data, heldout, tokens
-        (num_sequences, length); the rest as of the fits.
-    Returns: curves, by disturbance and fit: levels, loss, averaged over as many noises as the
-        posterior has draws, each with standard errors over sequences; posterior_minus, by
-        disturbance and fit, paired, at each level; verdicts, of the fits.
+    Args:
+        plain, barrier: the model without the barrier and with it.
+        data, heldout: training and held-out tokens, (num_sequences, length).
+        num_members: of the ensemble.
+        num_warmup, num_samples: of each of the posterior's two chains.
+        seed: of all fits.
+
+    Returns: a dictionary with, among others,
+
+        curves           by disturbance and fit: `levels`, `loss`, and `averaged`, the loss of the
+                         mean probability over as many noises as a posterior has draws; losses are
+                         [value, standard error across sequences] at each level
+        posterior_minus  by disturbance and fit: the posterior's loss minus that of the fit, paired,
+                         [value, standard error] at each level
+        verdicts         by fit, in words
     """
     quiet: dict[str, Any] = {"key": jax.random.key(seed), "progress": False}
     fits = {
@@ -77,10 +86,14 @@ def posterior_look(
 
 
 def judge_averaging(look: Mapping[str, Any], against: str = BARRIER) -> dict[str, str]:
-    """What the posterior does beside a fit, by disturbance: on clean data and at its greatest,
-    "helps", "hurts" or "no difference".
+    """Whether the posterior helps or hurts beside another fit, in words, by disturbance.
 
-    The paired difference decides, as everywhere by two standard errors.
+    The paired difference of losses decides, on clean data and at the strongest disturbance: "helps"
+    or "hurts" if it exceeds two standard errors, else "no difference".
+
+    Args:
+        look: the result of `posterior_look`.
+        against: name of the other fit.
     """
 
     def word(pair: list[float]) -> str:

@@ -1,5 +1,4 @@
-"""The arms of the robustness study: a model and how it is trained, for each weight, variant,
-placement and baseline."""
+"""The arms of the robustness study: the plain model, barriers of all kinds, and baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,17 +8,21 @@ WEIGHTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 VARIANTS = ("full", "margin_only", "one_sided", "bounded")
 PLACEMENTS = ("auxiliary", "own")
 BARRIER = "barrier"
-# Of each minibatch, on which the barrier on a model's own heads is: unbiased, and d x d blocks are
-# dear.
+# Number of sequences of each minibatch on which the barrier on a model's own heads is computed. The
+# estimate is unbiased; more sequences would cost many more d x d determinants.
 OWN_SEQUENCES = 1
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. `family` is what it is a dose of, `dose` how much; the plain model is the
-    dose 0 of all of them.
+    """One way to train a model.
 
-    Args: settings, fields of the TransformerLM; weight_decay, of the optimiser.
+    Args:
+        name: of the arm.
+        family: the kind of regularisation.
+        dose: its strength; the plain model is dose 0 of every family.
+        settings: fields of the TransformerLM.
+        weight_decay: of the optimiser.
     """
 
     name: str
@@ -30,7 +33,10 @@ class Arm:
 
 
 def arms(quick: bool = False) -> list[Arm]:
-    """The plain model, the barrier in each variant, placement and weight, and the baselines."""
+    """The plain model, the barrier in each variant, placement and weight, and the baselines.
+
+    Args: quick, whether to return only a few arms, for a quick look.
+    """
     found = [Arm("plain", "plain", 0.0)]
     weights: Sequence[float] = (0.05,) if quick else WEIGHTS
     for placement in PLACEMENTS:

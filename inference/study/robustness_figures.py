@@ -1,5 +1,4 @@
-"""Figures of a robustness study: cost against benefit, margins, and what disturbing support tokens
-does."""
+"""Figures of a robustness study: trade-off, margins, disturbed support tokens and averaging."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,17 +21,24 @@ def plot_tradeoff(
     within: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What clean loss and loss under a stress differ by from the plain model's, a line for each
-    family along its dose.
+    """Loss under a stress against clean loss, both minus the plain model's, one line per family.
 
-    Differences are paired by seed, with 95 % intervals from three seeds on. The plain model is the
-    origin; `within` so many nats of it shows what is near, without intervals. Raises: InputError
-    without it.
+    Each line connects the doses of one family, from the plain model at the origin. Differences are
+    paired by seed, with 95 % intervals if there are at least three seeds.
+
+    Args:
+        arms: the plain model and the arms to compare with it.
+        stress: one of STRESSES.
+        within: if given, show only what lies within so many nats of the plain model, without
+            intervals.
+        ax: axes to draw on; new ones if None.
+
+    Raises: InputError if the plain model is not among the arms.
     """
     plain = next((arm for arm in arms if arm["family"] == "plain"), None)
     if plain is None:
         raise InputError(
-            "trade-off: expected the plain model among the arms, which the others are compared with"
+            "trade-off: expected the plain model among the arms, to compare the others with it"
         )
     ax = own_axes(ax, 6.4, 4.6)
     families = dict.fromkeys(arm["family"] for arm in arms if arm is not plain)
@@ -71,13 +77,12 @@ def plot_tradeoff(
 
 
 def _half(of: Interval) -> float:
-    """Half the width; of fewer than three seeds it would say nothing, and hide all else."""
+    """Half the width of an interval; 0 below three seeds, where bars would hide everything else."""
     return of.upper - of.mean if of.number > 2 else 0.0
 
 
 def plot_margin_counts(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
-    """How the margins sigma_min(J_t) of the models' own heads are spread, all seeds together, on a
-    logarithmic axis."""
+    """Histogram of the margins sigma_min(J_t) of the models' own heads, all seeds pooled."""
     ax = own_axes(ax, 6.4, 3.6)
     edges = MARGIN_EDGES[1:-1]
     middles = np.sqrt(edges[:-1] * edges[1:])
@@ -103,10 +108,17 @@ def plot_margin_counts(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -
 
 
 def plot_course(course: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
-    """Margins of the plain model as it is trained: the smallest of all seeds, and the mean 1 %
-    quantile and median."""
+    """Margins of the plain model in the course of training.
+
+    The lines are the smallest margin of all seeds, and the means over seeds of the 1 % quantile and
+    of the median.
+
+    Args:
+        course: the result of `margins_in_training`.
+        ax: axes to draw on; new ones if None.
+    """
     ax = own_axes(ax, 6.4, 3.4)
-    steps = [max(1, at["steps"]) for at in course]  # a logarithmic axis has no 0
+    steps = [max(1, at["steps"]) for at in course]  # the axis is logarithmic
     with mpl.rc_context(STYLE):
         lines: list[tuple[str, str, Callable[..., Any]]] = [
             ("median", "median", np.mean),
@@ -136,8 +148,14 @@ def plot_course(course: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axe
 def plot_look(
     curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axes | None = None
 ) -> Axes:
-    """Loss of each fit against the size of a disturbance, averaged over as many noises, with two
-    standard errors."""
+    """Held-out loss of each fit against the strength of a disturbance, with two standard errors.
+
+    Args:
+        curves: `curves` of the result of `posterior_look`; under noise all fits are averaged over
+            as many noises.
+        disturbance: which of them to plot.
+        ax: axes to draw on; new ones if None.
+    """
     ax = own_axes(ax, 4.8, 3.4)
     with mpl.rc_context(STYLE):
         for number, (name, curve) in enumerate(curves[disturbance].items()):
@@ -165,8 +183,10 @@ def plot_look(
 
 
 def plot_chosen(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
-    """More loss added by noise on tokens chosen by margin, entropy or gradient than on random ones,
-    an arm a row, with 95 % intervals."""
+    """Loss added by noise on chosen tokens minus that on random ones, one row per arm.
+
+    Tokens are chosen by margin, entropy or gradient (`fragility`). The bars are 95 % intervals.
+    """
     ax = own_axes(ax, 6.4, 1.2 + 0.28 * len(arms))
     found = [fragility(arm) for arm in arms]
     with mpl.rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""The report of a robustness study: a page and its figures as JSON."""
+"""The report of a robustness study: a page, and its numbers as JSON."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -35,7 +35,8 @@ from probattn.inference.study.tradeoff import (
     losses,
 )
 
-# nats around the plain model, where it matters; barriers that training exploits lie far off
+# In nats, the extent of the figure around the plain model. Barriers that training exploits lie far
+# outside it.
 NEAR = 0.3
 
 
@@ -49,10 +50,19 @@ def save_robustness(
     course: Sequence[dict[str, Any]],
     look: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `report.html` and `report.json` of the arms that are there.
+    """Write `report.html` and `report.json` about the arms trained so far.
 
-    Args: course, of `margins_in_training`; look, of `posterior_look`. Returns: the `summary` of the
-    arms."""
+    Args:
+        folder: where the two files go.
+        about: corpus, model and settings of the study.
+        arms: the arms with their results; an arm that failed has none, and says why in `failed`.
+        missing: how many arms have not been trained yet.
+        command: the command line that made the study.
+        course: the result of `margins_in_training`.
+        look: the result of `posterior_look`.
+
+    Returns: the `summary` of the arms.
+    """
     found = summary(arms)
     plain = {
         **found,
@@ -117,8 +127,10 @@ def save_robustness(
 
 
 def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Claims, comparison at equal clean loss, margins, and all losses, from the arms that could be
-    trained."""
+    """Verdicts on the claim, comparisons at equal clean loss, margins and losses of all arms.
+
+    Arms without results, which could not be trained, are left out.
+    """
     trained = [arm for arm in arms if arm["results"]]
     plain = next((arm for arm in trained if arm["family"] == "plain"), None)
     barriers = [arm for arm in trained if arm["family"].startswith(BARRIER)]
@@ -177,7 +189,7 @@ def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _margins(spreads: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The smallest of all seeds, and the means over seeds of the other figures."""
+    """The smallest margin of all seeds, and means over seeds of the other numbers."""
     means = {
         name: sum(one[name] for one in spreads) / len(spreads)
         for name in ("one_percent", "median", "beyond")
@@ -188,7 +200,7 @@ def _margins(spreads: Sequence[dict[str, Any]]) -> dict[str, float]:
 def _in_short(
     claims: Sequence[dict[str, Any]], matched: Sequence[dict[str, Any]], chosen: dict[str, Interval]
 ) -> list[str]:
-    """What the study found, as sentences."""
+    """The findings of the study, as sentences."""
     said = []
     if claims:
         counts = {
@@ -228,8 +240,10 @@ def _cell(arm: dict[str, Any], stress: str) -> str:
 
 
 def _of_placement(arms: Sequence[dict[str, Any]], placement: str) -> list[dict[str, Any]]:
-    """The plain model and the barriers of a placement at the largest claimed weight: more lines
-    than those nobody tells apart."""
+    """The plain model and the barriers of a placement at the largest claimed weight.
+
+    With more lines the figure would be unreadable.
+    """
     return [
         arm
         for arm in arms
@@ -239,7 +253,7 @@ def _of_placement(arms: Sequence[dict[str, Any]], placement: str) -> list[dict[s
 
 
 def _drawn(plot: Callable[..., Axes], *of: Any) -> dict[str, str]:
-    """A figure for light and for dark paper, as addresses that hold it."""
+    """A figure for a light and for a dark page, each as a data URI."""
     drawn = {}
     for paper, style in (("light", STYLE), ("dark", DARK)):
         with mpl.rc_context(style):

@@ -1,8 +1,8 @@
-"""Loss of a trained model under stress: noise on its embeddings, attacks by gradient, typos, and
-noise on chosen tokens.
+"""Loss of a trained model under stress: noise, gradient attacks, typos, noise on chosen tokens.
 
-All disturbances of embeddings are in units of their root mean square, so that larger embeddings are
-no protection."""
+Disturbances of the embeddings are in units of their root mean square, so that a model cannot
+protect itself by larger embeddings.
+"""
 
 from functools import partial
 from typing import Any
@@ -18,26 +18,36 @@ from probattn.inference.data.typos import KINDS, room_for_typos, with_typos
 from probattn.inference.fitting.unconstrained import Values
 from probattn.sequence.tokens import counted
 
-NOISE = (0.1, 0.2, 0.4, 0.8)
-ATTACK = (0.05, 0.1, 0.2)
+NOISE = (0.1, 0.2, 0.4, 0.8)  # standard deviations
+ATTACK = (0.05, 0.1, 0.2)  # largest displacements, as standard deviations of noise of equal length
 ATTACK_STEPS = 5
 TYPOS = 3  # in each sequence
 AUXILIARY = ("auxiliary_query", "auxiliary_key")
-CHOSEN = 6  # tokens disturbed in the test of support
-CHOSEN_NOISE = 0.5
+CHOSEN = 6  # tokens of each sequence that are disturbed in `_support`
+CHOSEN_NOISE = 0.5  # standard deviation of the noise on them
 CHOICES = ("smallest margin", "random", "highest entropy", "highest gradient")
 MARGIN_EDGES = np.concatenate([[0.0], np.logspace(-4, 1, 51), [np.inf]])
-MOST_MARGINS = 32  # sequences whose Jacobian blocks are looked at
+MOST_MARGINS = 32  # sequences whose Jacobian blocks are computed
 
 
 def stress(model: LayeredModel, params: Values, tokens: Any, *, seed: int = 0) -> dict[str, Any]:
-    """Held-out loss of one set of parameters, nats per token, clean and under each disturbance, and
-    its margins.
+    """Held-out loss of a trained model, clean and under each disturbance, and its margins.
 
-    Args: model, with `path`, `logits_at` and `attentions`; params; tokens (num_sequences, length).
-    Returns: clean; noise and attack by level; typos by kind; support, the loss added by noise on
-        tokens chosen in each of four ways; margins, of `margins_of_heads`; auxiliary, the same of
-        an auxiliary attention, where the model has one.
+    Args:
+        model: with `path`, `logits_at` and `attentions`.
+        params: one set of its parameters.
+        tokens: held-out tokens (num_sequences, length).
+        seed: of the noise and the typos.
+
+    Returns: a dictionary; losses are in nats per token.
+
+        clean             loss without disturbance
+        noise, attack     loss by level
+        typos             loss by kind of typo
+        root_mean_square  of the embeddings, the unit of the disturbances
+        support           loss added by noise on a few tokens, by the choice of these (CHOICES)
+        margins           of the model's own heads, as from `margins_of_heads`
+        auxiliary         the same of the auxiliary attention, if the model has one
     """
     tokens, whole, model = np.asarray(tokens), model, model.law
     auxiliary = {name: params[name] for name in AUXILIARY if name in params}
@@ -68,12 +78,16 @@ def stress(model: LayeredModel, params: Values, tokens: Any, *, seed: int = 0) -
 
 
 def margins_of_heads(model: LayeredModel, params: Values, tokens: Any) -> dict[str, Any]:
-    """How close the model's own attention comes to the boundary, over layers, positions and the
-    first 32 sequences.
+    """How close the model's own attention comes to the boundary.
 
-    Returns: smallest, median and 1 % quantile of sigma_min(J_t); the share of blocks with det J_t
-        <= 0; the mean of the barrier -log |det J_t|; and how many margins fall between
-        MARGIN_EDGES.
+    All layers and positions of the first 32 sequences are pooled.
+
+    Returns: a dictionary.
+
+        smallest, one_percent, median  of the margins sigma_min(J_t); one_percent is a quantile
+        beyond                         share of blocks with det J_t <= 0
+        barrier                        mean of -log |det J_t|
+        counts                         number of margins in each interval of MARGIN_EDGES
     """
     return _spread(*_blocks(model.law, params, jnp.asarray(tokens[:MOST_MARGINS])))
 
@@ -102,6 +116,10 @@ def _loss(
     u: Array,
     own: Array | None = None,
 ) -> Array:
+    """Loss per token when the first layer reads u, over tokens of the mask `own`.
+
+    Without a mask all tokens up to the end count.
+    """
     rows = jax.nn.log_softmax(model.logits_at(params, u))
     chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
     own = counted(tokens) if own is None else own
@@ -122,14 +140,16 @@ def _noisy(model: LayeredModel, params: Values, tokens: Array, key: Array, level
 
 @partial(jax.jit, static_argnums=0)
 def _attacked(model: LayeredModel, params: Values, tokens: Array, level: Array) -> Array:
-    """Ascent along the gradient in the embeddings, each position moved by at most the length of
-    noise of that level."""
+    """Loss after gradient ascent on it in the embeddings.
+
+    Each position moves by at most `radius`, the root mean square length of noise of this level.
+    """
     u = model.path(params, tokens)
     radius = level * _root_mean_square(u) * u.shape[-1] ** 0.5
-    slope = jax.grad(lambda moved: _loss(model, params, tokens, u + moved))
+    gradient = jax.grad(lambda moved: _loss(model, params, tokens, u + moved))
 
     def ascend(moved: Array, _: None) -> tuple[Array, None]:
-        moved = moved + 2 * radius / ATTACK_STEPS * _unit(slope(moved))
+        moved = moved + 2 * radius / ATTACK_STEPS * _unit(gradient(moved))
         length = jnp.linalg.norm(moved, axis=-1, keepdims=True)
         return moved * jnp.minimum(1, radius / jnp.maximum(length, 1e-30)), None
 
@@ -142,7 +162,7 @@ def _unit(x: Array) -> Array:
 
 
 def _typed(model: LayeredModel, params: Values, tokens: np.ndarray, kind: str, seed: int) -> float:
-    """Loss of what is still the writer's own, given what was typed before."""
+    """Loss under typos of the tokens that are still the writer's own, given the typed prefix."""
     some = tokens[room_for_typos(tokens, TYPOS)]
     typed, own = with_typos(some, kind, TYPOS, vocab_size=model.vocab_size, seed=seed)
     return float(_of_own(model, params, jnp.asarray(typed), jnp.asarray(own)))
@@ -155,8 +175,10 @@ def _of_own(model: LayeredModel, params: Values, tokens: Array, own: Array) -> A
 
 @partial(jax.jit, static_argnums=0)
 def _blocks(model: LayeredModel, params: Values, tokens: Array) -> tuple[Array, Array, Array]:
-    """`sigma_min(J_t)`, sign of det J_t and -log |det J_t| of every layer, (layers, num_sequences,
-    length) each."""
+    """`sigma_min(J_t)`, sign of det J_t and -log |det J_t| in every layer.
+
+    The shape of each is (layers, num_sequences, length).
+    """
     read = model.attentions(params, model.path(params, tokens))
     return _of_blocks(jnp.stack([jacobian_blocks(attention, x) for attention, x in read]))
 
@@ -170,24 +192,29 @@ def _of_blocks(blocks: Array) -> tuple[Array, Array, Array]:
 def _support(
     model: LayeredModel, params: Values, tokens: Array, margin: Array, key: Array
 ) -> Float[Array, " choices"]:
-    """Loss added by noise on a few tokens of each sequence, chosen in each of the ways of CHOICES;
-    the noise is the same."""
+    """Loss added by noise on CHOSEN tokens of each sequence, chosen in each of the ways of CHOICES.
+
+    The noise is the same for all choices. n sequences, t positions, d the dimension.
+
+    Args: margin, the smallest margin over layers, [n, t].
+    """
     for_noise, for_random = jax.random.split(key)
     u = model.path(params, tokens)
     rows = jax.nn.log_softmax(model.logits_at(params, u))
-    slope = jax.grad(lambda u: _loss(model, params, tokens, u))(u)
-    scores = jnp.stack(
+    gradient = jax.grad(lambda u: _loss(model, params, tokens, u))(u)  # [n, t, d]
+    scores = jnp.stack(  # in the order of CHOICES, [choices, n, t]
         [
             -margin,
             jax.random.uniform(for_random, tokens.shape),
             -(jnp.exp(rows) * rows).sum(-1),
-            jnp.linalg.norm(slope, axis=-1),
+            jnp.linalg.norm(gradient, axis=-1),
         ]
     )
     noise = CHOSEN_NOISE * _root_mean_square(u) * jax.random.normal(for_noise, u.shape)
     clean = _loss(model, params, tokens, u)
 
     def added(score: Array) -> Array:
+        # The smallest score that is chosen in each sequence, [n, 1].
         least = jax.lax.top_k(jnp.where(counted(tokens), score, -jnp.inf), CHOSEN)[0][:, -1:]
         return (
             _loss(model, params, tokens, u + jnp.where((score >= least)[..., None], noise, 0))
