@@ -94,7 +94,7 @@ def main(
             key=jax.random.key(seed),
             num_simulations=simulations,
         )
-        plot_ranks(calibration).savefig(out / f"{name}.png", dpi=120)
+        plot_ranks(calibration)[0].figure.savefig(out / f"{name}.png", dpi=120)
         plt.close("all")
         outside = ", ".join(calibration.outside()) or "none"
         console.print(

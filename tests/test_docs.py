@@ -17,7 +17,7 @@ PAGES = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "how-to").glob("*.md
 LONG_PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SMALL = {
     "fit_map": {"num_steps": 60},
-    "fit_laplace": {"num_draws": 10},
+    "fit_laplace": {"num_samples": 10},
     "fit_ensemble": {"num_steps": 60, "num_members": 2},
     "sample_posterior": {
         "num_chains": 2,

@@ -84,7 +84,7 @@ class Diagnosis:
 
 
 def diagnose(
-    fit: Fit, sequences: Any = None, *, name: str = "posterior", log_prob: np.ndarray | None = None
+    fit: Fit, data: Any = None, *, name: str = "posterior", log_prob: np.ndarray | None = None
 ) -> Diagnosis:
     """Has a posterior converged, in the quantities that mean something?
 
@@ -94,7 +94,7 @@ def diagnose(
 
     Args:
         fit: a posterior, finished or not.
-        sequences: whose log probabilities are predicted; the training data if None.
+        data: sequences, whose log probabilities are predicted; the training data if None.
         name: of the fit, for reports.
         log_prob: their log probabilities (chains, draws, num_sequences), if they are known.
 
@@ -106,7 +106,7 @@ def diagnose(
             "`verdict`"
         )
     chains, draws = fit.shape
-    quantity, predicted = _predictions(fit, sequences, log_prob)
+    quantity, predicted = _predictions(fit, data, log_prob)
     tiers = tuple(
         _tier(tier, values, fit.origins)
         for tier, values in (

@@ -172,6 +172,6 @@ def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
                     paths[i, :position],
                     model.scale,
                     key=key,
-                    num_draws=ROOT_NOISES,
+                    num_samples=ROOT_NOISES,
                     num_starts=ROOT_STARTS,
                 )

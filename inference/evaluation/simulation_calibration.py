@@ -31,26 +31,26 @@ class Calibration:
     """Ranks of the true quantities among their posterior draws, over many simulated data sets.
 
     Args:
-        ranks: by quantity, shape (num_simulations,), from 0 to num_draws; uniform if sampler and
+        ranks: by quantity, shape (num_simulations,), from 0 to num_samples; uniform if sampler and
             model agree.
-        num_draws: posterior draws of each simulation.
+        num_samples: posterior draws of each simulation.
         diverging: share of transitions that diverged.
         probability: that the bands hold all quantities together when all ranks are uniform
             (Bonferroni).
     """
 
     ranks: Mapping[str, np.ndarray]
-    num_draws: int
+    num_samples: int
     diverging: float
     probability: float = 0.95
 
     def ecdf(self, name: str) -> "RankECDF":
         """Distribution function of one quantity's ranks with its simultaneous bands."""
-        # A rank is one of num_draws + 1 values: spread over its cell it is uniform on (0, 1) if the
-        # rank is uniform.
+        # A rank is one of num_samples + 1 values: spread over its cell it is uniform on (0, 1) if
+        # the rank is uniform.
         spread = np.random.default_rng(0).uniform(size=len(self.ranks[name]))
         level = 1 - (1 - self.probability) / len(self.ranks)
-        uniform = (self.ranks[name] + spread) / (self.num_draws + 1)
+        uniform = (self.ranks[name] + spread) / (self.num_samples + 1)
         points, lower, upper = _bands(len(uniform), level)
         return RankECDF(points, compute_ecdf(uniform, points), lower, upper)
 
@@ -92,7 +92,7 @@ def simulation_based_calibration(
     key: Array,
     num_simulations: int = 200,
     num_sequences: int = 16,
-    num_draws: int = 99,
+    num_samples: int = 99,
     thinning: int = 4,
     num_warmup: int = 300,
     max_tree_depth: int = 5,
@@ -113,7 +113,7 @@ def simulation_based_calibration(
             data)`, such as LatentAttention.
         key: random key.
         num_simulations, num_sequences: data sets (at least 10), and sequences in each.
-        num_draws, thinning: draws kept of each posterior, every `thinning`-th.
+        num_samples, thinning: draws kept of each posterior, every `thinning`-th.
         num_warmup, max_tree_depth: of NUTS.
         probability: of the bands, over all quantities together.
         method: "nuts"; or "laplace", whose Gaussian is not the posterior, and "map", whose draws
@@ -131,18 +131,18 @@ def simulation_based_calibration(
     least = {
         "num_simulations": 10,
         "num_sequences": 1,
-        "num_draws": 1,
+        "num_samples": 1,
         "thinning": 1,
         "num_warmup": 1,
     }
-    given = (num_simulations, num_sequences, num_draws, thinning, num_warmup)
+    given = (num_simulations, num_sequences, num_samples, thinning, num_warmup)
     for (name, low), value in zip(least.items(), given, strict=True):
         whole_number(name, value, low)
     if not 0 < probability < 1:
         raise InputError(f"probability: expected a number inside (0, 1), got {probability}")
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    settings = _Settings(method, num_sequences, num_draws, thinning, num_warmup, max_tree_depth)
+    settings = _Settings(method, num_sequences, num_samples, thinning, num_warmup, max_tree_depth)
     keys = jax.random.split(key, num_simulations)
     truth, draws, diverging = _simulate_and_sample(model, posterior_model or model, settings, keys)
     truth, draws = (_entries(quantities, axes) for quantities, axes in ((truth, 1), (draws, 2)))
@@ -152,13 +152,13 @@ def simulation_based_calibration(
                 f"calibration: {name} is not finite in {int((~np.isfinite(values)).sum())} cases"
             )
     ranks = {name: _ranks(truth[name], draws[name]) for name in truth}
-    return Calibration(ranks, num_draws, float(np.mean(diverging)), probability)
+    return Calibration(ranks, num_samples, float(np.mean(diverging)), probability)
 
 
 class _Settings(NamedTuple):
     method: str
     num_sequences: int
-    num_draws: int
+    num_samples: int
     thinning: int
     num_warmup: int
     max_tree_depth: int
@@ -202,7 +202,7 @@ def _nuts(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> t
         return state, (state.z, diverging)
 
     state, _ = jax.lax.scan(advance, state, None, length=settings.num_warmup)
-    return jax.lax.scan(draw, state, None, length=settings.num_draws)[1]
+    return jax.lax.scan(draw, state, None, length=settings.num_samples)[1]
 
 
 def _around_mode(
@@ -219,7 +219,7 @@ def _around_mode(
     # program.
     solver: Any = optimistix.BFGS(rtol=1e-4, atol=1e-4)
     mode = optimistix.minimise(energy, solver, flat, max_steps=MODE_STEPS, throw=False).value
-    noise = jnp.zeros((settings.num_draws, flat.size))
+    noise = jnp.zeros((settings.num_samples, flat.size))
     if settings.method == "laplace":
         values, vectors = jnp.linalg.eigh(jax.hessian(energy)(mode))
         curved = values > FLAT * abs(values).max()

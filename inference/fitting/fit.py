@@ -158,7 +158,11 @@ class Fit:
         """`draw_log_prob`, and the standard error of each: 0 unless it is by particles."""
         if isinstance(self.model, ParticleModel):
             found = particle_log_prob(
-                self.model, self.draws, data, self.model.num_particles, jax.random.key(0)
+                self.model,
+                self.draws,
+                data,
+                num_particles=self.model.num_particles,
+                key=jax.random.key(0),
             )
             return np.asarray(found.log_prob), np.asarray(found.standard_error)
         model = require("log probabilities", self.model, Model)

@@ -38,7 +38,7 @@ def fit_laplace(
     data: Any,
     *,
     key: Array,
-    num_draws: int = 500,
+    num_samples: int = 500,
     num_steps: int = NUM_STEPS,
     learning_rate: float = LEARNING_RATE,
     num_starts: int = 1,
@@ -56,7 +56,7 @@ def fit_laplace(
     approximation is. `gradients` are those of the descent, without the Hessian, which costs about
     as much as a gradient for each parameter.
 
-    Args: as `fit_map`; num_draws of the approximation.
+    Args: as `fit_map`; num_samples of the approximation.
     Raises:
         InputError: as `fit_map`, and more than 1,000 numbers, latent variables included.
         FitError: as `fit_map`, a saddle in place of a mode, or hardly a draw inside the domain.
@@ -64,7 +64,7 @@ def fit_laplace(
     Source: theory, section 6.
     """
     started = time.perf_counter()
-    whole_number("num_draws", num_draws)
+    whole_number("num_samples", num_samples)
     data, placement = jnp.asarray(data), place_data(devices)
     split = split_model(model, placement)
     starts = draw_start(split, data, jax.random.split(key, whole_number("num_starts", num_starts)))
@@ -102,7 +102,7 @@ def fit_laplace(
     )
     if found.eigenvalues is None or found.saddle:
         raise FitError(f"Laplace: no mode to approximate around. {verdict}")
-    z, outside = gaussian_draws(split, data, mode, found, key, num_draws)
+    z, outside = gaussian_draws(split, data, mode, found, key, num_samples)
     values = constrain_each(model, data, z)
     draws, latents = split_latents(
         model, {name: np.asarray(value)[None] for name, value in values.items()}
@@ -123,9 +123,9 @@ def fit_laplace(
 
 
 def gaussian_draws(
-    model: NumPyroModel, data: Array, mode: Values, found: Curvature, key: Array, num_draws: int
+    model: NumPyroModel, data: Array, mode: Values, found: Curvature, key: Array, num_samples: int
 ) -> tuple[Values, float]:
-    """Draws around a mode inside the domain, (num_draws, ...), and the share of all that were
+    """Draws around a mode inside the domain, (num_samples, ...), and the share of all that were
     outside."""
     assert found.eigenvalues is not None
     assert found.eigenvectors is not None
@@ -133,20 +133,20 @@ def gaussian_draws(
     spread = found.eigenvectors[:, found.curved] / np.sqrt(found.eigenvalues[found.curved])
     kept, tried = np.zeros((0, flat.size)), 0
     for attempt in range(round(1 / LEAST_INSIDE)):
-        noise = jax.random.normal(jax.random.fold_in(key, attempt), (num_draws, spread.shape[1]))
+        noise = jax.random.normal(jax.random.fold_in(key, attempt), (num_samples, spread.shape[1]))
         z = np.asarray(flat) + np.asarray(noise) @ spread.T
         several = jax.vmap(unravel)(jnp.asarray(z, flat.dtype))
         inside = np.isfinite(gathered(_energies(model, data, several)))
-        kept, tried = np.concatenate([kept, z[inside]]), tried + num_draws
-        if len(kept) >= num_draws:
+        kept, tried = np.concatenate([kept, z[inside]]), tried + num_samples
+        if len(kept) >= num_samples:
             break
-    if len(kept) < num_draws:
+    if len(kept) < num_samples:
         raise FitError(
             f"Laplace: only {len(kept)} of {tried} draws are inside the local domain; the "
             "approximation is of no use here, "
             "sample the posterior instead"
         )
-    return jax.vmap(unravel)(jnp.asarray(kept[:num_draws], flat.dtype)), 1 - len(kept) / tried
+    return jax.vmap(unravel)(jnp.asarray(kept[:num_samples], flat.dtype)), 1 - len(kept) / tried
 
 
 @partial(jax.jit, static_argnums=0)

@@ -41,6 +41,7 @@ def particle_log_prob(
     model: NumPyroModel,
     params: Mapping[str, ArrayLike],
     tokens: Any,
+    *,
     num_particles: int,
     key: Array,
 ) -> ParticleLogProb:

@@ -99,10 +99,10 @@ def sample_posterior(
 
 
 def resume_posterior(
-    store: str | Path,
     model: NumPyroModel,
     data: Any,
     *,
+    store: str | Path,
     num_samples: int | None = None,
     progress: bool = True,
 ) -> Fit:
@@ -136,7 +136,7 @@ def resume_posterior(
     )
 
 
-def load_posterior(store: str | Path, model: NumPyroModel, data: Any) -> Fit:
+def load_posterior(model: NumPyroModel, data: Any, *, store: str | Path) -> Fit:
     """The draws of a run so far, finished or not; `fit.planned` is how many each chain is to have.
 
     Args: store, its folder; model and data, those of the run.

@@ -97,7 +97,7 @@ def load_run(
     path = Path(path)
     model, corpus, config = load_setting(path, models)
     if (path / "store").exists():
-        return load_posterior(path / "store", model, corpus.train), corpus, config
+        return load_posterior(model, corpus.train, store=path / "store"), corpus, config
     if config["method"] == "posterior" and not (path / "fit.zip").exists():
         raise InputError(f"{path}: has no draw yet; go on with `probattn resume {path}`")
     with _reported_as_damage(path):

@@ -14,7 +14,7 @@ from probattn.inference.evaluation.support import path_labels
 from probattn.inference.report.style import COLOURS, STYLE
 
 
-def plot_generation(generation: Any, symbols: Sequence[str]) -> Figure:
+def plot_generation(generation: Any, symbols: Sequence[str]) -> np.ndarray:
     """A row for each sequence: stability margin of each path position, and surprise of the token it
     predicts.
 
@@ -22,6 +22,7 @@ def plot_generation(generation: Any, symbols: Sequence[str]) -> Figure:
     it while the sequence was shorter.
 
     Args: generation, as the `generate` of a model returns it; symbols, the text of each token.
+    Returns: the axes, (sequences, 2).
     Raises: InputError on fewer symbols than tokens.
     """
     tokens = np.asarray(generation.tokens)
@@ -54,7 +55,7 @@ def plot_generation(generation: Any, symbols: Sequence[str]) -> Figure:
         axes[-1, 1].set_xlabel("token generated")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=9)
-    return figure
+    return axes
 
 
 def plot_growing_margin(

@@ -3,6 +3,7 @@
 import math
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from probattn.inference.evaluation.simulation_calibration import Calibration
@@ -11,12 +12,13 @@ from probattn.inference.report.style import COLOURS, STYLE, ink
 ACROSS = 4
 
 
-def plot_ranks(calibration: Calibration) -> Figure:
+def plot_ranks(calibration: Calibration) -> np.ndarray:
     """Rank ECDF of each quantity minus the diagonal, with its simultaneous band: a curve that
     leaves it is marked.
 
     A hump above zero says that the truth ranks low among the draws (they are too large), below zero
-    the reverse; an S shape, that the posterior is too narrow or too wide.
+    the reverse; an S shape, that the posterior is too narrow or too wide. Returns the axes, one for
+    each quantity.
     """
     names = list(calibration.ranks)
     rows = math.ceil(len(names) / ACROSS)
@@ -42,8 +44,8 @@ def plot_ranks(calibration: Calibration) -> Figure:
             ax.set_visible(False)
         count = len(next(iter(calibration.ranks.values())))
         figure.supxlabel(
-            f"rank of the truth, as a share of the {calibration.num_draws} draws ({count} "
+            f"rank of the truth, as a share of the {calibration.num_samples} draws ({count} "
             "simulations)"
         )
         figure.supylabel("ECDF minus diagonal")
-    return figure
+    return axes[: len(names)]

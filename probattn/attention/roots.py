@@ -46,7 +46,7 @@ def expected_roots(
     scale: ArrayLike = 1.0,
     *,
     key: Array | None = None,
-    num_draws: int = 500,
+    num_samples: int = 500,
     num_starts: int = 64,
 ) -> RootCount:
     """Expected number of roots of `u = mu_t(u; past) + e` over the noise `e ~ N(0, scale^2 I)`.
@@ -66,12 +66,12 @@ def expected_roots(
         past: embeddings before the position, shape (t - 1, dim), t >= 2.
         scale: standard deviation of the noise.
         key: random key; needed in dimension 2 and up.
-        num_draws: draws of the noise.
+        num_samples: draws of the noise.
         num_starts: starts for each draw: first the embeddings of the past, then random convex
             combinations of them.
 
     Raises:
-        InputError: an inclusive mask, a batch of maps, a wrong shape, num_draws below 2,
+        InputError: an inclusive mask, a batch of maps, a wrong shape, num_samples below 2,
             num_starts below 1 or a missing key.
 
     Source: theory, section 4.
@@ -105,14 +105,15 @@ def expected_roots(
         raise InputError(
             "key: expected a random key in dimension 2 and up (the count is a Monte Carlo estimate)"
         )
-    if num_draws < 2 or num_starts < 1:
+    if num_samples < 2 or num_starts < 1:
         raise InputError(
-            f"num_draws, num_starts: expected at least 2 and 1, got {num_draws} and {num_starts}"
+            f"num_samples, num_starts: expected at least 2 and 1, got {num_samples} and "
+            f"{num_starts}"
         )
     padded = jnp.pad(past, ((0, -len(past) % ROWS), (0, 0)))
-    count, balance = _count(attention, padded, len(past), scale, key, num_draws, num_starts)
+    count, balance = _count(attention, padded, len(past), scale, key, num_samples, num_starts)
     count, balance = np.asarray(count, float), np.asarray(balance)
-    error = count.std(ddof=1) / math.sqrt(num_draws)
+    error = count.std(ddof=1) / math.sqrt(num_samples)
     return RootCount(float(count.mean()), float(error), float((balance != 1).mean()))
 
 
@@ -147,14 +148,14 @@ def _total_variation(attention: Attention, past: jax.Array, scale: jax.Array) ->
 
 
 @partial(jax.jit, static_argnums=(5, 6))
-def _count(attention, padded, position, scale, key, num_draws, num_starts):
+def _count(attention, padded, position, scale, key, num_samples, num_starts):
     """Number of distinct roots found and sum of their signs of det J_t, for each draw of the noise.
 
     `padded` [s, i] holds the past in its first `position` rows, so that pasts of several lengths
     share one compiled program.
     """
     for_noise, for_starts = jax.random.split(key)
-    noise = scale * jax.random.normal(for_noise, (num_draws, attention.dim), padded.dtype)
+    noise = scale * jax.random.normal(for_noise, (num_samples, attention.dim), padded.dtype)
     rows, number = jnp.arange(len(padded)), jnp.arange(num_starts)
     weights = jnp.where(
         rows < position,

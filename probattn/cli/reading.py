@@ -173,11 +173,11 @@ def calibrate(
         key=jax.random.key(seed),
         method=method.value,
         num_simulations=num_simulations,
-        num_draws=49,
+        num_samples=49,
         thinning=3,
         num_warmup=200,
     )
-    save_plot(plot_ranks(found), out)
+    save_plot(plot_ranks(found)[0].figure, out)
     outside = found.outside()
     names = ", ".join(outside) if outside else "none"
     console.print(
@@ -237,7 +237,7 @@ def generate(
         from probattn.inference import plot_generation
 
         shown = jax.tree.map(lambda array: array[:MOST_PLOTTED], generation)
-        save_plot(plot_generation(shown, corpus.symbols), plot)
+        save_plot(plot_generation(shown, corpus.symbols)[0, 0].figure, plot)
         console.print(
             f"plot of {len(shown.tokens)} of {number} sequences: {plot.resolve()}", markup=False
         )

@@ -121,7 +121,7 @@ def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
         Method.laplace: {
             "num_steps": "num_steps",
             "num_starts": "num_starts",
-            "num_samples": "num_draws",
+            "num_samples": "num_samples",
         },
         Method.ensemble: {
             "num_steps": "num_steps",
@@ -160,7 +160,7 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     model, corpus = model_of(run, fields.pop("name"), fields), Corpus(**data)
     before = num_chunks(run)
     with told_how_to_go_on(lambda: _resumption(run)):
-        fitted = resume_posterior(run / "store", model, corpus.train, num_samples=num_samples)
+        fitted = resume_posterior(model, corpus.train, store=run / "store", num_samples=num_samples)
     if is_first() and num_chunks(run) == before:
         print(
             f"{run} has all of its draws already: nothing was left to do (--num-samples asks "

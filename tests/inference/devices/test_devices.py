@@ -148,7 +148,7 @@ def test_a_run_goes_on_bit_for_bit_on_its_devices_and_on_no_others(tmp_path, mon
     sample_posterior(Line(), LONG_DATA, num_chains=1, devices=2, store=tmp_path / "run", **CHAINS)
     for path in sorted((tmp_path / "run" / "chunks").iterdir())[2:]:
         path.unlink()
-    resumed = resume_posterior(tmp_path / "run", Line(), LONG_DATA, progress=False)
+    resumed = resume_posterior(Line(), LONG_DATA, store=tmp_path / "run", progress=False)
     np.testing.assert_array_equal(whole.draws["slopes"], resumed.draws["slopes"])
     with pytest.raises(
         InputError,

@@ -127,7 +127,7 @@ def test_laplace_predicts_like_any_mixture(corpus):
         LanguageModel(4, 5, 1, barrier_weight=0.0),
         corpus.train,
         key=jax.random.key(0),
-        num_draws=20,
+        num_samples=20,
         progress=False,
     )
     prediction = predict(fit, corpus.heldout)

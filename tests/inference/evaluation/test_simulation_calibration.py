@@ -26,7 +26,7 @@ PROBABILITY = 0.999
 
 
 def calibrate(posterior_model=None, **settings):
-    settings = dict(num_simulations=200, num_draws=49, thinning=3, num_warmup=150) | settings
+    settings = dict(num_simulations=200, num_samples=49, thinning=3, num_warmup=150) | settings
     settings = dict(probability=PROBABILITY) | settings
     return simulation_based_calibration(
         LatentAttention(**FIELDS),
@@ -55,7 +55,7 @@ def test_leaving_the_log_determinant_out_is_seen():
         "log_likelihood",
         "smallest_margin",
     } <= set(outside)
-    titles = [ax.get_title(loc="left") for ax in plot_ranks(calibration).axes]
+    titles = [ax.get_title(loc="left") for ax in plot_ranks(calibration)]
     assert "log_likelihood: outside" in titles
 
 
@@ -64,7 +64,7 @@ EMISSION = dict(vocab_size=3, length=4, dim=1)
 
 def calibrate_emission(posterior_model=None, **settings):
     settings = (
-        dict(num_simulations=100, num_sequences=8, num_draws=49, thinning=3, num_warmup=150)
+        dict(num_simulations=100, num_sequences=8, num_samples=49, thinning=3, num_warmup=150)
         | settings
     )
     settings = dict(probability=PROBABILITY) | settings
@@ -146,7 +146,7 @@ def test_every_parametrisation_is_calibrated_over_a_thousand_simulations(paramet
     ("settings", "message"),
     [
         (dict(num_simulations=9), "num_simulations: expected a whole number of at least 10, got 9"),
-        (dict(num_draws=0), "num_draws: expected a whole number of at least 1, got 0"),
+        (dict(num_samples=0), "num_samples: expected a whole number of at least 1, got 0"),
         (dict(probability=1.0), r"probability: expected a number inside \(0, 1\), got 1.0"),
     ],
 )

@@ -53,7 +53,7 @@ def test_an_approximation_has_no_posterior_group(fits, corpus):
     import jax
 
     fit = fit_laplace(
-        fits["map"].model, corpus.train, key=jax.random.key(0), num_draws=8, progress=False
+        fits["map"].model, corpus.train, key=jax.random.key(0), num_samples=8, progress=False
     )
     tree = fit.to_datatree()
     assert set(tree.children) == {"approximation", "log_likelihood", "observed_data"}

@@ -49,7 +49,11 @@ def emission_fits(corpus):
 @pytest.fixture(scope="module")
 def filtered(emission_fits, corpus):
     return particle_log_prob(
-        MODEL, emission_fits["emission posterior"].draws, corpus.heldout, NUM_PARTICLES, KEY
+        MODEL,
+        emission_fits["emission posterior"].draws,
+        corpus.heldout,
+        num_particles=NUM_PARTICLES,
+        key=KEY,
     )
 
 
@@ -91,7 +95,9 @@ def test_particle_log_prob_over_draws_and_sequences(filtered, emission_fits, cor
     one = {name: value[1, 2] for name, value in emission_fits["emission posterior"].draws.items()}
 
     def of_one(params):
-        return particle_log_prob(MODEL, params, corpus.heldout[1], NUM_PARTICLES, jax.random.key(1))
+        return particle_log_prob(
+            MODEL, params, corpus.heldout[1], num_particles=NUM_PARTICLES, key=jax.random.key(1)
+        )
 
     alone = of_one(one)
     assert alone.log_prob.shape == ()
@@ -117,7 +123,7 @@ def drawn_from_the_prior(**changed):
 
 def test_the_same_draw_given_twice_is_estimated_twice(corpus):
     found = particle_log_prob(
-        MODEL, drawn_from_the_prior(), corpus.heldout, NUM_PARTICLES, KEY
+        MODEL, drawn_from_the_prior(), corpus.heldout, num_particles=NUM_PARTICLES, key=KEY
     ).log_prob[0, :6]
     assert all(len(np.unique(of_sequence)) == 6 for of_sequence in found.T)
 
@@ -128,7 +134,9 @@ def test_too_few_particles_are_told_with_the_step(corpus):
     with pytest.warns(
         UserWarning, match=rf"of {NUM_PARTICLES} particles at position \d .*Raise num_particles"
     ) as caught:
-        found = particle_log_prob(MODEL, params, corpus.heldout, NUM_PARTICLES, KEY)
+        found = particle_log_prob(
+            MODEL, params, corpus.heldout, num_particles=NUM_PARTICLES, key=KEY
+        )
     worst = int(np.nanmin(found.effective_sample_size, axis=(0, 1, 2)).argmin())
     assert f"at position {worst} (counted from 0)" in str(caught[0].message)
 
@@ -137,21 +145,31 @@ def test_too_few_particles_are_told_with_the_step(corpus):
     ("call", "message"),
     [
         (
-            lambda p, t: particle_log_prob(MODEL, p, t, 1, KEY),
+            lambda p, t: particle_log_prob(MODEL, p, t, num_particles=1, key=KEY),
             "num_particles: expected a whole number of at least 2",
         ),
-        (lambda p, t: particle_log_prob(MODEL, p, t * 9, 10, KEY), "tokens: expected ids 0 to 3"),
-        (lambda p, t: particle_log_prob(MODEL, p, t[:, :3], 10, KEY), "to length 5, got length 3"),
         (
-            lambda p, t: particle_log_prob(LanguageModel(4, 5, 1), p, t, 10, KEY),
+            lambda p, t: particle_log_prob(MODEL, p, t * 9, num_particles=10, key=KEY),
+            "tokens: expected ids 0 to 3",
+        ),
+        (
+            lambda p, t: particle_log_prob(MODEL, p, t[:, :3], num_particles=10, key=KEY),
+            "to length 5, got length 3",
+        ),
+        (
+            lambda p, t: particle_log_prob(LanguageModel(4, 5, 1), p, t, num_particles=10, key=KEY),
             "particle_log_prob: expected a ParticleModel",
         ),
         (
-            lambda p, t: particle_log_prob(MODEL, {"bias": p["bias"]}, t, 10, KEY),
+            lambda p, t: particle_log_prob(
+                MODEL, {"bias": p["bias"]}, t, num_particles=10, key=KEY
+            ),
             "params: expected query, .* got none for key, lag_bias",
         ),
         (
-            lambda p, t: particle_log_prob(MODEL, p | {"bias": p["bias"][0]}, t, 10, KEY),
+            lambda p, t: particle_log_prob(
+                MODEL, p | {"bias": p["bias"][0]}, t, num_particles=10, key=KEY
+            ),
             "params: expected the same leading axes",
         ),
     ],

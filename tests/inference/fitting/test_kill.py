@@ -66,7 +66,7 @@ def cache(tmp_path_factory):
 
 
 def assert_same(one, other):
-    first, second = (load_posterior(store, MODEL, TOKENS) for store in (one, other))
+    first, second = (load_posterior(MODEL, TOKENS, store=store) for store in (one, other))
     assert first.shape == second.shape
     assert first.gradients == second.gradients
     for part in ("draws", "stats"):

@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 def test_it_is_exact_where_the_posterior_is_normal():
-    fit = fit_laplace(Conjugate(), DATA, key=KEY, num_draws=4000, num_starts=2, progress=False)
+    fit = fit_laplace(Conjugate(), DATA, key=KEY, num_samples=4000, num_starts=2, progress=False)
     theta = fit.draws["theta"]
     assert theta.shape == (1, 4000)
     assert abs(theta.mean() - Conjugate.mean) < 4 * Conjugate.spread / np.sqrt(4000) + 0.02
@@ -28,14 +28,16 @@ def test_it_is_around_the_unconstrained_mode():
     """Exponential(1) in z = log x is exp(z - e^z): mode z = 0 and curvature 1, so that log x ~ N(0,
     1)."""
     log_x = np.log(
-        fit_laplace(Exponential(), np.zeros(1), key=KEY, num_draws=4000, progress=False).draws["x"]
+        fit_laplace(Exponential(), np.zeros(1), key=KEY, num_samples=4000, progress=False).draws[
+            "x"
+        ]
     )
     assert abs(log_x.mean()) < 4 / np.sqrt(4000) + 0.03
     assert abs(log_x.std() - 1) < 0.05
 
 
 def test_draws_outside_the_domain_are_drawn_again_and_counted():
-    fit = fit_laplace(Barred(), DATA, key=KEY, num_draws=1000, progress=False)
+    fit = fit_laplace(Barred(), DATA, key=KEY, num_samples=1000, progress=False)
     assert (fit.draws["theta"] < 0.8).all()
     assert 0.01 < fit.stats["outside"] < 0.5
 
@@ -44,7 +46,7 @@ def test_rotations_have_no_spread(corpus):
     """d (d - 1) / 2 rotations of the embeddings, and r (r - 1) / 2 of query and key unless both are
     0 at the mode."""
     model = LanguageModel(4, 5, 2)
-    fit = fit_laplace(model, corpus.train, key=KEY, num_draws=50, progress=False)
+    fit = fit_laplace(model, corpus.train, key=KEY, num_samples=50, progress=False)
     assert fit.verdict.numbers["flat_directions"] in (1, 2)
     assert np.isfinite(fit.draw_log_prob(corpus.train)).all()
 

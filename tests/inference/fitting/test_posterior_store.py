@@ -77,7 +77,7 @@ def test_a_stored_run_is_the_run_in_memory(store, corpus, uninterrupted):
         f"0000{n}.zip" for n in range(6)
     ]  # start, 10 + 5 of warmup, 10 + 10 + 5 draws
     for fit in (
-        load_posterior(store, MODEL, corpus.train),
+        load_posterior(MODEL, corpus.train, store=store),
         sample(corpus, store),
     ):  # finished: only read
         assert_same(uninterrupted, fit)
@@ -113,7 +113,7 @@ def test_it_goes_on_from_any_chunk(store, corpus, uninterrupted, kept):
     for name in names(store)[kept:]:
         (store / "chunks" / name).unlink()
     (store / "chunks" / ".00009.zip.partial").write_bytes(b"half")
-    resumed = resume_posterior(store, MODEL, corpus.train, progress=False)
+    resumed = resume_posterior(MODEL, corpus.train, store=store, progress=False)
     assert_same(uninterrupted, resumed)
     assert resumed.gradients == uninterrupted.gradients
     assert len(names(store)) == 6
@@ -140,25 +140,27 @@ def test_it_falls_back_to_the_last_whole_chunk(store, corpus, uninterrupted, har
         else "the 1 chunk from there on is"
     )
     with pytest.warns(UserWarning, match=rf"00004.zip.*{left} left out and sampled again") as told:
-        part = load_posterior(store, MODEL, corpus.train)
+        part = load_posterior(MODEL, corpus.train, store=store)
     assert part.shape == (2, 10)
     assert_same(part, uninterrupted, 10)
     assert len(told) == 1
     with pytest.warns(UserWarning, match="left out and sampled again") as told:
-        assert_same(uninterrupted, resume_posterior(store, MODEL, corpus.train, progress=False))
+        assert_same(
+            uninterrupted, resume_posterior(MODEL, corpus.train, store=store, progress=False)
+        )
     assert len(told) == 1
-    assert_same(uninterrupted, load_posterior(store, MODEL, corpus.train))
+    assert_same(uninterrupted, load_posterior(MODEL, corpus.train, store=store))
 
 
 def test_draws_from_disk_are_dictionaries_to_jax(store, corpus):
-    fit = load_posterior(store, MODEL, corpus.train)
+    fit = load_posterior(MODEL, corpus.train, store=store)
     shapes = jax.tree.map(np.shape, fit.draws)
     assert shapes["bias"] == (2, 25, 4)
     assert (fit.draws | {"bias": 0})["bias"] == 0
 
 
 def test_it_can_be_given_more_draws(store, corpus, uninterrupted):
-    more = resume_posterior(store, MODEL, corpus.train, num_samples=31, progress=False)
+    more = resume_posterior(MODEL, corpus.train, store=store, num_samples=31, progress=False)
     assert more.shape == (2, 31)
     assert_same(uninterrupted, more)
     whole = sample_posterior(MODEL, corpus.train, **(SETTINGS | {"num_samples": 31}))
@@ -167,13 +169,13 @@ def test_it_can_be_given_more_draws(store, corpus, uninterrupted):
 
 def test_an_unfinished_run_can_be_read_and_says_so(store, corpus):
     (store / "chunks" / "00005.zip").unlink()
-    fit = load_posterior(store, MODEL, corpus.train)
+    fit = load_posterior(MODEL, corpus.train, store=store)
     assert fit.shape == (2, 20)
     assert fit.planned == 25
     for name in names(store)[3:]:
         (store / "chunks" / name).unlink()
     with pytest.raises(InputError, match="has no draw yet: it is in its 15 iterations of warmup"):
-        load_posterior(store, MODEL, corpus.train)
+        load_posterior(MODEL, corpus.train, store=store)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_it_refuses_other_models_data_precisions_and_versions(store, corpus):
     with pytest.raises(InputError, match="data: the run has"):
         sample_posterior(MODEL, corpus.train[1:], **SETTINGS, store=store)
     with pytest.raises(InputError, match="a run of another model or of other data"):
-        load_posterior(store, MODEL, corpus.train[1:])
+        load_posterior(MODEL, corpus.train[1:], store=store)
     config = json.loads((store / "store.json").read_text())
     for part, change in {
         "precision": "float16",
@@ -220,7 +222,7 @@ def test_damage_of_its_configuration_is_told(store, corpus, tmp_path):
     with pytest.raises(InputError, match=r"store\.json is damaged"):
         sample(corpus, store)
     with pytest.raises(InputError, match="no posterior run"):
-        resume_posterior(tmp_path / "none", MODEL, corpus.train)
+        resume_posterior(MODEL, corpus.train, store=tmp_path / "none")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="exists and is no posterior run"):

@@ -118,7 +118,7 @@ def test_laplace_is_told_from_the_posterior(by_quadrature):
     the posterior's."""
     mean, spread = by_quadrature
     log_scale = np.log(
-        fit_laplace(MODEL_2D, U, key=KEY, num_draws=4000, progress=False).draws["scale"]
+        fit_laplace(MODEL_2D, U, key=KEY, num_samples=4000, progress=False).draws["scale"]
     )
     assert abs(log_scale.std() / spread[1] - 1) < 0.2
     assert 0.05 < abs(log_scale.mean() - mean[1]) / spread[1] < 1

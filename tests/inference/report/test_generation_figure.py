@@ -18,8 +18,7 @@ GENERATION = SimpleNamespace(
 
 
 def test_margins_support_and_surprise_are_those_given():
-    figure = plot_generation(GENERATION, ["end", "a", "b"])
-    axes = np.reshape(figure.axes, (2, 2))
+    axes = plot_generation(GENERATION, ["end", "a", "b"])
     line, once, last = axes[0, 0].get_lines()
     assert line.get_ydata().tolist() == [1.0, 1.0, 0.6]
     assert once.get_xdata().tolist() == [0]
@@ -29,17 +28,16 @@ def test_margins_support_and_surprise_are_those_given():
     assert [bar.get_height() for bar in axes[0, 1].patches] == [1.0, 2.0, 0.5]
     assert [text.get_text() for text in axes[0, 1].get_xticklabels()] == ["a", "b", "end"]
     assert axes[0, 0].get_ylim()[1] > 1.4
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+    assert [text.get_text() for text in axes[0, 0].figure.legends[0].get_texts()] == [
         "was support token",
         "support token",
     ]
 
 
 def test_a_path_without_a_start_is_labelled_by_its_tokens():
-    figure = plot_generation(
+    axes = plot_generation(
         SimpleNamespace(**(vars(GENERATION) | {"path_has_start": False})), ["end", "a", "b"]
     )
-    axes = np.reshape(figure.axes, (2, 2))
     assert [text.get_text() for text in axes[0, 0].get_xticklabels()] == ["a", "b", "end"]
     assert axes[1, 0].get_xlabel() == "latent embedding of each token"
 

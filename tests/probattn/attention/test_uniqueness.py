@@ -106,12 +106,12 @@ def test_counting_roots_in_the_plane_agrees_with_quadrature():
     np.testing.assert_allclose(degree, 1, rtol=0, atol=1e-9)
     assert expected > 1.7
     count = expected_roots(
-        attention, past, 0.5, key=jax.random.key(0), num_draws=150, num_starts=24
+        attention, past, 0.5, key=jax.random.key(0), num_samples=150, num_starts=24
     )
     assert count.unbalanced <= 0.02  # roots known to be missed
     assert abs(count.expected - expected) < 4 * count.standard_error + 2 * count.unbalanced
     capped = Attention(attention.query, attention.key, contraction=0.99)
-    count = expected_roots(capped, past, 0.5, key=jax.random.key(0), num_draws=150, num_starts=24)
+    count = expected_roots(capped, past, 0.5, key=jax.random.key(0), num_samples=150, num_starts=24)
     assert count == (1.0, 0.0, 0.0)
 
 
@@ -181,9 +181,9 @@ def test_each_certificate_from_its_formula():
                 attention=cases.attention(),
                 past=np.ones((2, 3)),
                 key=jax.random.key(0),
-                num_draws=1,
+                num_samples=1,
             ),
-            "num_draws.*got 1 and 64",
+            "num_samples.*got 1 and 64",
         ),
     ],
 )
