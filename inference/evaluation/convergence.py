@@ -1,5 +1,7 @@
-"""Convergence of a posterior in three tiers: raw weights, what is identified, and predictions
-(theory, section 6)."""
+"""Convergence of a posterior in three tiers: raw weights, identified quantities and predictions.
+
+Source: theory, section 6.
+"""
 
 import math
 import warnings
@@ -18,12 +20,12 @@ from probattn.inference.fitting.verdict import Verdict
 
 RHAT_LIMIT = 1.05
 ESS_LIMIT = 100  # the Monte Carlo error of a mean is then a tenth of the posterior's spread
-LEAST_DRAWS = 4  # R-hat and effective sample size split each chain in two
+LEAST_DRAWS = 4  # in each chain: R-hat and effective sample sizes split each chain in two
 BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails are explored slowly
-DEPTH_SHARE = 0.25  # of draws whose trajectory was cut short by the tree depth
-DIVERGED_SHARE = 0.01
-LEAST_FOR_LOO = 25  # draws: a fifth of them make the tail, which takes five
-MOST_SEQUENCES = 100  # whose log probabilities are looked at one by one
+DEPTH_SHARE = 0.25  # a larger share of draws with trajectories cut short by tree depth is noted
+DIVERGED_SHARE = 0.01  # for a larger share of divergent draws the note names a cause
+LEAST_FOR_LOO = 25  # draws: the tail that PSIS fits, a fifth of them, needs at least five
+MOST_SEQUENCES = 100  # sequences whose log probabilities are judged one by one
 AXES = dict(chain_axis=0, draw_axis=1)
 
 
@@ -33,10 +35,12 @@ class Tier:
 
     Args:
         name: "raw", "identified" or "predictive".
-        count: how many numbers were looked at; those that are the same in all draws do not count.
-        rhat: the largest rank-normalised R-hat, and `rhat_of`, whose it is; where chains share
-            starts the largest of it and of nested R-hat.
-        ess_bulk, ess_tail: the smallest effective sample sizes; ess_of, whose the smaller one is.
+        count: how many scalars were judged; scalars that are equal in all draws do not count.
+        rhat: the largest rank-normalised R-hat; where chains share starts, the larger one of it
+            and nested R-hat.
+        rhat_of: name of the scalar with this R-hat.
+        ess_bulk, ess_tail: the smallest effective sample sizes of the bulk and of the tails.
+        ess_of: name of the scalar with the smallest effective sample size of either kind.
     """
 
     name: str
@@ -50,19 +54,26 @@ class Tier:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Convergence of a posterior, and what its sampler reports.
+    """Convergence of a posterior, and statistics of its sampler.
 
     Args:
         name: of the fit.
-        quantity: the headline of the predictive tier: the log probability of all sequences
-            together, or where that is an estimate, of the training tokens given their embeddings;
-            rhat, ess_bulk, ess_tail are its.
-        chains, draws: numbers of; planned, draws that a chain is to have.
-        start: how chains were started; num_starts: from how many points.
-        divergences: of all draws; steps_per_draw: gradients; at_most_depth: share of trajectories
-            that max_tree_depth cut short; bfmi: the smallest, over chains, of the Bayesian fraction
-            of missing information.
-        tiers: raw, identified, predictive; the verdict rests on the last two.
+        quantity: what the headline numbers are of: the log probability of all sequences together;
+            where the likelihood is estimated, that of the training tokens given their embeddings;
+            else the raw parameters.
+        chains: number of chains.
+        draws: number of draws in each chain so far.
+        planned: number of draws that each chain is to have.
+        start: how chains were started.
+        num_starts: number of different start points.
+        rhat, ess_bulk, ess_tail: R-hat and effective sample sizes of `quantity`.
+        divergences: number of divergent draws in all chains.
+        steps_per_draw: mean number of gradients per draw.
+        at_most_depth: share of trajectories that max_tree_depth cut short.
+        bfmi: Bayesian fraction of missing information, the smallest over chains; NaN if unknown.
+        tiers: those of raw, identified and predictive that the model has.
+        verdict: whether the chains have converged, from the identified and predictive tiers if
+            there are any, else from the raw one.
     """
 
     name: str
@@ -86,20 +97,21 @@ class Diagnosis:
 def diagnose(
     fit: Fit, data: Any = None, *, name: str = "posterior", log_prob: np.ndarray | None = None
 ) -> Diagnosis:
-    """Has a posterior converged, in the quantities that mean something?
+    """Judge whether a posterior has converged, by identified quantities and predictions.
 
     Raw weights may look converged while the chains sit in different arrangements of the tokens, or
-    the reverse: so the verdict rests on gauge-invariant quantities (`model.quantities`) and on log
+    the reverse. So the verdict rests on identified quantities (`model.quantities`) and on log
     probabilities of sequences. A model that has neither is judged by its raw parameters.
 
     Args:
         fit: a posterior, finished or not.
         data: sequences, whose log probabilities are predicted; the training data if None.
         name: of the fit, for reports.
-        log_prob: their log probabilities (chains, draws, num_sequences), if they are known.
+        log_prob: their log probabilities (chains, draws, num_sequences), if already computed.
 
-    Raises: InputError for a fit that is no sample of Markov chains: R-hat means nothing there.
-    Source: theory, section 6."""
+    Raises: InputError for a fit whose draws are not those of Markov chains: R-hat has no meaning
+    there. Source: theory, section 6.
+    """
     if not fit.sampled:
         raise InputError(
             f"diagnose: expected draws of Markov chains, got a fit by {fit.method}; see its "
@@ -183,7 +195,7 @@ def _identified(fit: Fit) -> dict[str, np.ndarray]:
 
 
 def _columns(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each entry of each array (chains, draws, ...) by name, indices counted from 0."""
+    """Each entry of arrays (chains, draws, ...) as (chains, draws), named with indices from 0."""
     columns = {}
     for name, value in values.items():
         for index in np.ndindex(value.shape[2:]):
@@ -192,6 +204,10 @@ def _columns(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _tier(name: str, columns: Mapping[str, np.ndarray], origins: tuple[int, ...]) -> Tier:
+    """The worst R-hat and effective sample sizes of columns (chains, draws) that vary.
+
+    Args: origins, the number of the start of each chain.
+    """
     varying = {column: values for column, values in columns.items() if np.ptp(values) > 0}
     some = next(iter(columns.values()))
     if not varying or some.shape[1] < LEAST_DRAWS:
@@ -199,9 +215,10 @@ def _tier(name: str, columns: Mapping[str, np.ndarray], origins: tuple[int, ...]
     names, values = list(varying), np.stack(list(varying.values()), axis=-1).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         rhat = np.atleast_1d(array_stats.rhat(values, **AXES))
-        # A chain in which a quantity never changes, while it differs between chains, is as far from
-        # mixing as can be.
+        # R-hat can be NaN where a quantity never changes within chains but differs between them.
+        # Such chains do not mix at all.
         rhat = np.where(np.isnan(rhat), np.inf, rhat)
+        # Nested R-hat needs several starts, each shared by the same number of chains.
         shared = len(origins) // max(len(set(origins)), 1)
         if 1 < len(set(origins)) < len(origins) and all(
             origins.count(one) == shared for one in origins
@@ -256,10 +273,10 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
         )
     if found["num_starts"] == 1 and found["chains"] > 1:
         notes.append(
-            "All chains started from one point: that they agree says nothing of other modes."
+            "All chains started from one point: their agreement says nothing about other modes."
         )
     if found["chains"] == 1:
-        notes.append("There is one chain only: R-hat compares its halves.")
+        notes.append("There is only one chain: R-hat compares its halves.")
     if found["draws"] < found["planned"]:
         notes.append(f"Unfinished: {found['draws']} of {found['planned']} draws a chain.")
     total = found["chains"] * found["draws"]
@@ -291,15 +308,15 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
 
 
 def leave_one_out(fit: Fit) -> "LeaveOneOut":
-    """PSIS-LOO: what each training sequence's log probability would be, had it been left out.
+    """PSIS-LOO: log probability of each training sequence given all others, without refitting.
 
-    `log p(x_i | x_-i)` for each sequence, from the posterior's draws by Pareto-smoothed importance
-    sampling (ArviZ), with
-    a verdict of its own: where k-hat is above its limit, leaving the sequence out moves the
-    posterior too far for that.
+    `log p(x_i | x_-i)` of each sequence is estimated from the posterior's draws by Pareto-smoothed
+    importance sampling (ArviZ). The verdict counts the sequences whose k-hat is above its limit:
+    leaving one of these out changes the posterior too much for the estimate to be reliable.
 
-    Raises: InputError for a fit that is no sample of Markov chains, fewer than 25 draws, or an
-    estimated likelihood."""
+    Raises: InputError for a fit whose draws are not those of Markov chains, fewer than 25 draws, or
+    an estimated likelihood.
+    """
     if not fit.sampled:
         raise InputError(
             f"leave_one_out: expected draws of Markov chains, got a fit by {fit.method}"
@@ -316,7 +333,7 @@ def leave_one_out(fit: Fit) -> "LeaveOneOut":
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Estimated shape parameter"
-        )  # the verdict says so
+        )  # the verdict reports it
         found = loo(
             fit.to_datatree(),
             pointwise=True,
@@ -327,7 +344,7 @@ def leave_one_out(fit: Fit) -> "LeaveOneOut":
     ok = f"All k-hat are below {limit:.2f}."
     poor = (
         f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {khat.max():.2f}): "
-        "their terms are not to be trusted."
+        "their terms are not reliable."
     )
     verdict = Verdict(
         not bad,
@@ -345,8 +362,14 @@ def leave_one_out(fit: Fit) -> "LeaveOneOut":
 class LeaveOneOut:
     """Leave-one-out log probabilities, in nats.
 
-    Args: log_prob, the sum over sequences, and its standard_error; effective_parameters;
-    per_sequence and khat, one for each."""
+    Args:
+        log_prob: sum over sequences of `log p(x_i | x_-i)`.
+        standard_error: of `log_prob`.
+        effective_parameters: the effective number of parameters, as ArviZ estimates it.
+        per_sequence: `log p(x_i | x_-i)` of each sequence, (num_sequences,).
+        khat: Pareto shape estimate of each sequence, (num_sequences,).
+        verdict: whether every k-hat is within its limit.
+    """
 
     log_prob: float
     standard_error: float

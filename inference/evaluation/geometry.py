@@ -1,5 +1,4 @@
-"""Interaction spectra, and whether the density of the embedding path is one (theory, sections 4 and
-6)."""
+"""Interaction spectra, and whether the path's density integrates to one (theory, 4 and 6)."""
 
 import math
 from collections.abc import Iterator
@@ -18,29 +17,33 @@ from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.sequence.tokens import counted
 
 MOST_DRAWS = 100
-ROOT_DRAWS = 5  # draws under which roots are counted, at histories nearest to the boundary
-ROOT_HISTORIES = 4
-ROOT_NOISES = 200
-ROOT_STARTS = 16  # the tokens of the past come first among them: the attractors are near these
+ROOT_DRAWS = 5  # draws under which roots are counted
+ROOT_HISTORIES = 4  # for each of them, at the histories nearest to the boundary
+ROOT_NOISES = 200  # draws of the noise for each history
+ROOT_STARTS = 16  # for each noise: first the past embeddings, since attractors are near them
 
 
 @dataclass(frozen=True)
 class Uniqueness:
-    """Whether the implicit equation has one solution, and the density integrates to one, under a
-    fit.
+    """Whether each token's equation has one root under a fit, so that the density integrates to 1.
+
+    Standard errors of shares are across draws, as if these were independent, or across chains where
+    that is larger; 0 for a single draw.
 
     Args:
         capped: whether the contraction cap proves it for every parameter and history; nothing else
-            is then looked at.
-        positions: share of the held-out positions whose history a bound certifies (`certified`),
-            mean over the draws.
-        draws: share of the draws, the posterior's mass, under which every held-out position is
-            certified; num_draws, of these. Errors are across draws, as if they were independent, or
-            across chains where that is more; 0 of a single one.
-        roots: expected number of solutions (`expected_roots`), the mean over the histories with the
-            smallest margins of some draws; roots_largest, the largest of these, and roots_error,
-            its standard error. NaN where none is looked at.
-        histories: how many were looked at, with `ROOT_NOISES` draws of the noise each.
+            is computed then.
+        positions: share of the held-out positions at which a bound proves a single root
+            (`certified`), mean over the draws.
+        draws: share of the draws, an estimate of posterior mass, under which that holds at every
+            held-out position.
+        num_draws: number of draws that were used.
+        roots: expected number of roots (`expected_roots`), the mean over some histories with the
+            smallest margins; NaN if none was examined.
+        roots_largest: the largest expected number of roots at one of these histories.
+        roots_error: standard error of `roots_largest`.
+        histories: number of histories that were examined, with `ROOT_NOISES` draws of the noise
+            each.
         unbalanced: share of noise draws in which roots are known to have been missed.
     """
 
@@ -55,7 +58,7 @@ class Uniqueness:
     unbalanced: float = math.nan
 
     def verdict(self) -> str:
-        """What the numbers say, in words."""
+        """The numbers as a sentence."""
         if self.capped:
             return (
                 "under the contraction cap the density of the path integrates to one for every "
@@ -68,38 +71,45 @@ class Uniqueness:
         )
         certain = (
             "a bound proves one solution, so that the path's density integrates to one, at "
-            f"{_percent(self.positions)} of held-out "
-            f"positions{everywhere}"
+            f"{_percent(self.positions)} of held-out positions{everywhere}"
         )
         if not self.histories:
             return certain
         if self.roots_largest == 1:
-            # The 95 % bound on a probability whose event was never seen, rounded up.
+            # The 95 % bound on the probability of an event not seen in n trials is about 3 / n; it
+            # is rounded up.
             rare = math.ceil(1e4 * 3 / (self.histories * ROOT_NOISES)) / 1e4
             return (
                 f"{certain}; at {self.histories} histories near the boundary no second one was "
-                "found (with 95 % confidence fewer "
-                f"than {rare:.2%} of draws of the noise have one)"
+                f"found (with 95 % confidence fewer than {rare:.2%} of draws of the noise have one)"
             )
         return (
             f"{certain}; at {self.histories} histories near the boundary there are "
             f"{self.roots:.3f} on average and at most "
             f"{self.roots_largest:.3f} ± {self.roots_error:.3f}, where the density on the "
-            "local domain integrates to "
-            f"{(self.roots_largest + 1) / 2:.3f} and not to one"
+            f"local domain integrates to {(self.roots_largest + 1) / 2:.3f} and not to one"
         )
 
 
 def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
-    """Certificates and root counts of the paths of sequences under the draws of a fit. Source:
-    theory, section 4."""
+    """Certify or count the roots of the token equations along sequences, under draws of a fit.
+
+    Roots are counted only if some draw leaves a position uncertified.
+
+    Args:
+        fit: of a model of tokens with one attention map.
+        tokens: sequences (num_sequences, length).
+        seed: of the noise and the starts of the root counts.
+
+    Source: theory, section 4.
+    """
     tokens = np.asarray(tokens)
     if _capped(fit):
         return Uniqueness(capped=True, positions=Measured(1.0, 0.0), draws=Measured(1.0, 0.0))
     model = require("uniqueness", fit.model, PathModel)
     is_counted = np.asarray(counted(tokens))
     some = fit.thinned(MOST_DRAWS)
-    found = over_draws(_certified, model, some.flat_draws(), tokens)
+    found = over_draws(_certified, model, some.flat_draws(), tokens)  # [draws, n, t]
     share = _over_draws(((found & is_counted).sum((1, 2)) / is_counted.sum()).reshape(some.shape))
     draws = _over_draws((found | ~is_counted).all((1, 2)).astype(float).reshape(some.shape))
     counts = list(_roots(fit, tokens, seed)) if draws.value < 1 else []
@@ -120,8 +130,10 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
 
 
 def singular_values(fit: Fit) -> np.ndarray:
-    """Of the interaction matrix of each head, the largest first, under evenly spaced draws: (draws,
-    heads, dim)."""
+    """Singular values of each head's interaction, largest first, (draws, heads, dim).
+
+    Args: fit, of which 100 evenly spaced draws are used at most.
+    """
     model = require("singular values", fit.model, AttentionModel)
     return over_draws(_singular_values, model, fit.flat_draws(MOST_DRAWS))
 
@@ -134,7 +146,7 @@ def _capped(fit: Fit) -> bool:
 
 
 def _over_draws(values: np.ndarray) -> Measured:
-    """Mean of values (chains, draws) with its error."""
+    """Mean of values (chains, draws), with the larger error of those across draws and chains."""
     error = float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else 0.0
     if len(values) > 1:
         error = max(error, float(values.mean(1).std(ddof=1)) / math.sqrt(len(values)))
@@ -154,9 +166,12 @@ def _certified(model: PathModel, params: Any, tokens: Any) -> Array:
 
 
 def _roots(fit: Fit, tokens: np.ndarray, seed: int) -> Iterator[RootCount]:
-    """Root counts at the histories with the smallest margins, all at the position where margins are
-    smallest."""
+    """Root counts at the histories with the smallest margins.
+
+    All are at one position, the one with the smallest median margin over draws and sequences.
+    """
     model, draws = require("root counts", fit.model, PathModel), fit.flat_draws(ROOT_DRAWS)
+    # [draws, n, t], NaN after the end.
     margins = over_draws(type(model).margins, model, draws, tokens)
     counting = np.flatnonzero(np.isfinite(margins).any((0, 1)))
     position = int(counting[np.nanmedian(margins[..., counting], axis=(0, 1)).argmin()])

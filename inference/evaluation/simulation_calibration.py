@@ -1,5 +1,4 @@
-"""Simulation-based calibration: does the sampler draw from the posterior of the model that made the
-data?"""
+"""Simulation-based calibration: whether a sampler draws from the posterior of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from probattn.errors import FitError, InputError
 from probattn.inference.fitting.hessian import FLAT
 from probattn.inference.fitting.unconstrained import constrain, potential, unconstrain
 
-BAND_SIMULATIONS = 5_000
+BAND_SIMULATIONS = 5_000  # by which ArviZ finds the width of the bands
 METHODS = ("nuts", "laplace", "map")
-MODE_STEPS = 1000
+MODE_STEPS = 1000  # of the quasi-Newton search for a mode, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +44,9 @@ class Calibration:
     probability: float = 0.95
 
     def ecdf(self, name: str) -> "RankECDF":
-        """Distribution function of one quantity's ranks with its simultaneous bands."""
-        # A rank is one of num_samples + 1 values: spread over its cell it is uniform on (0, 1) if
-        # the rank is uniform.
+        """Empirical distribution function of one quantity's ranks, with simultaneous bands."""
+        # A rank is one of num_samples + 1 values. A uniform rank, plus a uniform number, divided
+        # by num_samples + 1, is uniform on (0, 1).
         spread = np.random.default_rng(0).uniform(size=len(self.ranks[name]))
         level = 1 - (1 - self.probability) / len(self.ranks)
         uniform = (self.ranks[name] + spread) / (self.num_samples + 1)
@@ -55,14 +54,15 @@ class Calibration:
         return RankECDF(points, compute_ecdf(uniform, points), lower, upper)
 
     def outside(self) -> list[str]:
-        """Quantities whose ranks leave their bands: the sampler does not draw from the model's
-        posterior."""
+        """Names of the quantities whose ranks leave their bands.
+
+        If there are any, the sampler does not draw from the model's posterior.
+        """
         return [name for name in self.ranks if not self.ecdf(name).inside]
 
 
 class RankECDF(NamedTuple):
-    """Empirical distribution function of ranks at `points` in (0, 1), with simultaneous bands
-    `lower`, `upper`."""
+    """Empirical distribution function of ranks at points in (0, 1), with simultaneous bands."""
 
     points: np.ndarray
     values: np.ndarray
@@ -71,14 +71,17 @@ class RankECDF(NamedTuple):
 
     @property
     def inside(self) -> bool:
-        """Whether the bands hold it everywhere."""
+        """Whether the distribution function lies within the bands at all points."""
         return bool(((self.lower <= self.values) & (self.values <= self.upper)).all())
 
 
 @lru_cache
 def _bands(count: int, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points, lower and upper band of the ECDF of `count` uniform numbers, all inside with
-    probability `level`."""
+    """Points, lower and upper band of the ECDF of `count` uniform numbers.
+
+    With probability `level` the ECDF is inside the bands at all points.
+    """
+    # `ecdf_pit` computes the bands from the number of values alone, so any values will do.
     anything = np.linspace(0, 1, count)
     points, _, lower, upper = ecdf_pit(
         anything, level, BAND_SIMULATIONS, rng=np.random.default_rng(1)
@@ -104,30 +107,31 @@ def simulation_based_calibration(
 
     If theta ~ prior, data ~ model(theta) and theta_1 ... theta_L ~ posterior given the data, then
     theta is one more posterior draw, and the rank of any f(theta, data) among the f(theta_l, data)
-    is uniform on 0 ... L. All simulations are one compiled program, vectorised on a GPU. Chains
-    start at another draw from the prior.
+    is uniform on 0 ... L. All simulations are one compiled program, vectorised on a GPU. Each chain
+    starts at a draw from the prior, independent of the truth.
 
     Args:
         model: a NumPyro model called as `model(data)` and `model(num_sequences=n)`, with the name
             of what it observes as `observed` and the quantities to rank as `quantities(params,
             data)`, such as LatentAttention.
         key: random key.
-        num_simulations, num_sequences: data sets (at least 10), and sequences in each.
-        num_samples, thinning: draws kept of each posterior, every `thinning`-th.
+        num_simulations: number of data sets, at least 10.
+        num_sequences: number of sequences in each data set.
+        num_samples, thinning: number of draws kept of each posterior; every `thinning`-th is kept.
         num_warmup, max_tree_depth: of NUTS.
-        probability: of the bands, over all quantities together.
-        method: "nuts"; or "laplace", whose Gaussian is not the posterior, and "map", whose draws
-            are all the same: they are no samplers of the posterior, and their ranks show how far
-            they are from one.
-        posterior_model: the model whose posterior is sampled, if not `model`: what a wrong one
-            looks like.
+        probability: that all quantities lie within their bands if all ranks are uniform.
+        method: "nuts", "laplace" or "map". Laplace's Gaussian is not the posterior, and the draws
+            of a MAP are all equal: the ranks show how far these two are from a sampler.
+        posterior_model: the model whose posterior is sampled, if not `model`; a wrong one shows
+            what a failure looks like.
 
     Raises:
         InputError: a count out of range.
         FitError: simulated data or draws that are not finite.
 
-    Source: Talts et al., arXiv:1804.06788; the bands: Saeilynoja et al., arXiv:2103.10522, by
-    ArviZ."""
+    Source: Talts et al., arXiv:1804.06788; for the bands Saeilynoja et al., arXiv:2103.10522, as
+    implemented in ArviZ.
+    """
     least = {
         "num_simulations": 10,
         "num_sequences": 1,
@@ -169,8 +173,8 @@ def _simulate_and_sample(
     model: Any, posterior_model: Any, settings: _Settings, keys: Array
 ) -> tuple:
     one = partial(_one_simulation, model, posterior_model, settings)
-    # Side by side, every simulation waits for the longest trajectory and the arrays leave a CPU's
-    # cache: there one after the other, inside one program, was five times as fast.
+    # Vectorised simulations all wait for the longest trajectory, and their arrays exceed a CPU's
+    # cache. On a CPU running them one after the other, in one program, was five times as fast.
     return jax.lax.map(one, keys) if jax.default_backend() == "cpu" else jax.vmap(one)(keys)
 
 
@@ -189,7 +193,7 @@ def _one_simulation(model: Any, posterior_model: Any, settings: _Settings, key: 
 
 
 def _nuts(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> tuple[Any, Array]:
-    """Draws in unconstrained coordinates, and which transitions diverged."""
+    """Draws by NUTS in unconstrained coordinates, and whether each transition diverged."""
     initialise, transition = hmc(potential(model, data), algo="NUTS")
     state = initialise(z, settings.num_warmup, max_tree_depth=settings.max_tree_depth, rng_key=key)
 
@@ -208,14 +212,13 @@ def _nuts(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> t
 def _around_mode(
     model: Any, settings: _Settings, data: Array, z: Any, key: Array
 ) -> tuple[Any, Array]:
-    """Draws of Laplace's approximation around the unconstrained mode, or that mode again and
-    again."""
+    """Draws of Laplace's approximation at the unconstrained mode; for "map" that mode repeated."""
     flat, unravel = ravel_pytree(z)
 
     def energy(x: Array, _: Any = None) -> Array:
         return potential(model, data)(unravel(x))
 
-    # Quasi-Newton, since descent by SVI is many times as long and does not compile into one
+    # Quasi-Newton, because descent by SVI takes many times as long and cannot be compiled into this
     # program.
     solver: Any = optimistix.BFGS(rtol=1e-4, atol=1e-4)
     mode = optimistix.minimise(energy, solver, flat, max_steps=MODE_STEPS, throw=False).value
@@ -229,16 +232,17 @@ def _around_mode(
 
 
 def _ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Ranks of the truth (n,) among draws (n, L); among those that equal it, at random.
+    """Ranks of the truth (n,) among draws (n, L), with ties broken at random.
 
-    Margins of short sequences are 1 whatever the parameters: were the truth always put first, its
-    ranks would not be uniform."""
+    Ties occur: the margins of short sequences are 1 for all parameters. If the truth were always
+    put first among them, its ranks would not be uniform.
+    """
     below, equal = ((compared(draws, truth[:, None])).sum(-1) for compared in (np.less, np.equal))
     return below + np.random.default_rng(0).integers(0, equal + 1)
 
 
 def _generate(model: Any, num_sequences: int, key: Array) -> tuple[dict[str, Array], Array]:
-    """Parameters from the prior, and data given them."""
+    """Draw parameters from the prior, and data given these parameters."""
     sites = trace(seed(model, key)).get_trace(num_sequences=num_sequences)
     values = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
     data = values.pop(model.observed)
@@ -246,7 +250,10 @@ def _generate(model: Any, num_sequences: int, key: Array) -> tuple[dict[str, Arr
 
 
 def _entries(quantities: Mapping[str, Array], axes: int) -> dict[str, np.ndarray]:
-    """Each entry of each quantity as a quantity of its own, with indices counted from 1."""
+    """Each entry of each quantity under its own name, with indices counted from 1.
+
+    Args: axes, the number of leading axes that are not part of a quantity.
+    """
     entries = {}
     for name, value in quantities.items():
         array = np.asarray(value)
