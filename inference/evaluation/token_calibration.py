@@ -1,4 +1,4 @@
-"""Reliability of next-token probabilities: do tokens of probability 30 % occur 30 % of the time?"""
+"""Reliability: whether tokens predicted with probability 30 % occur in 30 % of the cases."""
 
 from dataclasses import dataclass, field
 from typing import Any
