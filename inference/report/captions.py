@@ -1,5 +1,7 @@
 """What to look for in each figure of the page, and what it shows in words."""
 
+from typing import Any
+
 import numpy as np
 
 from probattn.inference.evaluation.perturbations import NOISE
@@ -90,7 +92,9 @@ def alternative(comparison: Comparison, name: str) -> str:
         last = {fit: comparison.curve.losses(fit)[0][-1] for fit in comparison.curve.methods}
         return f"Held-out loss at {sizes} training sequences; at the last of them {_list(last)}."
     if name == "mode_against_draws":
-        joint = {fit: np.median(one.log_joint) for fit, one in comparison.draw_scores.items()}
+        joint = {
+            fit: np.median(one.log_joint) for fit, one in comparison.draw_scores.items()
+        }
         return f"Scatter of draws; median log joint density in nats: {_list(joint, 0)}."
     if name == "calibration":
         errors = {fit: one.calibration_error for fit, one in comparison.reliability.items()}
@@ -136,5 +140,5 @@ def alternative(comparison: Comparison, name: str) -> str:
     return "Held-out log probability of each draw, one line a chain."
 
 
-def _list(values: dict[str, float], digits: int = 3) -> str:
+def _list(values: dict[str, Any], digits: int = 3) -> str:
     return "; ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
