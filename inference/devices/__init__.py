@@ -1,5 +1,5 @@
-"""Where programs run: devices and processes, their share of the data, and the programs kept on
-disk.
+"""Where programs run: devices, processes, data sharding, progress and the compilation cache.
 
-The lowest room of `inference`: nothing here knows what a model or a fit is.
+The lowest room of `inference`, of which it imports only the contract of a model: nothing here
+knows what a fit is.
 """

@@ -1,4 +1,4 @@
-"""A function of one chain, compiled for all chains wherever they are placed."""
+"""A function of one chain, compiled for all chains on the devices where they are placed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +10,19 @@ from probattn.inference.devices.device_placement import Placement
 
 
 def over_chains(function: Callable, placement: Placement, compiler_options: Any = None) -> Callable:
-    """`function(chain, *shared)` of each chain, compiled; chains are the leading axis of `chain`
-    and of what it returns.
+    """Compile `function(chain, *shared)` of one chain for all chains of a placement.
 
-    Groups of devices run apart, each for as long as its own trajectories are; within a group XLA
-    divides the work where `function` splits something over "data".
+    The compiled function takes and returns trees whose leaves have the chains as leading axis;
+    `shared` is the same for all chains. Groups of devices run independently, each for as long as
+    its own trajectories take. Within a group XLA divides the work where `function` splits an array
+    over the mesh axis "data". `compiler_options` are those of `jax.jit`.
     """
-    side_by_side = placement.method == "vectorised"
+    vectorised = placement.method == "vectorised"
 
-    def on_one_group(chain: Any, *shared: Any) -> Any:
-        if side_by_side:
+    def on_one_group(chain: Any, *shared: Any) -> Any:  # leaves of chain: [chains of a group, ...]
+        if vectorised:
             return jax.vmap(lambda one: function(one, *shared))(chain)
-        if placement.num_chains == placement.num_groups:  # one chain: neither loop nor batch
+        if placement.num_chains == placement.num_groups:  # one chain: no loop, no batch axis
             one = function(jax.tree.map(lambda leaf: leaf[0], chain), *shared)
             return jax.tree.map(lambda leaf: leaf[None], one)
         return jax.lax.map(lambda one: function(one, *shared), chain)
@@ -30,12 +31,12 @@ def over_chains(function: Callable, placement: Placement, compiler_options: Any 
         return jax.jit(on_one_group, compiler_options=compiler_options)
 
     def sharded(chain: Any, *shared: Any) -> Any:
-        whole = jax.tree.map(lambda _: PartitionSpec(), shared)
+        replicated = jax.tree.map(lambda _: PartitionSpec(), shared)
         split = PartitionSpec("chains")
         on_all = jax.shard_map(
             on_one_group,
             mesh=placement.mesh,
-            in_specs=(split, *whole),
+            in_specs=(split, *replicated),
             out_specs=split,
             axis_names={"chains"},
             check_vma=False,

@@ -1,4 +1,4 @@
-"""Compiled programs on disk: what has been compiled once need not be compiled by the next run."""
+"""JAX's compilation cache on disk, so that a later run need not compile the same programs."""
 
 import os
 from pathlib import Path
@@ -7,23 +7,26 @@ import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from platformdirs import user_cache_path
 
-# For programs that run once or a few times: on a CPU the compiler's optimisation then takes longer
-# than it saves.
+# Compiler options for programs that run once or a few times: on a CPU, optimising such a program
+# takes longer than it saves.
 ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def keep_compiled(folder: str | Path | None = None) -> Path | None:
-    """Keep compiled programs for later runs with the same shapes, as the command line does; returns
-    the folder.
+    """Keep compiled programs on disk for later runs with the same shapes; returns the folder.
 
-    A folder that JAX was given otherwise (JAX_COMPILATION_CACHE_DIR, jax_compilation_cache_dir)
-    stays as it is, unless one is given here. It can be deleted at any time. What others can write
-    to is no place for it: JAX runs what it finds there.
+    The command line does this for every command. A folder that JAX already has, from
+    JAX_COMPILATION_CACHE_DIR or jax_compilation_cache_dir, is kept unless `folder` is given. The
+    folder can be deleted at any time. It must not be one that others can write to: JAX runs the
+    programs that it finds there.
 
-    Args: folder, by default `probattn/jax` in the user's cache folder (XDG_CACHE_HOME or ~/.cache
-        on Linux).
-    Returns: None, and nothing is kept, under JAX_ENABLE_COMPILATION_CACHE=false and where the
-    folder cannot be written."""
+    Args:
+        folder: by default `probattn/jax` in the user's cache folder (XDG_CACHE_HOME or ~/.cache on
+            Linux).
+
+    Returns: the folder; None if nothing is kept, which is so under
+        JAX_ENABLE_COMPILATION_CACHE=false and where the folder cannot be written.
+    """
     if not jax.config.jax_enable_compilation_cache:
         return None
     chosen = jax.config.jax_compilation_cache_dir
@@ -36,9 +39,8 @@ def keep_compiled(folder: str | Path | None = None) -> Path | None:
         return None
     if not os.access(path, os.W_OK):
         return None
-    reset_cache()  # JAX keeps to the folder that it first wrote to
+    reset_cache()  # otherwise JAX stays with the folder that it first wrote to
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update(
-        "jax_persistent_cache_min_compile_time_secs", 0.0
-    )  # a fit is hundreds of small programs
+    # A fit compiles hundreds of small programs, which JAX's default limit would leave out.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return path

@@ -1,5 +1,4 @@
-"""Where a fit runs: groups of devices that share the chains, and in each group shards that share
-the sequences."""
+"""Where a fit runs: groups of devices divide the chains, a group's devices the sequences."""
 
 import math
 import os
@@ -18,18 +17,17 @@ METHODS = ("parallel", "vectorised", "batches")
 
 @dataclass(frozen=True)
 class Placement:
-    """How many chains run on how many devices, and over how many devices each chain's sequences are
-    split.
+    """How many chains run on how many devices, and how many devices share a chain's sequences.
 
     Args:
-        method: "parallel", a chain in each group of devices; "vectorised", all chains of a group
-            side by side in one program, where each waits for the longest trajectory; "batches",
-            those of a group one after the other.
+        method: "parallel", one chain in each group of devices; "vectorised", all chains of a group
+            at once in one program, where each waits for the longest trajectory; "batches", the
+            chains of a group one after the other.
         num_chains: a multiple of the number of groups; 1 for a MAP.
-        num_devices: of all groups together; a multiple of num_shards.
-        platform: of the devices, such as "cpu".
+        num_devices: devices of all groups together; a multiple of num_shards.
+        platform: the kind of the devices, such as "cpu".
         num_shards: devices in a group, each with its part of the sequences.
-        num_processes: that have these devices.
+        num_processes: processes that own these devices.
     """
 
     method: str
@@ -41,25 +39,29 @@ class Placement:
 
     @property
     def num_groups(self) -> int:
-        """Groups of devices; each has its own chains."""
+        """Number of groups of devices; each group has its own chains."""
         return self.num_devices // self.num_shards
 
     @property
     def for_starts(self) -> "Placement | None":
-        """The placement of descents to the chains' starts; None, one device, where sequences are
-        not split."""
+        """The placement of the descents to the chains' start points; None stands for one device.
+
+        It is None unless sequences are split or several processes have joined.
+        """
         return self if self.num_shards > 1 or self.num_processes > 1 else None
 
     @property
     def mesh(self) -> Mesh:
-        """The devices, (groups, shards); those of one process are next to each other, and so are
-        those of a group."""
+        """The devices as a mesh of (groups, shards), with the axes "chains" and "data".
+
+        Devices of one process are next to each other, and so are those of one group.
+        """
         devices = np.array(jax.devices()[: self.num_devices])
         return Mesh(devices.reshape(self.num_groups, self.num_shards), ("chains", "data"))
 
     @property
     def devices(self) -> str:
-        """The devices and shards, as words."""
+        """The shards, devices and processes in words: "2 shards of the data on 4 cpu devices"."""
         shards = f"{self.num_shards} shards of the data on " if self.num_shards > 1 else ""
         processes = f" of {self.num_processes} processes" if self.num_processes > 1 else ""
         return f"{shards}{_several(self.num_devices, f'{self.platform} device')}{processes}"
@@ -68,11 +70,11 @@ class Placement:
         each = self.num_chains // self.num_groups
         how = {
             "parallel": "in parallel",
-            "vectorised": "side by side",
+            "vectorised": "vectorised",
             "batches": "one after the other",
         }[self.method]
         where = (
-            f"{each} on each " if self.num_shards == 1 else f"{each} on every {self.num_shards} "
+            f"{each} on each, " if self.num_shards == 1 else f"{each} on every {self.num_shards}, "
         )
         shared = "" if each == 1 else f", {where if self.num_groups > 1 else ''}{how}"
         joined = " x " if self.num_shards > 1 else " on "
@@ -82,18 +84,21 @@ class Placement:
 def place_chains(
     num_chains: int, method: str | None = None, devices: int | None = None
 ) -> Placement:
-    """The placement of chains on the devices of this process, or of all that have joined.
+    """Place chains on the devices of this process, or of all processes that have joined.
 
-    With `devices`, that many are used, as gcd(num_chains, devices) groups: chains first, since they
-    need not talk to each other, and what is left over splits the sequences. Without, a device each
-    where there are enough, else as many as divide the chains, and sequences are not split; where
-    several processes have joined, all devices of all of them.
+    With `devices`, that many are used, in gcd(num_chains, devices) groups: chains come first, since
+    they need not communicate, and the devices of each group split the sequences. Without it, the
+    largest number of devices that divides the chains is used, at best one for each chain, and
+    sequences are not split; if several processes have joined, all their devices are used.
 
-    The chains of a group run one after the other on a CPU, whose caches a batch side by side
-    leaves, and side by side on anything else.
+    Without `method`, one chain in each group is "parallel". Several chains in a group run one after
+    the other on a CPU ("batches"), where a vectorised batch outgrows the caches, and are vectorised
+    on other platforms.
 
-    Raises: InputError for an unknown method, devices that are not there, or parallel chains with
-    too few devices."""
+    Raises: InputError for an unknown method, for more devices than there are, for only some of the
+        devices of several processes or unequal numbers of them, and for parallel chains with too
+        few devices.
+    """
     platform = jax.default_backend()
     if method not in (None, *METHODS):
         raise InputError(
@@ -115,8 +120,7 @@ def place_chains(
         )
         raise InputError(
             f"chain_method: parallel needs a device for each of {num_chains} chains, {there}; "
-            "leave it out, "
-            "or call numpyro.set_host_device_count before JAX wakes"
+            "leave it out, or call numpyro.set_host_device_count before JAX's backend starts"
         )
     if method is None:
         method = (
@@ -126,22 +130,27 @@ def place_chains(
 
 
 def place_data(devices: int | None = None) -> Placement:
-    """The placement of a fit without chains: sequences are split over `devices`, by default one, or
-    all of all processes.
+    """Place a fit without chains: its sequences are split over `devices`.
 
-    Raises: InputError for devices that are not there.
+    The default is one device, or all devices if several processes have joined.
+
+    Raises: InputError as `place_chains`.
     """
     return place_chains(1, devices=devices)
 
 
 def _checked(devices: int | None, platform: str) -> int | None:
-    """How many devices to use, None for as many as the chains need."""
+    """The number of devices to use; None stands for as many as the chains need.
+
+    Raises: InputError for more devices than there are, and, with several processes, unless all
+        devices are used and every process has the same number.
+    """
     available, processes = jax.device_count(), jax.process_count()
     if devices is not None and whole_number("devices", devices) > available:
         raise InputError(
             f"devices: expected at most the {available} that there are ({platform}), got "
-            f"{devices}; CPU devices are made "
-            f"before JAX wakes (numpyro.set_host_device_count({devices}), as --devices does)"
+            f"{devices}; CPU devices are made before JAX's backend starts "
+            f"(numpyro.set_host_device_count({devices}), as --devices does)"
         )
     if processes == 1:
         return devices
@@ -152,17 +161,19 @@ def _checked(devices: int | None, platform: str) -> int | None:
         )
     if len(set(Counter(device.process_index for device in jax.devices()).values())) > 1:
         raise InputError(
-            "devices: expected as many on each process; start the processes with equal numbers"
+            "devices: expected the same number in each process; start all with equal numbers"
         )
     return available
 
 
 def wake_host_devices(num_chains: int, devices: int | None = None) -> None:
-    """Host devices on a CPU; JAX reads their number when its backend first wakes.
+    """Set how many devices the CPU is divided into; JAX reads this when its backend starts.
 
-    As many as are asked for, of which the processes named by JAX_NUM_PROCESSES have a part each;
-    without, one for each chain as far as there are cores. Raises: InputError if they do not divide
-    among the processes."""
+    `devices` counts those of all processes; each of the JAX_NUM_PROCESSES processes makes an equal
+    part. Without it, there is one device for each chain, and at most one for each core.
+
+    Raises: InputError if `devices` is not a multiple of the number of processes.
+    """
     import numpyro
 
     if devices is None:

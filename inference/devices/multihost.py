@@ -1,5 +1,7 @@
-"""Several processes, one for each host or each GPU, that compute one fit: the first of them reads,
-writes and prints."""
+"""Several processes, one for each host or each GPU, that compute one fit together.
+
+Only the first process reads, writes and prints.
+"""
 
 import json
 import os
@@ -17,32 +19,33 @@ ADDRESS, NUMBER, OWN = VARIABLES = (
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
 )
-# What the first process can raise in all of them as itself.
+# Exceptions that an error in the first process keeps in the others: they travel by name.
 FAILURES = {kind.__name__: kind for kind in (FitError, InputError, OSError, SystemExit)}
 
 
 def join(detect: bool = False) -> None:
-    """Join the other processes, if the environment says that there are some; before JAX's backend
-    wakes.
+    """Join the other processes that the environment names; call it before JAX's backend starts.
 
-    JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID
-    (from 0) say so. With `detect`, JAX looks for Slurm, Open MPI, Kubernetes or Cloud TPU itself;
-    only when asked, since jobs that have nothing to do with each other are started by the same.
+    The variables are JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID (from 0); without them and without `detect`, nothing happens. With `detect`,
+    JAX itself looks for Slurm, Open MPI, Kubernetes or Cloud TPU; this is not the default, since
+    the same schedulers also start jobs that have nothing to do with each other.
 
-    Raises: InputError if a variable is missing or no number, or JAX finds no cluster.
+    Raises: InputError if some of the variables are missing or malformed, or if JAX finds no cluster
+        or cannot join it.
     """
     given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
     if not detect and given and len(given) < len(VARIABLES):
         missing = ", ".join(name for name in VARIABLES if name not in given)
         raise InputError(
             f"{', '.join(given)}: expected {missing} as well; set all three, or none, or let "
-            "JAX find out (--cluster)"
+            "JAX detect the cluster (--cluster)"
         )
     if not given and not detect:
         return
     number, own = _numbers(given) if len(given) == len(VARIABLES) else (0, 0)
     try:
-        if number:  # and nothing else: a scheduler around it may count processes in another way
+        if number:  # without detection: a scheduler around this may count processes differently
             jax.distributed.initialize(
                 given[ADDRESS], number, own, cluster_detection_method="deactivate"
             )
@@ -58,8 +61,10 @@ def join(detect: bool = False) -> None:
 
 
 def _numbers(given: dict[str, str]) -> tuple[int, int]:
-    """How many processes there are and which this is, or an InputError for values that cannot be
-    right."""
+    """The number of processes and the index of this one.
+
+    Raises: InputError for variables that are malformed or contradict each other.
+    """
     _, colon, port = given[ADDRESS].rpartition(":")
     if not (colon and port.isdecimal()):
         raise InputError(
@@ -67,7 +72,7 @@ def _numbers(given: dict[str, str]) -> tuple[int, int]:
         )
     for name in (NUMBER, OWN):
         if not given[name].isdecimal():
-            raise InputError(f"{name}: expected a whole number, got {given[name]!r}")
+            raise InputError(f"{name}: expected an integer, got {given[name]!r}")
     number, own = int(given[NUMBER]), int(given[OWN])
     if not own < number:
         raise InputError(f"{OWN}: expected 0 to {NUMBER} - 1, {number - 1}, got {own}")
@@ -75,19 +80,19 @@ def _numbers(given: dict[str, str]) -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that reads, writes and prints; where there is one, it is."""
+    """Whether this process is the one that reads, writes and prints; a single process is."""
     return jax.process_index() == 0
 
 
 def on_first[T](function: Callable[[], T]) -> T:
-    """What `function()` gives in the first process, in all of them; what it raises there is raised
-    in all.
+    """Call `function` in the first process alone, and return its value in all processes.
 
-    All processes must call it, in the same order. Where there are several, the value travels as
-    plain data: numbers, texts, None, arrays, and lists, tuples and dictionaries of these.
+    All processes must call this, in the same order. If there are several, the value is sent as
+    plain data: numbers, strings, None, arrays, and lists, tuples and dictionaries of these.
 
-    Raises: TypeError for another value; in the other processes a failure that is none of `FAILURES`
-    is a RuntimeError."""
+    Raises: what `function` raises, in all processes; an error that is not one of `FAILURES` is a
+        RuntimeError in the others. TypeError for a value that is not plain data.
+    """
     if jax.process_count() == 1:
         return function()
     failure: BaseException | None = None
@@ -103,12 +108,12 @@ def on_first[T](function: Callable[[], T]) -> T:
     )
     if not is_first():
         arrays = [np.empty(shape, dtype) for shape, dtype in shapes]
-    # As bytes: JAX would cut 64-bit numbers down to 32.
+    # Sent as bytes, since JAX would cut 64-bit numbers down to 32 bits.
     arrays = [
         _broadcast_bytes(array.tobytes(), array.nbytes).view(array.dtype).reshape(array.shape)
         for array in arrays
     ]
-    if failure is not None:
+    if failure is not None:  # raised only now: the other processes wait for the broadcasts above
         raise failure
     if raised is not None:
         kind, arguments = raised
@@ -117,7 +122,10 @@ def on_first[T](function: Callable[[], T]) -> T:
 
 
 def _kind_and_arguments(error: BaseException) -> tuple[str, list[Any]]:
-    """Which of `FAILURES` it is, and what it was made of: an OSError keeps its number and text."""
+    """The name of an error in `FAILURES`, or "", and the arguments to make it again from.
+
+    Integers stay integers, so that an OSError keeps its number and text.
+    """
     for kind, known in FAILURES.items():
         if isinstance(error, known):
             return kind, [
@@ -127,8 +135,10 @@ def _kind_and_arguments(error: BaseException) -> tuple[str, list[Any]]:
 
 
 def _to_plain(value: Any, arrays: list[np.ndarray]) -> Any:
-    """`value` as JSON, with its arrays put into a list; containers are tagged, since JSON knows no
-    tuples."""
+    """`value` as JSON, with its arrays appended to `arrays`.
+
+    Containers are tagged with their type, since JSON has no tuples.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
@@ -148,6 +158,7 @@ def _to_plain(value: Any, arrays: list[np.ndarray]) -> Any:
 
 
 def _from_plain(plain: Any, arrays: list[np.ndarray]) -> Any:
+    """The value that `_to_plain` turned into `plain` and `arrays`."""
     if not isinstance(plain, dict):
         return plain
     (kind, content), *_ = plain.items()
@@ -159,20 +170,23 @@ def _from_plain(plain: Any, arrays: list[np.ndarray]) -> Any:
 
 
 def _broadcast_json(value: Any) -> Any:
+    """The first process's value, in all processes."""
     packed = json.dumps(value).encode() if is_first() else b""
     size = int(broadcast_one_to_all(np.asarray(len(packed))))
     return json.loads(_broadcast_bytes(packed, size).tobytes())
 
 
 def _broadcast_bytes(packed: bytes, size: int) -> np.ndarray:
-    """The first process's bytes, `size` of them, in all."""
+    """The first process's `size` bytes, in all processes, as uint8 of shape (size,)."""
     mine = np.frombuffer(packed, np.uint8) if is_first() else np.zeros(size, np.uint8)
     return np.asarray(broadcast_one_to_all(mine)) if size else np.zeros(0, np.uint8)
 
 
 def gathered(tree: Any) -> Any:
-    """The arrays of a tree on the host, whole, wherever their parts are; all processes must ask for
-    them."""
+    """The arrays of a tree, each whole and on the host, wherever its shards are.
+
+    All processes must call this.
+    """
 
     def one(leaf: Any) -> np.ndarray:
         here = (

@@ -14,10 +14,10 @@ LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
-    """Progress as a context manager: `update(done, text)` from the host, between chunks of work.
+    """A context manager that shows progress: call `update(done, text)` between chunks of work.
 
-    In a terminal a bar, else a line every ten seconds and one at the end, on standard error;
-    nothing if `show` is False, or in another process than the first.
+    On standard error: a bar in a terminal, elsewhere a line every ten seconds and one at the end.
+    Nothing is shown if `show` is False, or in any process but the first.
     """
 
     def __init__(self, name: str, total: int, show: bool = True):
@@ -54,7 +54,7 @@ class Progress:
             self._say()
 
     def update(self, done: int, text: str = "") -> None:
-        """Report that `done` of the total is done."""
+        """Show that `done` of `total` steps are done, with a text behind the numbers."""
         if self.bar is not None:
             self.bar.update(self.task, completed=done, text=text)
             return
@@ -68,6 +68,6 @@ class Progress:
         self.last, self.said = "", time.monotonic()
 
     def time_left(self, done: int) -> str:
-        """Time left at the pace so far, as text."""
+        """The time left in words, at the pace so far, once `done` steps are done."""
         seconds = (time.monotonic() - self.started) * (self.total - done) / max(done, 1)
         return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"

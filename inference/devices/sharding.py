@@ -1,10 +1,10 @@
-"""Sequences split over devices: each computes from its part, and XLA adds what the parts give.
+"""Sequences split over devices: each computes from its part, and XLA adds up the parts.
 
-A compiled function whose data are split computes the same as one whose data are not, whatever the
-model. So models need no
-change: only the data are told where to lie, and whatever is computed of each sequence lies there
-too. The tokens themselves, four bytes each, are on every device; activations and gradients, which
-take the memory and the time, are not."""
+A compiled function gives the same result whether its data are split or not, whatever the model. So
+models need no change: only the data get a sharding, and XLA computes what depends on a sequence
+where that sequence is. The tokens themselves, four bytes each, are on every device; activations and
+gradients, which take the memory and the time, are split.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +25,10 @@ ON_ALL_DEVICES = PartitionSpec(("chains", "data"))
 
 @dataclass(frozen=True)
 class Split:
-    """A model whose sequences are split when it is compiled; of a minibatch, the sequences in
-    it."""
+    """A model that splits its sequences over devices when it is compiled.
+
+    With minibatches, it splits the sequences of each minibatch.
+    """
 
     model: NumPyroModel
     sharding: NamedSharding
@@ -41,8 +43,7 @@ class Split:
 
 
 class _SplitRows(Messenger):
-    """Splits the numbers of the sequences that a plate draws, and with them what a model takes from
-    the data by these."""
+    """Split the sequence indices that a plate draws, and so the rows that a model picks with them."""
 
     def __init__(self, sharding: NamedSharding):
         super().__init__()
@@ -56,8 +57,11 @@ class _SplitRows(Messenger):
 def split_model(
     model: NumPyroModel, placement: Placement | None, over: PartitionSpec = ON_ALL_DEVICES
 ) -> Any:
-    """The model with its sequences split over all devices, or over those of one chain; as it is
-    where there is one."""
+    """The model with its sequences split over all devices, or over those of one chain.
+
+    Args: over, `ON_ALL_DEVICES` or `WITHIN_A_CHAIN`.
+    Returns: the model itself if that is one device.
+    """
     axes = over[0] if isinstance(over[0], tuple) else over
     if placement is None or all(placement.mesh.shape[axis] == 1 for axis in axes):
         return model
@@ -65,7 +69,7 @@ def split_model(
 
 
 def everywhere(placement: Placement | None) -> NamedSharding | None:
-    """The sharding of what every device has whole; None where there is one device."""
+    """The sharding of arrays that every device holds whole; None if there is one device."""
     return (
         None
         if placement is None or placement.num_devices == 1
@@ -76,16 +80,16 @@ def everywhere(placement: Placement | None) -> NamedSharding | None:
 def on_all(data: Any, placement: Placement | None) -> Any:
     """The data, whole on every device.
 
-    Raises: InputError for fewer sequences than shards, or data that are not the same in every
-    process."""
+    Raises: InputError for fewer sequences than shards, or for data that are not the same in every
+        process.
+    """
     whole = everywhere(placement)
     if placement is None or whole is None:
         return data
     if len(data) < placement.num_shards:
         raise InputError(
             f"devices: {placement.num_shards} shards of the data need as many sequences, got "
-            f"{len(data)}; use fewer "
-            "devices, or, with several chains, as many of them as devices"
+            f"{len(data)}; use fewer devices, or, with several chains, one device for each"
         )
     try:
         return jax.device_put(np.asarray(data), whole)

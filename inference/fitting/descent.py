@@ -1,5 +1,8 @@
-"""Descent that stays in the domain: steps of an optimiser under SVI, side by side from several
-starts."""
+"""Descent that stays in the domain: SVI steps, halved where they would cross the boundary.
+
+`descend` is the loop on the host: it runs compiled chunks of steps, adapts the lengths of steps
+between them and decides when to stop. `_run` is one chunk and `_step` one step of it.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -16,33 +19,32 @@ from numpyro.infer.svi import SVIState
 from probattn.errors import FitError
 from probattn.inference.devices.progress import Progress
 
-CHUNK = 50  # steps between two looks from the host
-HALVINGS = 30  # a step shorter than 2^-30 of its length is no step
-# times that a chunk of minibatch steps may leave the domain of the whole data and be taken back, in
-# a row
-RETURNS = 8
-PLATEAU = 0.05  # nats within which four chunks agree when descent has come to rest
-AT_REST = 4
+CHUNK = 50  # steps in one call of the compiled program
+HALVINGS = 30  # of a chunk's last step; 2^-30 of its length counts as no step
+RETURNS = 8  # chunks of minibatch steps in a row that may leave the domain and be discarded
+PLATEAU = 0.05  # nats: losses that differ by less than this no longer fall
+AT_REST = 4  # chunks for which the loss must not fall before descent is at rest
 
 
 class Descent(NamedTuple):
-    """Where descent ended, for each start: SVI states, losses (starts, steps) and at the end,
-    whether it is at rest, NaNs."""
+    """Where a descent ended, with the starts as the leading axis of everything."""
 
     states: SVIState
-    losses: np.ndarray
-    at_end: np.ndarray
-    at_rest: np.ndarray
-    nans: np.ndarray
+    losses: np.ndarray  # (starts, steps): the loss before each step, in nats
+    at_end: np.ndarray  # (starts,): the loss at the end, on the whole data, in nats
+    at_rest: np.ndarray  # (starts,): whether the loss had stopped falling
+    nans: np.ndarray  # (starts,): how many steps led to a NaN
 
 
 class _Chunk(NamedTuple):
+    """What one chunk of steps returns, with the starts as the leading axis of everything."""
+
     states: SVIState
-    losses: Array  # (starts, CHUNK), of which as many are filled as there were steps
+    losses: Array  # (starts, CHUNK): the first `number` columns are the losses before each step
     outside: Array  # (starts,): whether a step led out of the domain, or to a NaN, and was halved
-    nans: Array  # (starts,): how many led to a NaN
-    blocked: Array  # (starts,): whether the boundary left nothing of any step
-    at_end: Array  # (starts,): the loss where it ends, on all data
+    nans: Array  # (starts,): how many steps led to a NaN
+    blocked: Array  # (starts,): whether every step led outside, so that the start has not moved
+    at_end: Array  # (starts,): the loss where the chunk ends, on the whole data
 
 
 def descend(
@@ -55,23 +57,31 @@ def descend(
     bar: Progress,
     sharding: NamedSharding | None = None,
 ) -> Descent:
-    """Descend until at rest, or for `num_steps`.
+    """Minimise the loss from several starts until all are at rest, or for `num_steps`.
 
-    Each start has a rate, by which it shortens the optimiser's steps. With all data in each step it
-    is halved whenever a chunk of steps gains less than twice its standard error; at rest is where
-    four chunks agree within 0.05 nats. With minibatches it falls along a cosine, and at rest is
-    where the last chunks differ by less than their noise.
+    Each start has a rate between 0 and 1, the fraction of an optimiser's step that it takes.
+
+    With the whole data in each step, the rate is halved after each chunk whose mean loss fell by
+    less than twice its standard error. A start is at rest, and stays where it is from then on, when
+    the mean losses of its last five chunks agree within 0.05 nats and no step was halved in the
+    last of them.
+
+    With minibatches, the rate falls from 1 to 0 along a cosine over `num_steps`. A chunk that ends
+    outside the domain of the whole data is discarded and run again with steps a quarter as long. A
+    start is at rest if its loss fell by less than its noise between the last two chunks.
 
     Args:
-        svi: its `static_kwargs` may ask for minibatches.
-        states: with the starts as a leading axis.
-        take: the data of the next chunk of steps.
-        whole: `state, data -> the loss on all data`; None if each step sees all data anyway.
-        explain: what is wrong at a state outside the domain, as words.
-        bar: told of each chunk.
-        sharding: of all between two chunks, whole on each of several devices; None is one device.
+        svi: its `static_kwargs` may hold a `batch_size`.
+        states: SVI states with the starts as the leading axis.
+        take: returns the data for the next chunk.
+        num_steps: the most steps to take.
+        whole: `state, data -> loss on the whole data`; None if each step sees the whole data.
+        explain: `state -> text`, why a state is outside the domain, for error messages.
+        bar: the progress bar to update after each chunk.
+        sharding: of what a chunk returns, replicated on all devices; None on one device.
 
-    Raises: FitError where every step leads out of the domain.
+    Raises:
+        FitError: every step leads out of the domain, or minibatch steps keep leaving it.
     """
     num_starts = len(jax.tree.leaves(states)[0])
     rates, at_rest = np.ones(num_starts), np.zeros(num_starts, bool)
@@ -87,6 +97,7 @@ def descend(
         chunk = run(states, jnp.asarray(np.where(at_rest, 0, rates), float), data, number)
         at_end = np.asarray(chunk.at_end, float)
         if whole is not None and not np.isfinite(at_end).all():
+            # A minibatch does not see the boundary of other sequences: `states` stay as they were.
             returns, shrunk = returns + 1, shrunk / 4
             if returns > RETURNS:
                 worst = _of_start(chunk.states, np.isfinite(at_end).argmin())
@@ -98,6 +109,7 @@ def descend(
         returns, states, done = 0, chunk.states, done + number
         stuck = np.asarray(chunk.blocked) & ~at_rest
         if stuck.any():
+            # A full step of a start that has not moved: the point that `explain` describes.
             beyond = svi.update(_of_start(states, stuck.argmax()), data)[0]
             raise FitError(
                 f"MAP: at step {done} every step leads out of the domain, however short: "
@@ -107,21 +119,25 @@ def descend(
         history.append(np.asarray(chunk.losses, float)[:, :number])
         nans += np.asarray(chunk.nans)
         if whole is None and number == CHUNK:
-            rates = np.where(_drowns(history), rates / 2, rates)
+            rates = np.where(_gain_is_noise(history), rates / 2, rates)
             at_rest |= _agree(history) & ~np.asarray(chunk.outside)
         bar.update(done, f"loss {history[-1].mean(1).min():.6g}")
     if whole is not None:
-        at_rest = _drowns(history)
+        at_rest = _gain_is_noise(history)
     return Descent(states, np.concatenate(history, axis=1), at_end, at_rest, nans)
 
 
 def _of_start(states: SVIState, start: Any) -> SVIState:
+    """The state of one start, without the leading axis."""
     return jax.tree.map(lambda leaf: leaf[int(start)], states)
 
 
-def _drowns(history: list[np.ndarray]) -> np.ndarray:
-    """Whether the last chunk gained less than twice the standard error of the difference of
-    means."""
+def _gain_is_noise(history: list[np.ndarray]) -> np.ndarray:
+    """Whether the mean loss fell by less than twice its standard error in the last chunk.
+
+    `history` holds the losses (starts, steps) of each chunk. Steps that gain no more than this are
+    too long: they jump about the minimum.
+    """
     if len(history) < 2:
         return np.zeros(len(history[0]), bool)
     before, after = history[-2:]
@@ -130,55 +146,67 @@ def _drowns(history: list[np.ndarray]) -> np.ndarray:
 
 
 def _agree(history: list[np.ndarray]) -> np.ndarray:
-    """Whether the last chunks agree, to the plateau or to a few units in the last place."""
+    """Whether the mean losses of the last five chunks agree to PLATEAU or to rounding.
+
+    The standard deviation within the last chunk must be as small, since the means of a loss that
+    jumps about can agree by chance. `history` is as in `_gain_is_noise`.
+    """
     if len(history) <= AT_REST:
         return np.zeros(len(history[0]), bool)
-    means = np.stack([losses.mean(1) for losses in history[-AT_REST - 1 :]])
+    means = np.stack([losses.mean(1) for losses in history[-AT_REST - 1 :]])  # (chunks, starts)
     rounding = 4 * float(jnp.finfo(float).eps) * abs(means[-1])
     return np.maximum(np.ptp(means, axis=0), history[-1].std(1)) < np.maximum(PLATEAU, rounding)
 
 
 class _Place(NamedTuple):
-    """Where a descent stands: what it tries, and the last point that is known to be inside, with
-    its loss."""
+    """Where the descent from one start stands."""
 
-    state: SVIState
-    safe: Any
-    loss: Array
+    state: SVIState  # its parameters are the point to evaluate next, inside the domain or not
+    safe: Any  # parameters of the last point that was evaluated and found inside
+    loss: Array  # the loss at `safe`
 
 
 class _Tally(NamedTuple):
-    """What a chunk counts: losses (CHUNK,), whether a step was halved, how many met a NaN, halvings
-    after the last step."""
+    """What the descent from one start records during a chunk."""
 
-    losses: Array
-    outside: Array
-    nans: Array
-    halvings: Array
+    losses: Array  # (CHUNK,): the loss of the last safe point at each step
+    outside: Array  # whether a step was halved, other than the last
+    nans: Array  # how many steps met a NaN
+    halvings: Array  # passes of the loop after the last step
 
 
 @lru_cache(maxsize=32)
 def _program(svi: SVI, whole: Any, sharding: NamedSharding | None) -> Callable:
-    """A chunk of a descent, compiled once for all descents with the same `svi` and shapes."""
+    """`_run`, compiled once for all descents with the same `svi`, `whole` and shapes."""
     return jax.jit(partial(_run, svi, whole), out_shardings=sharding)
 
 
 def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number: Array) -> _Chunk:
-    """`number` steps from each state, at most CHUNK, and back towards the last safe point if they
-    end outside."""
+    """Take `number` steps, at most CHUNK, from each of several states, and end inside the domain.
+
+    Each pass of the loop evaluates the loss at the current point and then moves (`_step`). So the
+    point that the last step leads to needs one more pass to be evaluated, and more to be halved
+    back towards the last safe point if it is outside. These passes do not move a point that is
+    inside. They share the loop with the steps so that the gradient, which is most of what there is
+    to compile, is in the program once.
+
+    Args:
+        states: with the starts as the leading axis.
+        rates: (starts,), the fraction of an optimiser's step that each start takes.
+        data: the same for all starts.
+        number: a traced integer, so that a shorter last chunk is the same program.
+    """
 
     def one(state: SVIState, rate: Array) -> _Chunk:
-        def goes_on(carry: tuple[Array, _Place, _Tally, Array]) -> Array:
+        def unfinished(carry: tuple[Array, _Place, _Tally, Array]) -> Array:
             index, _, tally, inside = carry
             return (index < number) | (~inside & (tally.halvings <= HALVINGS))
 
-        # The point that the last step leads to is looked at in one pass more, in which nothing
-        # moves but a halving: the same pass, so that the gradient, most of what is compiled, stands
-        # in the program once.
         def step(carry: tuple[Array, _Place, _Tally, Array]) -> tuple[Array, _Place, _Tally, Array]:
             index, place, tally, _ = carry
             moving = index < number
             moved, inside, is_nan = _step(svi, rate, data, place, moving)
+            # Passes after the last step may exceed CHUNK; their losses are dropped.
             losses = tally.losses.at[index].set(moved.loss, mode="drop")
             counted = moving & ~inside
             tally = _Tally(
@@ -187,16 +215,17 @@ def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number
                 tally.nans + (moving & is_nan),
                 tally.halvings + ~moving,
             )
+            # What ends the loop is a point inside that no step follows.
             return index + 1, moved, tally, ~moving & inside
 
         losses = jnp.full(CHUNK, jnp.nan)
         tally = _Tally(losses, jnp.zeros((), bool), jnp.zeros((), int), jnp.zeros((), int))
         begun = _Place(state, _params(state), jnp.full((), jnp.nan))
         _, place, tally, _ = jax.lax.while_loop(
-            goes_on, step, (jnp.zeros((), int), begun, tally, jnp.zeros((), bool))
+            unfinished, step, (jnp.zeros((), int), begun, tally, jnp.zeros((), bool))
         )
-        # Where every halving is outside, the last safe point; its loss is then the last that was
-        # finite.
+        # The chunk ends at the last safe point, also if every halving was outside; `place.loss` is
+        # the loss there.
         last = place.state._replace(optim_state=_with_params(place.state.optim_state, place.safe))
         same = jax.tree.map(lambda old, new: (old == new).all(), begun.safe, place.safe)
         blocked = tally.outside & jnp.stack(jax.tree.leaves(same)).all()
@@ -209,12 +238,14 @@ def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number
 def _step(
     svi: SVI, rate: Array, data: Any, place: _Place, moving: Array
 ) -> tuple[_Place, Array, Array]:
-    """One step, shortened by the rate; where the last one led out of the domain, half of that one
-    instead.
+    """Evaluate the current point, then step on if it is inside the domain, or halve the last step.
 
-    Past the boundary the density rises again (theory, section 3), so that nothing is learnt from
-    where it is 0. Second, whether the point it starts from is inside, third, whether the loss there
-    is no number. If it is not `moving`, a point inside stays as it is, and with it the optimiser.
+    A point is inside if its loss is finite. From there the point moves by `rate` times the step of
+    the optimiser; if not `moving`, the point and the optimiser stay as they are. From a point
+    outside, the point moves halfway back to the last safe point, and the optimiser learns nothing:
+    beyond the boundary the barrier falls again (theory, section 3), which would reward crossing it.
+
+    Returns: the new place, whether the evaluated point is inside, and whether its loss is NaN.
     """
     proposed, loss = svi.update(place.state, data)
     inside = jnp.isfinite(loss)
@@ -233,6 +264,7 @@ def _step(
     return _Place(state, safe, kept), inside, jnp.isnan(loss)
 
 
+# NumPyro keeps an optax optimiser as (number of steps, (parameters, state of the optimiser)).
 def _params(state: SVIState) -> Any:
     return state.optim_state[1][0]
 

@@ -1,5 +1,4 @@
-"""Gradient and Hessian of a mode's objective at a point: how far is it from a mode, and along which
-directions is it flat?"""
+"""Gradient and Hessian at a point: how far the mode is, and which directions are flat."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,23 +15,22 @@ from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.multihost import gathered
 from probattn.inference.fitting.unconstrained import objective, tree_size
 
-MOST_PARAMETERS = 1000  # of which a Hessian is made: its entries are their square
-BATCH = 32
-# of the largest eigenvalue: below it a direction is flat, by a symmetry such as a rotation, or to
-# rounding
-FLAT = 1e-6
-SADDLE = 1e-4  # of the largest eigenvalue: a more negative one than this is no rounding
+MOST_PARAMETERS = 1000  # for which a Hessian is computed: it has the square of their number
+BATCH = 32  # columns of the Hessian that are computed at once
+# Both relative to the eigenvalue largest in size:
+FLAT = 1e-6  # smaller ones are flat directions: a symmetry such as a rotation, or rounding
+SADDLE = 1e-4  # one more negative than this is not rounding
 
 
 class Curvature(NamedTuple):
-    """Second-order picture of a potential at a point.
+    """Gradient and Hessian of a negative log density at a point, for n coordinates.
 
     Args:
         gradient_norm: Euclidean norm of the gradient.
-        eigenvalues, eigenvectors: of the Hessian, in ascending order, or None where it is too
-            large.
-        decrement: `1/2 g^T H^+ g` over the directions that are not flat, in nats: what a Newton
-            step would gain. At 1/2 the mode is one posterior standard deviation away in all
+        eigenvalues: of the Hessian, (n,), ascending; None if it is too large or not finite.
+        eigenvectors: of the Hessian, (n, n), one in each column, or None.
+        decrement: `1/2 g^T H^+ g` over the directions that are curved upwards, in nats: what a
+            Newton step would gain. At 1/2 the mode is one posterior standard deviation away, all
             directions together. NaN without a Hessian.
     """
 
@@ -43,7 +41,7 @@ class Curvature(NamedTuple):
 
     @property
     def curved(self) -> np.ndarray:
-        """Which directions are neither flat nor downward."""
+        """Which eigenvectors are neither flat nor of negative curvature, (n,)."""
         assert self.eigenvalues is not None
         return self.eigenvalues > FLAT * abs(self.eigenvalues).max()
 
@@ -56,8 +54,14 @@ class Curvature(NamedTuple):
 
 
 def curvature(model: NumPyroModel, data: Any, z: Any, coordinates: str) -> Curvature:
-    """Gradient and, for at most a thousand coordinates, Hessian of the objective of a mode in
-    `coordinates`, at z."""
+    """Curvature at z of the negative log density in `coordinates`.
+
+    The Hessian is computed for at most 1,000 coordinates.
+
+    Args:
+        z: unconstrained coordinates, by which derivatives are taken in either case.
+        coordinates: "constrained" or "unconstrained", see `objective`.
+    """
     if tree_size(z) > MOST_PARAMETERS:
         gradient = gathered(_gradient(model, coordinates, data, z)).astype(float)
         return Curvature(float(np.linalg.norm(gradient)), None, None, float("nan"))
@@ -83,12 +87,15 @@ def _gradient(model: NumPyroModel, coordinates: str, data: Any, z: Any) -> Any:
 def _gradient_and_hessian(
     model: NumPyroModel, coordinates: str, data: Any, z: Any
 ) -> tuple[Any, Any]:
-    """Column by column, so that intermediate arrays are those of a few gradients and not of all of
-    them."""
+    """Gradient (n,) and Hessian (n, n) at z.
+
+    The Hessian is computed 32 columns at a time, each the derivative of the gradient along one
+    coordinate, so that intermediate arrays are those of 32 gradients and not of n.
+    """
     flat, unravel = ravel_pytree(z)
-    slope = jax.grad(lambda x: objective(model, data, coordinates)(unravel(x)))
+    gradient = jax.grad(lambda x: objective(model, data, coordinates)(unravel(x)))
     basis = jnp.eye(flat.size, dtype=flat.dtype)
     gradients, columns = map_in_batches(
-        lambda along: jax.jvp(slope, (flat,), (along,)), basis, BATCH
+        lambda along: jax.jvp(gradient, (flat,), (along,)), basis, BATCH
     )
-    return gradients[0], columns
+    return gradients[0], columns  # every jvp returns the same gradient

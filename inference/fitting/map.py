@@ -45,7 +45,7 @@ from probattn.inference.fitting.unconstrained import (
 COORDINATES = ("constrained", "unconstrained")
 NUM_STEPS = 4000
 LEARNING_RATE = 0.1
-OF_GUIDE = "_unconstrained"  # what the guide adds to a site's name
+OF_GUIDE = "_unconstrained"  # suffix of a site's name in the parameters of the guide
 
 
 def fit_map(
@@ -62,42 +62,45 @@ def fit_map(
     devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Mode of the joint density, by SVI with a point guide and an optax optimiser; it stops when it
-    has come to rest.
+    """Mode of the joint density, by SVI with a point guide and an optax optimiser.
 
-    A mode belongs to coordinates. `"constrained"` is where the density of the sites themselves is
-    highest (NumPyro's AutoDelta), `"unconstrained"` where that of the coordinates is in which
-    samplers move, the one that Laplace's
-    approximation needs: for Exponential(1) they are at 0 and at 1. `fit.modes` has both. Latent
-    variables are included.
+    Descent stops when it is at rest, or after `num_steps`. Latent variables are fitted along with
+    the parameters.
+
+    The place of a mode depends on the coordinates. "constrained" is where the density of the sites
+    themselves is highest (as NumPyro's AutoDelta), "unconstrained" where the density of the
+    sampler's coordinates is highest, which is the mode that Laplace's approximation needs. For
+    Exponential(1) they are at 0 and at 1. `fit.modes` has both.
 
     A step that would leave the local domain is halved until it does not, since past the boundary
-    the density rises again (theory, section 3). `fit.verdict` says whether this is a mode: at rest,
-    a small gradient, no direction of negative curvature (up to 1,000 parameters).
+    the density rises again (theory, section 3). `fit.verdict` says whether the end is a mode: at
+    rest, with little left for a Newton step to gain, and with no direction of negative curvature
+    (the last two for at most 1,000 parameters).
 
     Args:
         model: a NumPyro model called as `model(data)`; with `batch_size`, as `model(data,
             batch_size=)`, whose plate subsamples.
-        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
-            With `batch_size`, a memory-mapped array (`numpy.load(path, mmap_mode="r")`) stays on
-            disk: every fifty steps draw their minibatches from as many sequences, read at random.
-            Its curvature is then not looked at.
-        key: JAX random key; it draws start points and batches.
-        num_steps: at most.
+        data: what the model conditions on, sequences first: tokens (num_sequences, length) or
+            embeddings (num_sequences, length, dim). With `batch_size`, a memory-mapped array
+            (`numpy.load(path, mmap_mode="r")`) stays on disk: every 50 steps take their minibatches
+            from 50 `batch_size` sequences, read at random. The Hessian is then not computed.
+        key: JAX random key, for start points and minibatches.
+        num_steps: the most steps to take.
         learning_rate: of Adam, in unconstrained coordinates.
-        optimiser: in place of Adam; its steps are shortened where descent drowns in noise.
-        num_starts: descents from independent points, side by side; the best is the fit.
+        optimiser: used in place of Adam. Its steps are shortened where the loss no longer falls by
+            more than its noise.
+        num_starts: number of independent start points, vectorised; the fit is the best end.
         batch_size: sequences in a minibatch; None is all of them.
         coordinates: "constrained" or "unconstrained".
-        devices: over how many the sequences, or those of each minibatch, are split; None is one, or
-            in several processes all of theirs. The result does not depend on it but for rounding.
+        devices: number of devices over which the sequences, or those of each minibatch, are split.
+            None is one, or all devices of several processes. Results agree up to rounding.
         progress: show progress.
 
     Raises:
         InputError: data that the model refuses, a count below 1, a model without minibatches, or
-        devices that are not there. FitError: no start point of finite density, a NaN loss, or a
-        boundary that no step leads away from, with its
-            position.
+            more devices than there are.
+        FitError: no start point of finite density, or a boundary that no step leads away from; the
+            message names the sequence and position.
 
     Source: theory, sections 6 and 7.
 
@@ -131,20 +134,21 @@ def fit_map(
     )
     settings |= dict(placement=placement, windows=windows)
     ends, descent = find_modes(model, data, starts, key, coordinates=coordinates, **settings)
-    found = None
+    known_curvature = None
     if windows is None:
         losses = descent.at_end
     else:
-        losses, slopes = _over_windows(split, windows, ends, coordinates)
+        losses, gradients_at_ends = _over_windows(split, windows, ends, coordinates)
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
     if windows is not None:
         if not np.isfinite(losses[best]):
             raise FitError(
-                "MAP: the end lies outside the domain of some sequence of all; use a larger "
-                "batch_size"
+                "MAP: the end lies outside the domain of some sequence; use a larger batch_size"
             )
-        found = Curvature(float(np.linalg.norm(slopes[best])), None, None, math.nan)
+        known_curvature = Curvature(
+            float(np.linalg.norm(gradients_at_ends[best])), None, None, math.nan
+        )
     verdict = judge(
         split,
         data,
@@ -154,7 +158,7 @@ def fit_map(
         losses,
         batch_size,
         int(descent.nans[best]),
-        found,
+        known_curvature,
     )
     other = next(name for name in COORDINATES if name != coordinates)
     there, gradients = mode, gradients_of(descent, on_disk, batch_size)
@@ -194,11 +198,14 @@ def find_modes(
     placement: Placement | None = None,
     windows: Windows | None = None,
 ) -> tuple[Values, Descent]:
-    """Modes found from each start, both in unconstrained coordinates with the starts as the leading
-    axis.
+    """The ends of descents from several starts, and the descents themselves.
 
-    Args: placement, of whose devices all have a part of the sequences; None is one device. windows
-        of data that stay on disk, of which `data` is one.
+    Starts and ends are in unconstrained coordinates, by name of site with the starts as the leading
+    axis, whatever `coordinates` the density is in. Other arguments and errors are as `fit_map`.
+
+    Args:
+        placement: devices over which the sequences are split; None is one device.
+        windows: windows of data that stay on disk, of which `data` is one; None if it is all.
     """
     whole_number("num_steps", num_steps)
     if coordinates not in COORDINATES:
@@ -234,24 +241,24 @@ def find_modes(
 
 
 def gradients_of(descent: Descent, data: Any, batch_size: int | None = None) -> float:
-    """Gradients on all data that a descent took: one a step of each start, at rest or not, and of a
-    minibatch its share.
+    """The cost of a descent, in gradients on the whole data.
 
-    Steps with minibatches that left the domain and were taken back, which are few, are not among
-    its losses."""
+    Each step of each start is one, also of a start at rest; a step with a minibatch is its share of
+    one. Chunks that were discarded because they left the domain, which are few, are not counted.
+    """
     return descent.losses.size * (1.0 if batch_size is None else batch_size / len(data))
 
 
 @lru_cache(maxsize=32)
 def adam(learning_rate: float) -> optax.GradientTransformation:
-    """The same optimiser for equal rates, so that descents with it are one program."""
+    """Adam, the same object for equal rates, so that descents with it share a compiled program."""
     return optax.adam(learning_rate)
 
 
 def _over_windows(
     model: NumPyroModel, windows: Windows, ends: Values, coordinates: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The objective on all data at each end, and its gradient as one vector for each."""
+    """Objective on the whole data at each end, (starts,), and gradients, (starts, parameters)."""
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
 
     @partial(jax.jit, static_argnums=2)
@@ -259,16 +266,16 @@ def _over_windows(
         def energy(z: Values) -> Array:
             return -scaled_log_density(fitted, (rows,), {}, constrain(model, rows, z), scale)
 
-        losses, slopes = jax.vmap(jax.value_and_grad(energy))(ends)
+        losses, gradients = jax.vmap(jax.value_and_grad(energy))(ends)
         return losses, jnp.concatenate(
-            [leaf.reshape(len(losses), -1) for leaf in jax.tree.leaves(slopes)], axis=1
+            [leaf.reshape(len(losses), -1) for leaf in jax.tree.leaves(gradients)], axis=1
         )
 
     return windows.total(lambda rows, scale: gathered(of_rows(ends, rows, scale)))
 
 
 def where_outside(model: NumPyroModel, data: Any, values: Values) -> str:
-    """The first sequence and position outside the local domain, as words."""
+    """Why the density vanishes: text with the first position outside the local domain, if any."""
     if isinstance(model, BoundedModel):
         outside = np.argwhere(np.asarray(model.outside_domain(values, data)))
         if len(outside):
@@ -285,9 +292,8 @@ def _checked_batch(model: NumPyroModel, data: Any, batch_size: int) -> int:
     whole_number("batch_size", batch_size)
     if "batch_size" not in inspect.signature(model).parameters:
         raise InputError(
-            f"batch_size: {type(model).__name__} has no minibatches (no argument batch_size "
-            "whose plate subsamples); "
-            "leave it out"
+            f"batch_size: {type(model).__name__} has no minibatches (it takes no argument "
+            "batch_size by which its plate subsamples); leave it out"
         )
     if batch_size > len(data):
         raise InputError(
@@ -305,16 +311,17 @@ def _svi(
     batch_size: int | None,
     scale: float,
 ) -> SVI:
-    """Stochastic variational inference with a guide that is one point: the same for equal settings,
-    so that it compiles once."""
+    """SVI with a point guide; the same object for equal settings, so that it compiles once."""
     fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
     batch = {} if batch_size is None else {"batch_size": batch_size}
     return SVI(fitted, _point_guide(model, names), optimiser, PointELBO(scale), **batch)
 
 
 def _point_guide(model: NumPyroModel, names: tuple[str, ...]) -> Callable:
-    """NumPyro's AutoDelta, in unconstrained parameters, and without a run of the model outside of
-    compiled programs."""
+    """A guide like NumPyro's AutoDelta, with unconstrained parameters.
+
+    AutoDelta also runs the model once outside of compiled programs, operation by operation.
+    """
 
     def guide(data: Any, **settings: Any) -> None:
         z = {name: numpyro.param(name + OF_GUIDE) for name in names}
@@ -328,7 +335,7 @@ def _point_guide(model: NumPyroModel, names: tuple[str, ...]) -> Callable:
 
 @lru_cache(maxsize=32)
 def _beginning(svi: SVI, sharding: Any) -> Callable:
-    """`starts, keys, data -> states`, with the starts as leading axis."""
+    """The compiled function `starts, keys, data -> SVI states`, with the starts as leading axis."""
 
     def begin(start: Values, key: Array, data: Array) -> Any:
         named = {name + OF_GUIDE: value for name, value in start.items()}
@@ -339,20 +346,25 @@ def _beginning(svi: SVI, sharding: Any) -> Callable:
 
 @lru_cache(maxsize=32)
 def _whole(svi: SVI, model: NumPyroModel, coordinates: str) -> Callable:
+    """The loss on the whole data for `descend`; the same object for equal arguments."""
     return lambda state, data: objective(model, data, coordinates)(_coordinates_of(svi, state))
 
 
 def _coordinates_of(svi: SVI, state: Any) -> Values:
+    """Unconstrained coordinates by name of site, of one SVI state or several."""
     return {name.removesuffix(OF_GUIDE): value for name, value in svi.get_params(state).items()}
 
 
 class PointELBO(ELBO):
-    """The ELBO of a point guide, which is the log joint density there, with its terms in the order
-    of the model's sites.
+    """The ELBO of a point guide: the log joint density there, the same program in every process.
 
-    Trace_ELBO adds them in the order of a set of names, which differs between processes, and with
-    it the last bits of a fit and the program that a later run looks for among the compiled ones.
-    `scale` is how often the likelihood counts."""
+    It adds its terms in the order of the model's sites. Trace_ELBO adds them in the order of a set
+    of names, which differs between processes: the last bits of a fit would differ, and a later run
+    would not find its program in the compilation cache.
+
+    Args:
+        scale: factor of the likelihood, for data that are a window of all.
+    """
 
     def __init__(self, scale: float = 1.0):
         super().__init__()
@@ -375,18 +387,22 @@ class PointELBO(ELBO):
 
 
 def _coordinates_matter(model: NumPyroModel, data: Array, z: Values) -> bool:
-    """Whether the two densities differ by more than a constant, that is, whether some site is not
-    transformed linearly."""
+    """Whether the modes in the two coordinates differ: whether any site's transform is not linear.
+
+    If all are linear, the two densities differ by a constant, and the gradient of its logarithm is
+    0. It is evaluated at `z` only.
+    """
     return any(
-        leaf.any() for leaf in jax.tree.leaves(gathered(_slope_of_log_jacobian(model, data, z)))
+        leaf.any() for leaf in jax.tree.leaves(gathered(_gradient_of_log_jacobian(model, data, z)))
     )
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)
-def _slope_of_log_jacobian(model: NumPyroModel, data: Array, z: Values) -> Values:
+def _gradient_of_log_jacobian(model: NumPyroModel, data: Array, z: Values) -> Values:
     return jax.grad(lambda z: log_jacobian(model, data, z))(z)
 
 
 def _as_draws(model: NumPyroModel, data: Array, z: Values) -> tuple[Any, Any]:
+    """Parameters and latent variables at z, as one chain of one draw: (1, 1, ...)."""
     values = constrain_each(model, data, jax.tree.map(lambda leaf: leaf[None], z))
     return split_latents(model, {name: np.asarray(value)[None] for name, value in values.items()})

@@ -1,5 +1,4 @@
-"""Whether a point where a descent ended is a mode: at rest, nothing left for a Newton step to gain,
-and no saddle."""
+"""The verdict on a MAP fit: whether descent ended at a mode, and not early or at a saddle."""
 
 import numpy as np
 from jaxtyping import Array
@@ -9,10 +8,8 @@ from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curva
 from probattn.inference.fitting.unconstrained import Values, tree_size
 from probattn.inference.fitting.verdict import Verdict
 
-# nats that a Newton step may still gain: the mode is then a posterior standard deviation away, or
-# less
-NEAR = 0.5
-SAME_MODE = 1.0  # nats within which two starts have found one mode
+NEAR = 0.5  # nats that a Newton step may still gain: at most one posterior standard deviation
+SAME_MODE = 1.0  # nats: starts whose losses differ by less count as having found one mode
 
 
 def judge(
@@ -26,11 +23,21 @@ def judge(
     nans: int = 0,
     found: Curvature | None = None,
 ) -> Verdict:
-    """Whether a point in unconstrained coordinates is a mode; `found` is the curvature there, if it
-    is known.
+    """Judge whether a point in unconstrained coordinates is a mode of the density.
 
-    `nans` steps met a loss that is not a number: that is a numerical failure and no boundary, and
-    is told."""
+    It is one if descent was at rest, a Newton step would gain at most 0.5 nats, and the Hessian has
+    no clearly negative eigenvalue. Where there is no Hessian, being at rest is enough.
+
+    Args:
+        mode: the point, in unconstrained coordinates.
+        coordinates: "constrained" or "unconstrained", those of the density.
+        at_rest: whether the loss had stopped falling.
+        losses: the loss at the end of each start, in nats; None if there was no descent.
+        batch_size: of the minibatches, None if there were none; it decides what to advise.
+        nans: number of steps that met a NaN. It is reported, since a NaN is a numerical failure and
+            not the boundary, where the loss is infinite.
+        found: the curvature at `mode`; given for data that stay on disk, or to compute it once.
+    """
     stays_on_disk = found is not None
     found = found or curvature(model, data, mode, coordinates)
     findings, advice, notes = [], [], []
@@ -56,8 +63,7 @@ def judge(
         same = int((losses < np.nanmin(losses) + SAME_MODE).sum())
         notes.append(
             f"{same} of {len(losses)} starts ended within {SAME_MODE:g} nat of the best; the "
-            "worst is "
-            f"{np.nanmax(losses) - np.nanmin(losses):.1f} above it."
+            f"worst is {np.nanmax(losses) - np.nanmin(losses):.1f} above it."
         )
     if nans:
         notes.append(

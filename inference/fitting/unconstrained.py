@@ -1,5 +1,4 @@
-"""A model's joint density as a function of the unconstrained coordinates in which optimisers and
-samplers move."""
+"""A model's joint density as a function of the unconstrained coordinates that samplers move in."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,28 +20,30 @@ from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.multihost import gathered
 
 Values = dict[str, Any]
-ATTEMPTS = 100  # at a start point of finite density
+ATTEMPTS = 100  # to draw a start point of finite density, for each start
 
 
 def potential(model: NumPyroModel, data: Any) -> Callable[[Values], Array]:
-    """`z -> -log p(z, data)`, the density that of the unconstrained coordinates z."""
+    """The function `z -> -log p(z, data)`, with the density of the unconstrained coordinates z."""
     return partial(potential_energy, model, (data,), {})
 
 
 def constrain(model: NumPyroModel, data: Any, z: Values) -> Values:
-    """Values of all sites, deterministic ones included, at unconstrained coordinates z."""
+    """Values of all sites, including deterministic ones, at unconstrained coordinates z."""
     return constrain_fn(model, (data,), {}, z, return_deterministic=True)
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)
 def constrain_each(model: NumPyroModel, data: Any, z: Values) -> Values:
-    """`constrain` at each of several points, the leading axis of z."""
+    """`constrain` at each of several points, which are the leading axis of z."""
     return jax.lax.map(partial(constrain, model, data), z)
 
 
 def log_jacobian(model: NumPyroModel, data: Any, z: Values) -> Array:
-    """`log |d values / d z|`, by which the density of the sites and that of their unconstrained
-    coordinates differ."""
+    """The log Jacobian determinant `log |d values / d z|` at unconstrained coordinates z.
+
+    The log density of z is that of the values of the sites plus this.
+    """
     sites = trace(substitute(seed(model, 0), data=constrain_fn(model, (data,), {}, z))).get_trace(
         data
     )
@@ -50,7 +51,12 @@ def log_jacobian(model: NumPyroModel, data: Any, z: Values) -> Array:
 
 
 def objective(model: NumPyroModel, data: Any, coordinates: str) -> Any:
-    """`z -> -log p` in the coordinates of the mode, a function of unconstrained ones."""
+    """The negative log density to minimise, as a function of unconstrained coordinates z.
+
+    Args:
+        coordinates: whose density it is: "unconstrained", that of z, or "constrained", that of the
+            sites at z.
+    """
     energy = potential(model, data)
     if coordinates == "unconstrained":
         return energy
@@ -58,8 +64,10 @@ def objective(model: NumPyroModel, data: Any, coordinates: str) -> Any:
 
 
 def in_unconstrained_coordinates(model: NumPyroModel) -> Callable:
-    """The model with `log |d values / d z|` as a factor: its mode in the sites is that of the
-    unconstrained coordinates."""
+    """The model with the factor `log |d values / d z|`, called "coordinates".
+
+    The density of its sites is thus that of the unconstrained coordinates, and so is its mode.
+    """
 
     def transformed(data: Any, **settings: Any) -> None:
         with trace() as sites:
@@ -70,6 +78,7 @@ def in_unconstrained_coordinates(model: NumPyroModel) -> Callable:
 
 
 def _log_jacobian(sites: Any) -> Array:
+    """`log_jacobian` at the values in a trace."""
     total = jnp.zeros(())
     for site in sites.values():
         if site["type"] == "sample" and not site["is_observed"]:
@@ -81,15 +90,19 @@ def _log_jacobian(sites: Any) -> Array:
 
 
 def unconstrain(model: NumPyroModel, data: Any, values: Values) -> Values:
-    """Unconstrained coordinates of values of the sample sites."""
+    """Unconstrained coordinates of the given values of the sample sites."""
     return unconstrain_fn(model, (data,), {}, values)
 
 
 def draw_start(model: NumPyroModel, data: Any, keys: Array, prior: bool = False) -> Values:
-    """Unconstrained points of finite density, one for each key: uniform in (-2, 2), or from the
-    prior.
+    """Random start points of finite density and gradient, in unconstrained coordinates.
 
-    Raises: FitError if a hundred attempts at one of them find none.
+    Args:
+        keys: one for each point.
+        prior: whether to draw from the prior; otherwise uniformly in (-2, 2).
+
+    Returns: coordinates by name of site, with the points as the leading axis.
+    Raises: FitError if a hundred attempts at one of them fail.
     """
     points = [_one_start(model, prior, key, data) for key in keys]
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
@@ -104,16 +117,16 @@ def _one_start(model: NumPyroModel, prior: bool, key: Array, data: Any) -> Value
             return z
     raise FitError(
         "no start point of finite density was found: near the origin of the parameters some "
-        "det J_t is not "
-        "positive; use a smaller dim, or the contraction cap, which has no boundary "
-        "(contraction=0.9)"
+        "det J_t is not positive; use a smaller dim, or the contraction cap, which has no "
+        "boundary (contraction=0.9)"
     )
 
 
-# As a whole, since NumPyro's own search compiles each operation by itself; and one point at a time,
-# so that any number of starts is the same program.
+# Compiled as a whole, since NumPyro's own search runs and compiles operation by operation; and for
+# one point, so that any number of starts uses the same program.
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
 def _attempt(model: NumPyroModel, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
+    """One random point, and whether the density and its gradient are finite there."""
     strategy = init_to_sample() if prior else init_to_uniform()
     sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
     values = {
@@ -122,11 +135,11 @@ def _attempt(model: NumPyroModel, prior: bool, key: Array, data: Any) -> tuple[V
         if site["type"] == "sample" and not site["is_observed"]
     }
     z = unconstrain(model, data, values)
-    energy, slope = jax.value_and_grad(potential(model, data))(z)
-    finite = [jnp.isfinite(leaf).all() for leaf in (energy, *jax.tree.leaves(slope))]
+    energy, gradient = jax.value_and_grad(potential(model, data))(z)
+    finite = [jnp.isfinite(leaf).all() for leaf in (energy, *jax.tree.leaves(gradient))]
     return z, jnp.stack(finite).all()
 
 
 def tree_size(z: Values) -> int:
-    """How many numbers the coordinates are."""
+    """Total number of coordinates in all arrays of z."""
     return sum(leaf.size for leaf in jax.tree.leaves(z))

@@ -37,8 +37,7 @@ def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: 
 
 def _path(index: Array, alphabets: Sequence[Array]) -> Int[Array, "chunk n"]:
     """Paths by number, the last position counting fastest."""
-    digits = []
-    for alphabet in reversed(alphabets):
-        index, digit = jnp.divmod(index, len(alphabet))
-        digits.append(alphabet[digit])
-    return jnp.stack(digits[::-1], axis=-1) if digits else jnp.zeros((len(index), 0), int)
+    if not alphabets:
+        return jnp.zeros((len(index), 0), int)
+    digits = jnp.unravel_index(index, tuple(map(len, alphabets)))
+    return jnp.stack([a[digit] for a, digit in zip(alphabets, digits, strict=True)], axis=-1)

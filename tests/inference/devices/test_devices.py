@@ -179,11 +179,11 @@ def test_microcanonical_chains_take_devices():
         (Placement("parallel", 2, 8, "gpu", 4), "2 chains x 4 shards of the data on 8 gpu devices"),
         (
             Placement("batches", 4, 4, "cpu", 2),
-            "4 chains x 2 shards of the data on 4 cpu devices, 2 on every 2 one after the other",
+            "4 chains x 2 shards of the data on 4 cpu devices, 2 on every 2, one after the other",
         ),
         (
             Placement("vectorised", 4, 3, "gpu", 3, 3),
-            "4 chains x 3 shards of the data on 3 gpu devices of 3 processes, side by side",
+            "4 chains x 3 shards of the data on 3 gpu devices of 3 processes, vectorised",
         ),
     ],
 )

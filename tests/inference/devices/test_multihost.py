@@ -202,7 +202,7 @@ def test_what_travels_between_processes_is_plain_data():
                 "JAX_PROCESS_ID": "0",
             },
             False,
-            "JAX_NUM_PROCESSES: expected a whole number, got 'two'",
+            "JAX_NUM_PROCESSES: expected an integer, got 'two'",
         ),
         (
             {

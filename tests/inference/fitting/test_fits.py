@@ -145,9 +145,9 @@ def test_chains_are_the_same_wherever_they_run(method):
 
 def test_placement_says_where_chains_run():
     assert str(place_chains(2)) == "2 chains on 2 cpu devices"
-    assert str(place_chains(4)) == "4 chains on 2 cpu devices, 2 on each one after the other"
+    assert str(place_chains(4)) == "4 chains on 2 cpu devices, 2 on each, one after the other"
     assert str(place_chains(3)) == "3 chains on 1 cpu device, one after the other"
-    assert str(place_chains(4, "vectorised")) == "4 chains on 2 cpu devices, 2 on each side by side"
+    assert str(place_chains(4, "vectorised")) == "4 chains on 2 cpu devices, 2 on each, vectorised"
     with pytest.raises(
         InputError, match="parallel needs a device for each of 5 chains, there are 2"
     ):
