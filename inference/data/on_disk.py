@@ -1,4 +1,4 @@
-"""Data that stay on disk: a memory-mapped array of sequences, read a window at a time."""
+"""Data that stay on disk: a memory-mapped array of sequences, read one window at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,18 +12,22 @@ from numpyro.infer.util import log_density
 
 from probattn.inference.contract import NumPyroModel
 
-COORDINATES_FACTOR = (
-    "coordinates"  # of `in_unconstrained_coordinates`: it counts once, as the prior does
-)
+# The factor that `in_unconstrained_coordinates` adds; like the prior, it counts once.
+COORDINATES_FACTOR = "coordinates"
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of an array `data`, as a rule memory-mapped (num_sequences, ...), each of `size`
-    sequences.
+    """Windows of `size` sequences each, of an array that is usually memory-mapped.
 
-    A window of random sequences stands for all of them: its likelihood counts `scale` times, the
-    prior once."""
+    A window of random sequences stands for all sequences: its likelihood counts `scale` times, the
+    prior once.
+
+    Args:
+        data: the sequences, (num_sequences, ...).
+        size: sequences in a window, at most all.
+        seed: of the random windows.
+    """
 
     data: np.ndarray
     size: int
@@ -36,11 +40,15 @@ class Windows:
 
     @property
     def scale(self) -> float:
+        """How often the likelihood of a window counts: all sequences over those of a window."""
         return len(self.data) / self.size
 
     def draw(self) -> Array:
-        """The next window; in the order in which they lie on disk, since minibatches are drawn from
-        it at random."""
+        """The next window of random sequences, (size, ...).
+
+        They are in the order in which they lie on disk, which is harmless: minibatches are drawn
+        from the window at random. An array longer than two windows is drawn from with replacement.
+        """
         return jnp.asarray(
             self.data[
                 np.sort(self.random.choice(len(self.data), self.size, replace=self.scale > 2))
@@ -48,12 +56,16 @@ class Windows:
         )
 
     def in_order(self) -> Iterator[Array]:
-        """All sequences, once."""
+        """All sequences once, window by window; the last window may be shorter."""
         for start in range(0, len(self.data), self.size):
             yield jnp.asarray(self.data[start : start + self.size])
 
     def total(self, function: Callable[[Array, float], Any]) -> Any:
-        """The sum over all sequences of what `function(rows, scale)` estimates of it from some."""
+        """The sum over all sequences, as the weighted mean of estimates from each window.
+
+        `function(rows, scale)` estimates the sum from the rows of one window; each estimate, a tree
+        of arrays, is weighted by the window's share of the sequences.
+        """
         total: Any = None
         for rows in self.in_order():
             share = len(rows) / len(self.data)
@@ -67,7 +79,10 @@ class Windows:
 def scaled_log_density(
     model: NumPyroModel, args: tuple, settings: dict[str, Any], values: Any, scale: Any
 ) -> Array:
-    """`log p(values) + scale * log p(data | values)`; factors count with the data."""
+    """The log joint density with a scaled likelihood: log p(values) + scale log p(data | values).
+
+    Factors are scaled with the likelihood, except the one that changes the coordinates.
+    """
     density, sites = log_density(model, args, settings, values)
     if scale == 1:
         return density

@@ -1,14 +1,16 @@
-"""Sequences with typos in them, and which of their tokens are still the writer's own."""
+"""Sequences with typos, and a mask of the tokens that no typo has touched."""
 
 import numpy as np
 
 KINDS = ("swap", "drop", "insert", "substitute")
-MOST_TYPOS = 2
+MOST_TYPOS = 2  # in one sequence, by default
 
 
 def room_for_typos(tokens: np.ndarray, number: int) -> np.ndarray:
-    """Which sequences can have so many typos of each kind: two symbols for each and one more, and
-    room to insert them."""
+    """Which sequences can have `number` typos of any kind, a mask of shape (num_sequences,).
+
+    They need two symbols for each typo and one more, and, if they end, room for inserted symbols.
+    """
     symbols = (tokens != 0).sum(1)
     ends = (tokens == 0).any(1)
     longest = np.where(ends, tokens.shape[1] - 1 - number, tokens.shape[1])
@@ -18,19 +20,20 @@ def room_for_typos(tokens: np.ndarray, number: int) -> np.ndarray:
 def with_typos(
     tokens: np.ndarray, kind: str, number: int, *, vocab_size: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences with `number` typos each at random places, and a mask of tokens that are the
-    writer's own.
+    """Sequences with `number` typos each at random places, and a mask of the unaffected tokens.
 
-    swap        two different neighbours change places; both count as typed wrong
-    drop        a symbol is missing; nothing that is there is wrong
-    insert      a random symbol too many; it is wrong
-    substitute  another symbol in place of one; it is wrong
+    swap        two different neighbours change places; the mask leaves both out
+    drop        a symbol is removed; the mask keeps all others
+    insert      a random symbol is added; the mask leaves it out
+    substitute  a symbol is replaced by another; the mask leaves it out
 
-    The end token is the writer's own. A sequence without an end is cut to its length, or one short
-    of it where a symbol was dropped.
+    Symbols are swapped, dropped and replaced only where no typo has touched them, and a swap is
+    skipped if no such pair is left. The mask keeps the end token. A sequence without an end token
+    is cut to its length; a dropped symbol makes it one shorter, and padding follows, which the mask
+    leaves out.
 
-    Returns: tokens and mask, both (num_sequences, length); positions after the end are not the
-        writer's.
+    Args: tokens, (num_sequences, length); kind, one of `KINDS`.
+    Returns: tokens and mask, both (num_sequences, length); the mask is False after the end token.
 
     Example:
 
@@ -50,6 +53,7 @@ def with_typos(
 
 
 def _one(symbols, ends, kind, number, vocab_size, rng, length):
+    """One sequence with typos, and its mask; both (length,). `ends`: it has an end token."""
     typed: list[tuple[int, bool]] = [(int(symbol), True) for symbol in symbols]
     for _ in range(number):
         untouched = [i for i, (_, own) in enumerate(typed) if own]
@@ -70,6 +74,7 @@ def _one(symbols, ends, kind, number, vocab_size, rng, length):
             del typed[untouched[rng.integers(len(untouched))]]
         else:
             i = untouched[rng.integers(len(untouched))]
+            # A cyclic shift among the symbols 1 to vocab_size - 1, by 1 or more: always another.
             typed[i] = (
                 (typed[i][0] + int(rng.integers(1, vocab_size - 1)) - 1) % (vocab_size - 1) + 1,
                 False,

@@ -89,7 +89,7 @@ def place_chains(
     With `devices`, that many are used, in gcd(num_chains, devices) groups: chains come first, since
     they need not communicate, and the devices of each group split the sequences. Without it, the
     largest number of devices that divides the chains is used, at best one for each chain, and
-    sequences are not split; if several processes have joined, all their devices are used.
+    sequences are not split. Several processes that have joined always use all their devices.
 
     Without `method`, one chain in each group is "parallel". Several chains in a group run one after
     the other on a CPU ("batches"), where a vectorised batch outgrows the caches, and are vectorised
@@ -132,7 +132,7 @@ def place_chains(
 def place_data(devices: int | None = None) -> Placement:
     """Place a fit without chains: its sequences are split over `devices`.
 
-    The default is one device, or all devices if several processes have joined.
+    The default is one device, or all devices of all processes if several have joined.
 
     Raises: InputError as `place_chains`.
     """

@@ -43,7 +43,7 @@ class Split:
 
 
 class _SplitRows(Messenger):
-    """Split the sequence indices that a plate draws, and so the rows that a model picks with them."""
+    """Split the sequence indices that a plate draws, and with them the rows that a model takes."""
 
     def __init__(self, sharding: NamedSharding):
         super().__init__()
