@@ -1,4 +1,4 @@
-"""Where chains start."""
+"""The points at which the chains of a sampler start: modes, draws from the prior, or random."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,18 @@ START_WORDS = {
     "prior": "draws from the prior",
     "random": "random points near the origin",
 }
-MODE_STEPS = 1000  # a start need not be a mode to the last digit
+MODE_STEPS = 1000  # of descent to a start, which need not be a mode to the last digit
 
 
 def check_start(start: str | Fit, num_chains: int, num_starts: int | None) -> int:
-    """How many points the chains start from. Raises: InputError for an unknown start, or more
-    points than chains."""
+    """The number of distinct points from which the chains start.
+
+    Args:
+        start: a key of START_WORDS, or a MAP fit whose mode is the start of all chains.
+        num_starts: how many points to use; None is one for each chain, or one for a single mode.
+
+    Raises: InputError for an unknown start, a fit by another method, or more points than chains.
+    """
     single = not isinstance(start, str) or start == "map"
     if isinstance(start, str) and start not in START_WORDS:
         raise InputError(f"start: expected {', '.join(START_WORDS)} or a MAP fit, got {start!r}")
@@ -41,7 +47,7 @@ def check_start(start: str | Fit, num_chains: int, num_starts: int | None) -> in
 
 
 def origins(num_chains: int, num_starts: int) -> tuple[int, ...]:
-    """The start that each chain begins at."""
+    """The index of the start of each chain; neighbouring chains share a start."""
     return tuple(chain * num_starts // num_chains for chain in range(num_chains))
 
 
@@ -54,10 +60,15 @@ def start_points(
     progress: bool,
     placement: Placement | None = None,
 ) -> tuple[Values, float]:
-    """Points in unconstrained coordinates, (num_starts, ...), and how many gradients the descents
-    to them took.
+    """Start points of chains, and the cost of finding them in gradients on the whole data.
 
-    Args: placement, of whose devices all have a part of the sequences; None is one device.
+    Args:
+        start: "maps" or "map", "prior", "random", or a MAP fit, as `check_start`.
+        num_starts: number of points; 1 for "map" and for a fit.
+        progress: whether to show the progress of the descents to modes.
+        placement: devices over which the sequences are split; None is one device.
+
+    Returns: unconstrained coordinates by name of site, (num_starts, ...), and the cost.
     """
     if not isinstance(start, str):
         mode = {

@@ -1,4 +1,4 @@
-"""Between a mode and the posterior: Laplace's approximation and ensembles of modes."""
+"""Approximations around modes of the posterior: Laplace's approximation and deep ensembles."""
 
 import time
 from functools import partial
@@ -30,7 +30,7 @@ from probattn.inference.fitting.unconstrained import (
 )
 from probattn.inference.fitting.verdict import Verdict
 
-LEAST_INSIDE = 0.05  # of a Gaussian's draws, for those of finite density to stand for it
+LEAST_INSIDE = 0.05  # least share of the Gaussian's draws that must be inside the domain
 
 
 def fit_laplace(
@@ -45,21 +45,24 @@ def fit_laplace(
     devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Draws from Laplace's approximation: a Gaussian around the unconstrained mode, of the
-    density's curvature there.
+    """Draws from Laplace's approximation, a Gaussian around the mode in unconstrained coordinates.
 
         z ~ N(z_MAP, H^+),   H = Hessian of -log p(z, data) at z_MAP
 
-    Directions along which the density is flat, such as rotations of the embeddings, have no spread:
-    predictions and all that is identified do not move along them. Draws outside the local domain
-    are drawn again; `stats["outside"]` is their share, and a large one says how poor the
-    approximation is. `gradients` are those of the descent, without the Hessian, which costs about
-    as much as a gradient for each parameter.
+    Along directions in which the density is flat, such as rotations of the embeddings, the draws do
+    not vary: predictions and all that is identified are constant along them. Draws outside the
+    local domain are replaced by others; `stats["outside"]` is their share, and the approximation is
+    poor where it is large. `fit.gradients` counts those of the descent. The Hessian costs about one
+    more for each parameter.
 
-    Args: as `fit_map`; num_samples of the approximation.
+    Args:
+        num_samples: number of draws.
+        model, data, key, num_steps, learning_rate, num_starts, devices, progress: as `fit_map`.
+
     Raises:
-        InputError: as `fit_map`, and more than 1,000 numbers, latent variables included.
-        FitError: as `fit_map`, a saddle in place of a mode, or hardly a draw inside the domain.
+        InputError: as `fit_map`, or more than 1,000 parameters, including latent variables.
+        FitError: as `fit_map`, a saddle in place of a mode, a Hessian that is not finite, or too
+            few draws inside the domain.
 
     Source: theory, section 6.
     """
@@ -72,8 +75,7 @@ def fit_laplace(
     if tree_size(one) > MOST_PARAMETERS:
         raise InputError(
             f"Laplace: {tree_size(one)} numbers to be approximated, at most {MOST_PARAMETERS} "
-            "have a Hessian here; use a "
-            "smaller model, or an ensemble"
+            "have a Hessian here; use a smaller model, or an ensemble"
         )
     ends, descent = find_modes(
         model,
@@ -125,16 +127,24 @@ def fit_laplace(
 def gaussian_draws(
     model: NumPyroModel, data: Array, mode: Values, found: Curvature, key: Array, num_samples: int
 ) -> tuple[Values, float]:
-    """Draws around a mode inside the domain, (num_samples, ...), and the share of all that were
-    outside."""
+    """Draws from the Gaussian around a mode, and the share of all draws outside the domain.
+
+    Args:
+        mode: unconstrained coordinates, n of them in all.
+        found: the curvature at `mode`, with k directions of positive curvature.
+
+    Returns: draws inside the domain, by name of site with shape (num_samples, ...), and the share.
+    Raises: FitError if so few draws are inside that twenty rounds do not yield `num_samples`.
+    """
     assert found.eigenvalues is not None
     assert found.eigenvectors is not None
     flat, unravel = ravel_pytree(mode)
+    # (n, k): eigenvectors as columns, each as long as the standard deviation along it.
     spread = found.eigenvectors[:, found.curved] / np.sqrt(found.eigenvalues[found.curved])
     kept, tried = np.zeros((0, flat.size)), 0
     for attempt in range(round(1 / LEAST_INSIDE)):
         noise = jax.random.normal(jax.random.fold_in(key, attempt), (num_samples, spread.shape[1]))
-        z = np.asarray(flat) + np.asarray(noise) @ spread.T
+        z = np.asarray(flat) + np.asarray(noise) @ spread.T  # (num_samples, n)
         several = jax.vmap(unravel)(jnp.asarray(z, flat.dtype))
         inside = np.isfinite(gathered(_energies(model, data, several)))
         kept, tried = np.concatenate([kept, z[inside]]), tried + num_samples
@@ -143,14 +153,14 @@ def gaussian_draws(
     if len(kept) < num_samples:
         raise FitError(
             f"Laplace: only {len(kept)} of {tried} draws are inside the local domain; the "
-            "approximation is of no use here, "
-            "sample the posterior instead"
+            "approximation is of no use here, sample the posterior instead"
         )
     return jax.vmap(unravel)(jnp.asarray(kept[:num_samples], flat.dtype)), 1 - len(kept) / tried
 
 
 @partial(jax.jit, static_argnums=0)
 def _energies(model: NumPyroModel, data: Array, z: Values) -> Array:
+    """`potential` at each of several points, the leading axis of z."""
     return map_in_batches(potential(model, data), z, 32)
 
 
@@ -168,9 +178,13 @@ def fit_ensemble(
 ) -> Fit:
     """A deep ensemble: modes trained independently from random points, as draws of equal weight.
 
-    It knows that the density has several modes, and nothing of how wide they are.
+    It represents that the density has several modes, but not how wide they are.
 
-    Args, raises: as `fit_map`; num_members, at least 2. Source: theory, section 6.
+    Args:
+        num_members: number of modes, at least 2.
+        model, data, key, num_steps, learning_rate, batch_size, devices, progress: as `fit_map`.
+
+    Raises: as `fit_map`. Source: theory, section 6.
     """
     started = time.perf_counter()
     whole_number("num_members", num_members, 2)

@@ -99,8 +99,9 @@ def fit_map(
     Raises:
         InputError: data that the model refuses, a count below 1, a model without minibatches, or
             more devices than there are.
-        FitError: no start point of finite density, or a boundary that no step leads away from; the
-            message names the sequence and position.
+        FitError: no start point of finite density, a boundary or a NaN loss that no step leads away
+            from (the message names the position, if the model knows it), or minibatch steps that
+            keep leaving the domain or end outside.
 
     Source: theory, sections 6 and 7.
 
@@ -137,7 +138,7 @@ def fit_map(
     known_curvature = None
     if windows is None:
         losses = descent.at_end
-    else:
+    else:  # `descent.at_end` is the loss on one window
         losses, gradients_at_ends = _over_windows(split, windows, ends, coordinates)
     best = int(np.nanargmin(losses))
     mode = jax.tree.map(lambda leaf: leaf[best], ends)
@@ -161,6 +162,7 @@ def fit_map(
         known_curvature,
     )
     other = next(name for name in COORDINATES if name != coordinates)
+    # The mode in the other coordinates, by a second descent that starts from this one.
     there, gradients = mode, gradients_of(descent, on_disk, batch_size)
     if _coordinates_matter(split, data, mode):
         several = jax.tree.map(lambda leaf: leaf[None], mode)
@@ -320,7 +322,7 @@ def _svi(
 def _point_guide(model: NumPyroModel, names: tuple[str, ...]) -> Callable:
     """A guide like NumPyro's AutoDelta, with unconstrained parameters.
 
-    AutoDelta also runs the model once outside of compiled programs, operation by operation.
+    Unlike AutoDelta, it never runs the model outside of compiled programs.
     """
 
     def guide(data: Any, **settings: Any) -> None:
@@ -389,8 +391,7 @@ class PointELBO(ELBO):
 def _coordinates_matter(model: NumPyroModel, data: Array, z: Values) -> bool:
     """Whether the modes in the two coordinates differ: whether any site's transform is not linear.
 
-    If all are linear, the two densities differ by a constant, and the gradient of its logarithm is
-    0. It is evaluated at `z` only.
+    If all are linear, the log Jacobian is constant. Only its gradient at `z` is examined.
     """
     return any(
         leaf.any() for leaf in jax.tree.leaves(gathered(_gradient_of_log_jacobian(model, data, z)))

@@ -1,5 +1,4 @@
-"""Microcanonical Langevin dynamics on BlackJAX, started from an ensemble: an approximation that
-costs two gradients a step."""
+"""Microcanonical Langevin dynamics by BlackJAX: an approximation at two gradients a step."""
 
 import importlib.util
 import time
@@ -23,11 +22,11 @@ from probattn.inference.fitting.chain_starts import START_WORDS, check_start, or
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.unconstrained import constrain, potential
 
-TUNING_SHARE = 3  # of tuning's steps each to step size, preconditioner and decoherence length
+# A third of the tuning steps each for step size, preconditioner and decoherence length.
+TUNING_SHARE = 3
 THINNING = 10
-GRADIENTS_A_STEP = (
-    2  # of BlackJAX's default integrator, McLachlan's: one after each of its two moves
-)
+# McLachlan's integrator, BlackJAX's default, moves twice a step, with a gradient after each move.
+GRADIENTS_A_STEP = 2
 
 
 def sample_microcanonical(
@@ -43,23 +42,24 @@ def sample_microcanonical(
     devices: int | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Draws by unadjusted microcanonical Langevin dynamics: fast, and biased by its step size,
-    which it tunes to a small error.
+    """Posterior draws by unadjusted microcanonical Langevin dynamics: fast, with a small bias.
 
-    Its errors are not corrected by an accept step: check it against `sample_posterior`. Needs the
-    extra `blackjax`.
+    The step size is tuned to a small error, which no accept step corrects: compare the draws with
+    those of `sample_posterior`. Needs the extra `blackjax`.
 
     Args:
         model, data, key: as `sample_posterior`.
-        num_chains, num_warmup, num_samples: chains, tuning steps, and draws kept of each, every
-            `thinning`-th step.
-        start, devices: as `sample_posterior`; by default an ensemble of independently trained
-            modes.
-        progress: show progress of the modes.
+        num_chains: number of chains.
+        num_warmup: tuning steps of each chain, at least 100.
+        num_samples: draws kept of each chain.
+        thinning: steps for each draw that is kept.
+        start, devices: as `sample_posterior`; by default each chain starts at a mode of its own.
+        progress: show progress of the descent to the modes; the chains show none.
 
     Raises:
-        InputError: as `sample_posterior`, and without BlackJAX.
-        FitError: a NaN in a step, at once and not hidden by a step that is refused.
+        InputError: as `sample_posterior`, or BlackJAX is not installed.
+        FitError: a step or the tuning was not finite. BlackJAX alone would refuse such a step
+            without a message.
 
     Source: Robnik et al., arXiv:2212.08549.
     """
@@ -88,9 +88,8 @@ def sample_microcanonical(
         chain = int((stats["finite"].all(1) & np.isfinite(stats["step_size"]).all(1)).argmin())
         raise FitError(
             f"microcanonical: a step of chain {chain + 1} was not finite: it met the boundary "
-            "of the local domain, or its "
-            "tuning failed; use the contraction cap (contraction=0.9), which has no boundary, "
-            "or sample_posterior"
+            "of the local domain, or its tuning failed; use the contraction cap (contraction=0.9), "
+            "which has no boundary, or sample_posterior"
         )
     draws, latents = split_latents(model, values)
     words = START_WORDS[start] if isinstance(start, str) else START_WORDS["map"]
@@ -115,10 +114,18 @@ def sample_microcanonical(
 def _program(
     model: NumPyroModel, placement: Placement, num_warmup: int, num_samples: int, thinning: int
 ) -> Callable:
+    """`_chain` compiled over chains; the same object for equal settings, so that it compiles once.
+
+    `(z, keys), data -> (values, stats, tuning steps)`, all with the chains as the leading axis.
+    """
     return over_chains(_chain(model, num_warmup, num_samples, thinning), placement)
 
 
 def _chain(model: NumPyroModel, num_warmup: int, num_samples: int, thinning: int) -> Any:
+    """The function `(z, key), data -> (values, stats, tuning steps)` that runs one chain.
+
+    Values and stats have the draws as their leading axis, (num_samples, ...).
+    """
     import blackjax
 
     kernel = blackjax.mcmc.mclmc.build_kernel()
@@ -131,8 +138,8 @@ def _chain(model: NumPyroModel, num_warmup: int, num_samples: int, thinning: int
 
         for_init, for_tuning, for_steps = jax.random.split(key, 3)
         state = blackjax.mcmc.mclmc.init(z, log_density, for_init)
-        # It takes a ninth more steps than it is asked for, and its count of them may be one too
-        # few, by rounding.
+        # BlackJAX takes a ninth more steps than it is asked for (the preconditioner's phase is a
+        # third longer). Its count of them may be one too few, by rounding.
         state, tuned, tuning_steps = blackjax.mclmc_find_L_and_step_size(
             kernel,
             num_warmup,

@@ -1,5 +1,4 @@
-"""NumPyro's No-U-Turn kernel as three compiled functions over chains: begin, a chunk of iterations,
-values of draws."""
+"""NumPyro's No-U-Turn kernel, compiled over chains: begin, run a chunk of iterations, constrain."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -20,9 +19,9 @@ from probattn.inference.devices.multihost import gathered
 from probattn.inference.devices.sharding import WITHIN_A_CHAIN, split_model
 from probattn.inference.fitting.unconstrained import Values, constrain, potential
 
-CHUNK = 50  # iterations between two looks from the host, and so what a kill can cost
+CHUNK = 50  # iterations in one call of the compiled program, so what a killed run can lose
 
-# NumPyro's names of what a transition reports, and ArviZ's.
+# Statistics of an iteration: NumPyro's names and ArviZ's.
 STATS = {
     "num_steps": "n_steps",
     "diverging": "diverging",
@@ -33,17 +32,16 @@ STATS = {
 
 
 class Kernel(NamedTuple):
-    """Compiled functions; chains are the leading axis of what they take first and of all that they
-    return.
+    """Compiled functions over chains, which are the leading axis of first arguments and results.
 
-    Inside, z is one vector: what NumPyro's trees of trajectories keep of each array of z, they then
-    keep once.
+    In states and chunks, z is one vector of n unconstrained coordinates, so that NumPyro's
+    trajectory tree keeps one array of each kind and not one for each site.
 
     Args:
-        begin: `(z, keys), data -> state`.
-        chunk: `state, data, number -> state, (z, stats)`, the latter (chains, CHUNK, ...), of which
-            `number` are filled.
-        values: `z, data -> values of all sites`, of the z of a chunk.
+        begin: `(z, keys), data -> state`, with z by name of site.
+        chunk: `state, data, number -> state, (z, stats)`. z (chains, CHUNK, n) and each of the
+            stats (chains, CHUNK) are filled up to `number`, and 0 after it.
+        values: `z, data -> values of all sites`, for the z of a chunk.
     """
 
     begin: Callable
@@ -59,11 +57,16 @@ def nuts_kernel(
     num_warmup: int,
     max_tree_depth: int,
 ) -> Kernel:
-    """The kernel of `model`'s posterior; how many iterations a chunk has is an argument, so that
-    each compiles once.
+    """The kernel for the posterior of `model`; the same object for equal settings.
 
-    The same for equal settings: another run of them in this process compiles nothing. `shapes` are
-    name, shape and type of the arrays of z.
+    So another run with these settings in this process compiles nothing. A shorter last chunk does
+    not either, since the number of iterations is an argument of the compiled function.
+
+    Args:
+        placement: how chains and sequences are placed on devices.
+        shapes: (name, shape, dtype) of each array of z.
+        num_warmup: iterations that adapt step size and mass matrix.
+        max_tree_depth: a trajectory has fewer than 2 to this power steps.
     """
     model = split_model(model, placement, WITHIN_A_CHAIN)
     unravel = ravel_pytree({name: np.zeros(shape, dtype) for name, shape, dtype in shapes})[1]
@@ -83,6 +86,7 @@ def nuts_kernel(
             rng_key=key,
         )
 
+    # z and the statistics of the last iteration of one chain.
     def report(state: Any) -> tuple[Array, dict[str, Array]]:
         stats = {theirs: getattr(state, ours) for ours, theirs in STATS.items()}
         return state.z, stats | {"step_size": state.adapt_state.step_size}
@@ -107,15 +111,19 @@ def nuts_kernel(
 
 
 def to_host(state: Any) -> list[np.ndarray]:
-    """The arrays of a state, random keys as their numbers."""
+    """The arrays of a state as NumPy arrays, with random keys as their raw integers."""
     return gathered(
         [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(state)]
     )
 
 
 def to_device(arrays: list[np.ndarray], like: Any, impl: Any) -> Any:
-    """The state of these arrays; `like` has its structure and types, `impl` is the kind of its
-    random keys."""
+    """The state whose arrays are these: the inverse of `to_host`.
+
+    Args:
+        like: a state, or its shapes, with the structure and dtypes to restore.
+        impl: the implementation of its random keys, as `jax.random.key_impl` returns.
+    """
     leaves, structure = jax.tree.flatten(like)
     restored = [
         jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
