@@ -1,4 +1,4 @@
-"""The command line. It alone knows models, inference and the theory together."""
+"""The command line, which alone imports models, inference and the theory together."""
 
 import functools
 import sys
@@ -18,9 +18,8 @@ from probattn.errors import FitError, InputError
 def _keeping_compiled(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**options: Any) -> None:
-        from probattn.inference import (
-            keep_compiled,
-        )  # only when a command runs: --help loads no JAX
+        # Imported only when a command runs, so that --help loads no JAX.
+        from probattn.inference import keep_compiled
 
         keep_compiled()
         command(**options)
@@ -55,17 +54,17 @@ for command in (
 study = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Studies of many trainings, that may be killed and go on.",
+    help="Studies of many trainings. A study that was killed can be resumed.",
 )
 study.command()(_keeping_compiled(robustness))
 app.add_typer(study, name="study")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; bad input is one line and exit code 2, a failed fit one line and exit
-    code 1.
+    """Run the command line; an error is printed as one line and sets the exit code.
 
-    Under --strict a fit that has not converged is exit code 3.
+    The code is 2 for bad input, 1 for a failed fit, and 3 under --strict for a fit that has not
+    converged.
     """
     warnings.showwarning = _print_warning
     try:

@@ -31,14 +31,14 @@ from probattn.cli.shared import (
 )
 from probattn.errors import InputError
 
-DEMO_DRAWS = {False: (155, 155, 6), True: (30, 30, 5)}  # quick -> warmup, samples, tree depth
+DEMO_DRAWS = {False: (155, 155, 6), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
 DEMO_STEPS = {False: 3000, True: 200}
 
 
 def demo(
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few draws only: two minutes, and not converged.")
+        bool, typer.Option("--quick", help="Take only a few draws: two minutes, not converged.")
     ] = False,
     out: Annotated[
         Path, typer.Option(help="Folder of the result; an earlier demo there is replaced.")
@@ -67,7 +67,7 @@ def demo(
             "num_chains": 2,
             "max_tree_depth": depth,
         }
-        # As many descents as there are chains, whose starts are found by the same compiled program.
+        # As many descents as chains, so that the chains' start points reuse the compiled program.
         descents = {"num_steps": DEMO_STEPS[quick], "num_starts": chains["num_chains"]}
         for method, settings in ((Method.map, descents), (Method.posterior, chains)):
             console.print(f"fitting by {method.value} ...")
@@ -105,12 +105,12 @@ def fit(
         Method,
         typer.Option(
             help=(
-                "The mode; a Gaussian around it; several modes; or draws from the whole posterior, "
-                "by NUTS or by microcanonical Langevin dynamics (needs the extra blackjax)."
+                "One mode; a Gaussian around it; several modes; or draws from the posterior, by "
+                "NUTS or by microcanonical Langevin dynamics (needs the extra blackjax)."
             )
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Run directory to make.")],
+    out: Annotated[Path, typer.Option(help="Run directory to create.")],
     model: Annotated[
         ModelName,
         typer.Option(help="LanguageModel, or EmissionModel: tokens emitted by latent embeddings."),
@@ -122,7 +122,8 @@ def fit(
         int | None,
         typer.Option(
             help=(
-                "Longest sequence with its end token; default: 10 for cmudict, what the file needs."
+                "Longest sequence with its end token; default: 10 for cmudict, else what the file "
+                "needs."
             )
         ),
     ] = None,
@@ -152,8 +153,8 @@ def fit(
         Coordinates | None,
         typer.Option(
             help=(
-                "Emission model: what is sampled, default embedding. It moves the MAP, not the "
-                "posterior."
+                "Emission model: coordinates of the latent embeddings, default embedding. They "
+                "move the MAP, not the posterior."
             )
         ),
     ] = None,
@@ -166,7 +167,7 @@ def fit(
     ] = False,
     num_steps: Annotated[
         int | None,
-        typer.Option(help="Most optimiser steps to a mode, default 4000; it stops at rest."),
+        typer.Option(help="Most optimiser steps to a mode, default 4000; it stops early at rest."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="MAP, ensemble: sequences in a minibatch; default: all.")
@@ -195,8 +196,8 @@ def fit(
         int | None,
         typer.Option(
             help=(
-                "MAP, Laplace: descents, of which the best is taken, default 1. Posterior: points "
-                "that the chains share, default one each."
+                "MAP, Laplace: descents, of which the best is taken, default 1. Posterior: start "
+                "points that the chains share, default one for each chain."
             )
         ),
     ] = None,
@@ -204,8 +205,8 @@ def fit(
         int | None,
         typer.Option(
             help=(
-                "Devices to use: chains first, the rest split the sequences. Default: one a chain "
-                "as far as there are; in a cluster all."
+                "Devices to use: chains come first, the others split the sequences. Default: one "
+                "for each chain if there are enough; in a cluster, all."
             )
         ),
     ] = None,
@@ -213,8 +214,9 @@ def fit(
     strict: StrictOption = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Fit a model to a corpus and write a run directory. A posterior that is killed goes on with
-    `probattn resume`.
+    """Fit a model to a corpus and write a run directory.
+
+    A posterior fit that was killed can be resumed with `probattn resume`.
 
     Example: `probattn fit cmudict --method posterior --out runs/posterior`
     """
@@ -272,13 +274,12 @@ def fit(
 def resume(
     run: RunArgument,
     num_samples: Annotated[
-        int | None, typer.Option(help="Draws per chain in total, if more than it was begun with.")
+        int | None, typer.Option(help="Total draws per chain, if more than first asked for.")
     ] = None,
     cluster: ClusterOption = False,
     strict: StrictOption = False,
 ) -> None:
-    """Go on with a posterior fit that was killed, bit for bit, or draw more from one that is
-    finished.
+    """Resume a posterior fit that was killed, bit for bit, or draw more from a finished one.
 
     Example: `probattn resume runs/posterior`
     """

@@ -10,17 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-MOST_COLUMNS = (
-    3  # fits whose figures stand beside each other in 80 columns; the page has room for more
-)
+# Most fits that a table of 80 columns has room for; the page has room for more.
+MOST_COLUMNS = 3
 console = Console(highlight=False, soft_wrap=True)
-SAME_COMMAND = "the same command goes on where it was"
+SAME_COMMAND = "the same command resumes it"
 
 
 @contextlib.contextmanager
 def told_how_to_go_on(how: Callable[[], str | None]) -> Iterator[None]:
-    """Of what is stopped, say how it goes on; `how` is asked then, and gives None where there is
-    nothing to go on with."""
+    """Print how to resume the work inside if Ctrl-C stops it, and let the interrupt pass.
+
+    `how` is called only then; it returns None if there is nothing to resume.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -30,7 +31,7 @@ def told_how_to_go_on(how: Callable[[], str | None]) -> Iterator[None]:
 
 
 def print_comparison(comparison: Any) -> None:
-    """Warnings, scores, the table in short, and what was found."""
+    """Print the warnings, scores, a short table (of few fits only) and findings of a comparison."""
     from probattn.inference.report.sentences import findings, warnings_of
 
     for warning in warnings_of(comparison):
@@ -40,7 +41,7 @@ def print_comparison(comparison: Any) -> None:
         "nats per token",
         "gradients",
         "seconds",
-        title="held-out loss, and what it cost",
+        title="held-out loss and its cost",
     )
     for score in sorted(comparison.scores, key=lambda score: score.loss):
         cost = [
@@ -55,12 +56,13 @@ def print_comparison(comparison: Any) -> None:
 
 
 def _in_short(comparison: Any) -> Table:
+    """The figures of the reference, and beside them the paired differences of the other fits."""
     reference = comparison.answers[0].reference
     others = [name for name in comparison.methods if name != reference]
     table = Table(
         "figure",
         reference,
-        title=f"values and, of others, differences from {escape(reference)} (paired)",
+        title=f"values, and paired differences from {escape(reference)}",
     )
     for name in others:
         table.add_column(escape(name))
@@ -78,14 +80,13 @@ def _in_short(comparison: Any) -> Table:
 
 
 def generation_table(corpus: Any, generation: Any) -> Table:
-    """One generated sequence, a row for each token."""
+    """One generated sequence as a table, with a row for each token."""
     from probattn.inference.evaluation.support import path_labels
 
     positions = int((generation.support >= 0).sum())
     labels = path_labels(generation.tokens, corpus.symbols, positions, generation.path_has_start)
-    first = (
-        0 if generation.path_has_start else 1
-    )  # so that the token at position n is n on the path too
+    # Numbers the positions of the path so that the n-th token is n, with or without a start at 0.
+    first = 0 if generation.path_has_start else 1
     total = generation.log_prob[:positions].sum()
     table = Table(
         "position",
@@ -108,7 +109,7 @@ def generation_table(corpus: Any, generation: Any) -> Table:
 
 
 def print_diagnosis(diagnosis: Any) -> None:
-    """The three tiers and the verdict."""
+    """Print the three tiers of convergence (raw, identified, predictive) and the verdict."""
     table = Table(
         "tier",
         "quantities",

@@ -1,5 +1,4 @@
-"""The commands that read fits: diagnose, compare, generate, margins; and calibrate and env, which
-need none."""
+"""The commands that read fits (diagnose, compare, generate, margins), and calibrate and env."""
 
 import os
 from pathlib import Path
@@ -19,7 +18,9 @@ MOST_PLOTTED = 8  # rows of a figure that still fit on a page
 
 
 def diagnose(run: RunArgument, strict: StrictOption = False) -> None:
-    """Has a fit converged, in what is identified and in its predictions? Unfinished posteriors too.
+    """Diagnose whether a fit has converged, in identified quantities and in its predictions.
+
+    A posterior can be diagnosed before it is finished.
 
     Example: `probattn diagnose runs/posterior --strict`
     """
@@ -44,9 +45,7 @@ def diagnose(run: RunArgument, strict: StrictOption = False) -> None:
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DIR ...", help="Run directories on the same corpus, of one density."
-        ),
+        typer.Argument(metavar="DIR ...", help="Run directories of the same corpus and density."),
     ],
     out: Annotated[Path, typer.Option(help="HTML page to write; the JSON goes beside it.")] = Path(
         "report.html"
@@ -68,8 +67,8 @@ def compare(
         list[Path] | None,
         typer.Option(
             help=(
-                "Another text, a sequence a line, to be told from the corpus; may be given several "
-                "times."
+                "Another text, one sequence a line, to distinguish from the corpus; may be given "
+                "several times."
             )
         ),
     ] = None,
@@ -82,8 +81,9 @@ def compare(
     ] = None,
     strict: StrictOption = False,
 ) -> None:
-    """What does the posterior buy over the MAP? A table here, a page and its numbers as JSON on
-    disk.
+    """Compare fits on held-out sequences: what does the posterior buy over the MAP?
+
+    Prints a table, and writes an HTML page and its numbers as JSON.
 
     Example: `probattn compare runs/map runs/posterior --out report.html --figures figures`
     """
@@ -129,7 +129,7 @@ def calibrate(
     method: Annotated[
         CalibratedMethod,
         typer.Option(
-            help="NUTS is to pass; Laplace's approximation and a MAP are shown for what they are."
+            help="NUTS should pass; how far Laplace's approximation and a MAP fall short is shown."
         ),
     ] = CalibratedMethod.nuts,
     out: Annotated[Path, typer.Option(help="Figure of the ranks: .png, .svg or .pdf.")] = Path(
@@ -142,14 +142,14 @@ def calibrate(
         int | None, typer.Option(help="Embedding dimension; default: 2, of the emission model 1.")
     ] = None,
     length: Annotated[
-        int | None, typer.Option(help="Of the sequences; default: 8 for latent, else 4.")
+        int | None, typer.Option(help="Length of the sequences; default: 8 for latent, else 4.")
     ] = None,
     barrier_weight: Annotated[
         float,
         typer.Option(
             help=(
-                "Language model: above 0 its joint density is not the law that generates, and "
-                "ranks show it."
+                "Language model: above 0, its joint density is not the law that generates the "
+                "data, and the ranks show it."
             )
         ),
     ] = 0.0,
@@ -158,8 +158,9 @@ def calibrate(
     ] = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Simulation-based calibration: do the draws of a method come from the posterior of the model
-    that made the data?
+    """Check by simulation-based calibration whether a method draws from the posterior.
+
+    The data are drawn from the model itself, with parameters from its prior.
 
     Example: `probattn calibrate latent --method laplace --out laplace.png`
     """
@@ -203,7 +204,9 @@ def generate(
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Sample sequences; those of a posterior come from a new draw each, as its mixture says.
+    """Sample sequences from a fit.
+
+    With a posterior, each sequence comes from a random draw, so that they follow the mixture.
 
     Example: `probattn generate runs/posterior -n 3 --margins --plot words.png`
     """
@@ -252,7 +255,7 @@ def margins(
         ),
     ],
 ) -> None:
-    """Stability margin of each position of a text, and which one is its support token.
+    """Print the stability margin of each position of a text, and which one is the support token.
 
     Example: `probattn margins runs/posterior "K AE T"`
     """
@@ -285,8 +288,7 @@ def margins(
 
 
 def env() -> None:
-    """Print versions, devices, precision and where compiled programs are kept, for a report of a
-    problem.
+    """Print versions, devices, precision and the compilation cache, for a problem report.
 
     Example: `probattn env`
     """

@@ -1,4 +1,4 @@
-"""What the commands share: options, and a fit's verdict as an exit code."""
+"""Options that several commands share, and a fit's verdict as an exit code."""
 
 from typing import Annotated, Any
 
@@ -17,8 +17,8 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster",
         help=(
-            "Join the other processes of a Slurm, Open MPI, Kubernetes or Cloud TPU job; "
-            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID need no flag."
+            "Join the other processes of a Slurm, Open MPI, Kubernetes or Cloud TPU job. Not "
+            "needed if JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are set."
         ),
     ),
 ]
@@ -28,7 +28,11 @@ NOT_CONVERGED = 3
 
 
 def judge(fitted: Any, name: str, strict: bool, heldout: Any = None) -> None:
-    """Print a fit's verdict; under --strict it is the exit code."""
+    """Print a fit's verdict, and for a sampled fit its diagnosis.
+
+    Args: heldout, sequences for the predictive tier of the diagnosis.
+    Raises: SystemExit with code 3 under `strict` if the fit has not converged.
+    """
     from probattn.inference import diagnose
 
     if fitted.sampled:

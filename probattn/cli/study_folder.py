@@ -1,5 +1,4 @@
-"""The folder of a study that may be killed and go on: what it was begun with is kept in it, and
-must be given again."""
+"""The folder of a study, which records the settings that must be the same to resume it."""
 
 import json
 from pathlib import Path
@@ -9,11 +8,14 @@ from probattn.errors import InputError
 
 
 def open_study(folder: Path, given: dict[str, Any], kind: str) -> None:
-    """Make the study's folder with its `study.json`, or make sure that what is there is this study.
+    """Create a study's folder with its `study.json`, or check that the folder holds this study.
 
-    Args: given, what must be the same for a study to go on, as JSON; kind, what it is, for messages
-        ("learning curve").
-    Raises: InputError if it is another one, with what differs, or if the folder cannot be made.
+    Args:
+        given: the settings, as JSON values, that must be the same to resume the study.
+        kind: the kind of study, for messages, such as "learning curve".
+
+    Raises: InputError if the folder holds anything else or another study (the message lists what
+        differs), if `study.json` is damaged, or if the folder cannot be made.
     """
     from probattn.inference.data.array_file import write_json
 
@@ -33,6 +35,7 @@ def open_study(folder: Path, given: dict[str, Any], kind: str) -> None:
 
 
 def _recorded(file: Path) -> dict[str, Any]:
+    """The settings in `study.json`. Raises: InputError if the file is damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -43,7 +46,7 @@ def _recorded(file: Path) -> dict[str, Any]:
 
 
 def _refuse_other(folder: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:
-    """InputError, with all that differs, unless a study is the one that was begun."""
+    """Raise an InputError that lists all differences, unless the settings are the recorded ones."""
     apart = [
         f"{name}: the study has {recorded.get(name)}, now {given.get(name)}"
         for name in recorded | given
@@ -52,5 +55,5 @@ def _refuse_other(folder: Path, recorded: dict[str, Any], given: dict[str, Any])
     if apart:
         raise InputError(
             f"{folder}: holds another study ({'; '.join(apart)}); choose another --out, or "
-            "give what it was begun with"
+            "give the settings that it was started with"
         )

@@ -133,7 +133,7 @@ def test_one_that_is_stopped_says_how_it_goes_on(study, corpus, monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         app.main(["study", "robustness", str(corpus), "--out", str(study), "--quick"])
     assert ended.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes it" in capsys.readouterr().err
 
 
 def test_an_arm_that_cannot_be_trained_is_said_and_the_others_go_on(study, corpus, monkeypatch):
