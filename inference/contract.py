@@ -1,4 +1,6 @@
-"""What `probattn.inference` asks of a model, as protocols: a model meets one by having its members.
+"""The protocols of models that `probattn.inference` works with.
+
+    protocol        the models that meet it                       asked for by
 
     NumPyroModel    anything NumPyro can call with data           fits and samplers
     Model           its likelihood of each sequence is known      diagnose, leave_one_out
@@ -7,8 +9,9 @@
     PathModel       both; its embeddings are a function           compare, robustness
     ParticleModel   both; its embeddings are latent               compare, particle_log_prob
 
-No base class is needed. A model is hashable and equal to another of the same fields, as a frozen
-dataclass is: it is a static argument of compiled functions, which are made once for equal models.
+A model meets a protocol by having its members; no base class is needed. It must be hashable, and
+equal to another model with the same fields, as a frozen dataclass is: it is a static argument of
+compiled functions, which equal models share.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +22,10 @@ from jax import Array
 from probattn import Attention, InputError
 
 NumPyroModel = Callable[..., Any]
-"""`model(data)` conditions on data and `model(num_sequences=n)` generates them. With minibatches
-it also takes `batch_size=` and subsamples its plate."""
-Params = dict[str, Any]  # parameters by the names of their sites, in constrained coordinates
+"""`model(data)` conditions on data, `model(num_sequences=n)` generates data.
+
+A model with minibatches also takes `batch_size=` and subsamples its plate."""
+Params = dict[str, Any]  # parameters by site name, in constrained coordinates
 
 
 @runtime_checkable
@@ -30,28 +34,28 @@ class Model(Protocol):
 
     @property
     def observed(self) -> str:
-        """The name of the site that data are given for."""
+        """The name of the site that is conditioned on the data."""
 
     def __call__(self, *args: Any, **settings: Any) -> Any: ...
 
     def log_likelihood(self, params: Params, data: Any, /) -> Array:
-        """`log p(sequence | params)` of each sequence, (num_sequences,)."""
+        """`log p(sequence | params)` of each sequence in nats, (num_sequences,)."""
 
 
 @runtime_checkable
 class IdentifiedModel(Protocol):
-    """A model that names what its symmetries leave alone; `diagnose` judges chains by that."""
+    """A model that computes identified quantities, by which `diagnose` judges chains."""
 
     def quantities(self, values: Params, data: Any, /) -> dict[str, Array]:
-        """Identified quantities by name, of values of all sites."""
+        """Identified quantities by name, computed from the values of all sites."""
 
 
 @runtime_checkable
 class BoundedModel(Protocol):
-    """A model whose density is 0 outside a domain; the message of a failed fit says where."""
+    """A model whose density is 0 outside a domain; a failed fit names the position outside."""
 
     def outside_domain(self, params: Params, data: Any, /) -> Array:
-        """Whether det J_t <= 0, (num_sequences, length)."""
+        """Whether det J_t <= 0 at each position, boolean (num_sequences, length)."""
 
 
 @runtime_checkable
@@ -66,24 +70,26 @@ class TokenModel(Model, Protocol):
 
     @property
     def path_has_start(self) -> bool:
-        """Whether position 0 of the embedding path is the start, and position t token t - 1."""
+        """Whether position 0 of the embedding path holds the start, and position t token t - 1."""
 
     def priors(self) -> Mapping[str, Any]:
-        """The prior of each parameter by name."""
+        """The prior distributions of the parameters, by name."""
 
     def process(self, params: Params) -> Any:
-        """The law over sequences at these parameters, a `SequenceProcess`."""
+        """The law of sequences at these parameters, a `SequenceProcess`."""
 
 
 @runtime_checkable
 class AttentionModel(Model, Protocol):
-    """A model that attends by one attention map."""
+    """A model with one attention map."""
 
     def attention(self, params: Params) -> Attention:
-        """The attention map whose Jacobian blocks the margins are of."""
+        """The attention map that has the Jacobian blocks J_t."""
 
     def margins(self, params: Params, data: Any, /) -> Array:
-        """sigma_min(J_t) of each position, (num_sequences, length), NaN after the end."""
+        """The margin sigma_min(J_t) of each position, (num_sequences, length); NaN after the end.
+
+        A model with latent embeddings returns the mean of each margin given the tokens."""
 
 
 @runtime_checkable
@@ -95,16 +101,18 @@ class PathModel(TokenModel, AttentionModel, Protocol):
 
     @property
     def scale(self) -> Any:
-        """Standard deviation of the noise in the law of the path."""
+        """Standard deviation of the residuals in the law of the path."""
 
     def path(self, params: Params, tokens: Any, /) -> Array:
-        """The embeddings, (num_sequences, length, dim)."""
+        """The embedding paths, (num_sequences, length, dim)."""
 
     def root_mean_square(self, params: Params, tokens: Any, /) -> Array:
-        """Of the embeddings that count, the unit in which noise on them is measured."""
+        """Root mean square of the embeddings at positions that count; the unit of the noise."""
 
     def noisy_log_likelihood(self, params: Params, tokens: Any, noise: Any, /) -> Array:
-        """`log_likelihood` with noise (num_sequences, length, dim) added to the embeddings."""
+        """`log_likelihood` with `root_mean_square * noise` added to the embedding paths.
+
+        Args: noise, (num_sequences, length, dim)."""
 
 
 @runtime_checkable
@@ -120,13 +128,15 @@ class ParticleModel(TokenModel, AttentionModel, Protocol):
 
     @property
     def law(self) -> Any:
-        """The model without what does not change its law: coordinates, number of particles."""
+        """The model with defaults for the fields that do not change its law.
+
+        Those fields are the coordinates and the number of particles."""
 
     def process(self, params: Params, *, num_particles: Any = None, key: Any = None) -> Any:
-        """The law over sequences, with so many particles and random numbers of this key."""
+        """The law of sequences, estimated with `num_particles` particles and this random key."""
 
     def emitted(self, values: Params, tokens: Any, /) -> Array:
-        """Log probability of the tokens given their embeddings, summed."""
+        """Log probability of all tokens given their embeddings, summed over the sequences."""
 
 
 @runtime_checkable
@@ -139,29 +149,30 @@ class GenerativeModel(Protocol):
 
 @runtime_checkable
 class LayeredModel(TokenModel, Protocol):
-    """A transformer with a barrier, as the robustness study trains and disturbs it."""
+    """A transformer with a barrier, which the robustness study trains and disturbs."""
 
     @property
     def law(self) -> Any:
-        """The model without what only training sees: noise, dropout, the barrier."""
+        """The model without what acts in training alone: noise, dropout, the barrier."""
 
     def path(self, params: Params, tokens: Any, /) -> Array:
-        """What the first layer reads, (num_sequences, length, dim)."""
+        """The input of the first layer, (num_sequences, length, dim)."""
 
     def logits_at(self, params: Params, u: Array) -> Array:
-        """Next-token logits when the first layer reads u, (num_sequences, length, vocab_size)."""
+        """Next-token logits for the first layer's input u, (num_sequences, length, vocab_size)."""
 
     def attentions(self, params: Params, u: Array) -> Any:
-        """Each layer's attention map with what it reads."""
+        """For each layer, its attention map and the input of that map, (..., length, dim)."""
 
     def auxiliary_attention(self, params: Params) -> Attention:
-        """The attention beside the layers that a barrier may be placed on."""
+        """The attention map outside the layers on which a barrier may be placed."""
 
 
 def require[Kind](asker: str, model: Any, kind: type[Kind]) -> Kind:
-    """`model` itself if it is of this kind.
+    """Return `model` if it meets the protocol `kind`.
 
-    Raises: InputError that names the members it lacks, and who asks for them."""
+    Args: asker, the function that needs such a model, named in the message.
+    Raises: InputError that names the members that `model` lacks."""
     if isinstance(model, kind):
         return model
     members = (name for name in dir(kind) if not name.startswith("_"))

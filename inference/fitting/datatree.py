@@ -1,4 +1,4 @@
-"""Fits as ArviZ sees them."""
+"""Fits as ArviZ DataTrees."""
 
 import json
 from typing import Any
@@ -15,17 +15,17 @@ from probattn.inference.fitting.fit import Fit
 
 
 def to_datatree(fit: Fit) -> xr.DataTree:
-    """An ArviZ DataTree, which NetCDF and zarr take.
+    """The fit as an ArviZ DataTree, which can be written as NetCDF or zarr.
 
-    Draws of Markov chains are in the groups posterior, sample_stats (energy, n_steps, tree_depth,
-    acceptance_rate,
+    Chains give the groups posterior, sample_stats (energy, n_steps, tree_depth, acceptance_rate,
     step_size, diverging, lp: the log density of the unconstrained coordinates), log_likelihood (per
     training sequence) and observed_data. A MAP has the group `map` in place of the first two, and
-    Laplace's approximation and an ensemble the group `approximation`: they are no sample to
-    diagnose. Latent variables are in the group of the parameters. A
-    model whose likelihood is an estimate has no log_likelihood: it would be a particle filter for
-    each draw (`thinned(100).draw_log_prob(data)` runs it for some). Attributes say of which density
-    the fit is, and how it started."""
+    Laplace's approximation and an ensemble have the group `approximation`, since they are no sample
+    to diagnose. Latent variables are in the same group as the parameters.
+
+    A model whose likelihood is an estimate has no log_likelihood, which would take a particle
+    filter for each draw; `thinned(100).draw_log_prob(data)` runs it for about 100 draws.
+    Attributes of the group of parameters name the density of the fit and how it started."""
     site = require("to_datatree", fit.model, Model).observed
     values = {**fit.draws, **fit.latents}
     dims: dict[Any, Any] = {

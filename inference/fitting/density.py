@@ -1,4 +1,4 @@
-"""Which density a fit is of."""
+"""The identity of the density that a model with data defines."""
 
 import dataclasses
 import hashlib
@@ -9,19 +9,20 @@ import numpy as np
 
 from probattn.inference.contract import NumPyroModel
 
-ROWS = 100_000
-NOT_OF_THE_DENSITY = ("num_particles", "one_hot")  # fields that say how well something is computed
+ROWS = 100_000  # hashed at a time
+# Fields that bear on how a density is computed, and not on which density it is.
+NOT_OF_THE_DENSITY = ("num_particles", "one_hot")
 
 
 @dataclass(frozen=True)
 class Density:
-    """Identity of a joint density: fits of one density can be compared, others answer different
-    questions.
+    """Identity of a joint density: fits of different densities answer different questions.
 
     Args:
-        model: name of the class.
-        fields: its fields as (name, value) pairs: barrier weight, contraction, coordinates, sizes.
-        data: SHA-256 of the training data, with their shape.
+        model: name of the model's class.
+        fields: the model's fields as (name, value) pairs, such as barrier weight, contraction,
+            coordinates and sizes.
+        data: SHA-256 of the training data and their shape, see `data_hash`.
     """
 
     model: str
@@ -29,7 +30,7 @@ class Density:
     data: str
 
     def differences(self, other: "Density") -> list[str]:
-        """What is not the same, as "name: this, that"."""
+        """The differences from `other`, each as "name: value here, value there"."""
         if self.model != other.model:
             return [f"model: {self.model}, {other.model}"]
         mine, theirs = dict(self.fields), dict(other.fields)
@@ -42,11 +43,11 @@ class Density:
 
     @property
     def law(self) -> str:
-        """The model and its fields, as words."""
+        """The model and its fields as text."""
         return f"{self.model}({', '.join(f'{name}={value}' for name, value in self.fields)})"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The identity as a JSON object."""
         return {"model": self.model, "fields": dict(self.fields), "data_sha256": self.data}
 
     def __str__(self) -> str:
@@ -54,8 +55,9 @@ class Density:
 
 
 def density_of(model: NumPyroModel, data: Any) -> Density:
-    """The identity of `model` conditioned on `data`; of a model that is no dataclass, its name
-    stands for its fields."""
+    """The identity of `model` conditioned on `data`.
+
+    A model that is not a dataclass has no fields: its name alone identifies it."""
     fields: dict[str, Any] = (
         dataclasses.asdict(model)
         if dataclasses.is_dataclass(model) and not isinstance(model, type)
@@ -69,13 +71,12 @@ def density_of(model: NumPyroModel, data: Any) -> Density:
 
 
 def data_hash(data: Any) -> str:
-    """SHA-256 of an array, its shape and whether it is of whole numbers; not of its precision."""
+    """SHA-256 of an array, its shape and whether it holds integers, whatever its precision."""
     array = np.asarray(data)
     kind = "<i8" if array.dtype.kind in "iub" else "<f8"
     found = hashlib.sha256(repr((array.shape, kind)).encode())
-    for first in range(
-        0, len(array) if array.ndim else 1, ROWS
-    ):  # an array on disk may be larger than memory
+    # ROWS at a time: an array on disk may be larger than memory.
+    for first in range(0, len(array) if array.ndim else 1, ROWS):
         found.update(
             np.ascontiguousarray(
                 array[first : first + ROWS] if array.ndim else array, kind

@@ -1,4 +1,4 @@
-"""What a fit is: a model, the data it saw, and parameter draws; a MAP fit has one draw."""
+"""Fits: a model, the data it was fitted to, and parameter draws; a MAP fit has one draw."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import xarray
 
 Method = Literal["map", "laplace", "ensemble", "posterior", "microcanonical"]
-CHAINS = ("posterior", "microcanonical")  # methods whose draws are a Markov chain's
+CHAINS = ("posterior", "microcanonical")  # methods whose draws are those of Markov chains
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,27 +30,27 @@ class Fit:
     """A model fitted to data.
 
     Args:
-        model: anything with `log_likelihood(params, data)` and the name of the site it observes,
-            `observed`, such as LanguageModel and LatentAttention.
+        model: a NumPyro model. Log probabilities need one with `log_likelihood(params, data)`, such
+            as LanguageModel and LatentAttention.
         method: "map", "laplace", "ensemble", "posterior" (by NUTS) or "microcanonical".
-        data: the training data: tokens of shape (num_sequences, length), or embeddings with an axis
-            more.
+        data: the training data, sequences first: tokens (num_sequences, length), or embeddings
+            (num_sequences, length, dim).
         draws: parameters by name with leading axes (chains, draws); (1, 1) for a MAP.
-        latents: likewise the latent variables of the training sequences, (chains, draws,
-            num_sequences, ...), of a model that has some (`EmissionModel`).
-        stats: what the method reports of itself: for a MAP `loss` (steps,), the negative log joint;
-            for a posterior per-draw arrays of shape (chains, draws).
+        latents: latent variables of the training sequences by name, (chains, draws, num_sequences,
+            ...), for a model that has some (`EmissionModel`).
+        stats: figures of the method by name: for a MAP `loss` (steps,), the negative log joint; for
+            a posterior, arrays (chains, draws).
         seconds: wall time of the fit, compilation included.
-        gradients: how many gradients of the log density on all the data the fit took, of all its
-            starts and chains, warmup included; one of a minibatch counts as its share of the data.
-            Second derivatives, and the few gradients that look for start points of finite density,
-            are not counted.
-        start: how chains were started, in words; origins: the number of the start that each chain
-            came from.
-        planned: draws that each chain is to have, if they are not there yet; None if they are.
-        coordinates: in which a MAP is a mode, "constrained" or "unconstrained"; other_mode: the
-            parameters of the other.
-        verdict: of a MAP, whether it is a mode; of chains, see `diagnose`.
+        gradients: number of gradients of the log density on all the data that the fit took, over
+            all its starts and chains, warmup included; a gradient on a minibatch counts as the
+            minibatch's share of the data. Second derivatives, and the few gradients that look for
+            start points of finite density, are not counted.
+        start: how chains were started, as text.
+        origins: the index of the start point of each chain.
+        planned: the number of draws that each chain is to have; None for a fit without chains.
+        coordinates: the coordinates in which a MAP is a mode, "constrained" or "unconstrained".
+        other_mode: the parameters of the mode in the other coordinates.
+        verdict: whether a MAP is a mode; for chains see `diagnose`.
     """
 
     model: NumPyroModel
@@ -80,19 +80,19 @@ class Fit:
 
     @property
     def unfinished(self) -> bool:
-        """Whether its chains have fewer draws than they are to have."""
+        """Whether the chains have fewer draws than planned."""
         return self.planned is not None and self.shape[1] < self.planned
 
     @property
     def sampled(self) -> bool:
-        """Whether the draws are those of Markov chains, which R-hat, effective sample size and LOO
-        presuppose."""
+        """Whether the draws are those of Markov chains.
+
+        R-hat, effective sample sizes and leave-one-out presuppose it."""
         return self.method in CHAINS
 
     @property
     def modes(self) -> dict[str, dict[str, np.ndarray]]:
-        """The parameters of a MAP in both coordinates: where their density is highest, and where
-        that of z is."""
+        """The parameters of a MAP's mode in "constrained" and in "unconstrained" coordinates."""
         other = {"constrained": "unconstrained", "unconstrained": "constrained"}[
             self.coordinates or "constrained"
         ]
@@ -100,17 +100,19 @@ class Fit:
 
     @property
     def estimated(self) -> bool:
-        """Whether the model's likelihood is itself an estimate, by particles."""
+        """Whether the model's likelihood is itself an estimate, by a particle filter."""
         return isinstance(self.model, ParticleModel)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of chains and of draws in each."""
+        """The number of chains, and of draws in each chain."""
         chains, draws = next(iter(self.draws.values())).shape[:2]
         return chains, draws
 
     def flat_draws(self, most: int | None = None) -> dict[str, np.ndarray]:
-        """Draws of all chains on one axis; with `most`, at most so many, evenly spaced."""
+        """Parameters by name with the draws of all chains on one axis.
+
+        Args: most, an upper limit on their number; those kept are evenly spaced."""
         total = self.shape[0] * self.shape[1]
         if most is None or most >= total:
             return flatten(self.draws)
@@ -118,12 +120,14 @@ class Fit:
         return {name: value[chosen] for name, value in flatten(self.draws).items()}
 
     def flat_latents(self) -> dict[str, np.ndarray]:
-        """Draws of the latent variables, of all chains on one axis."""
+        """Latent variables by name with the draws of all chains on one axis."""
         return flatten(self.latents)
 
     @property
     def params(self) -> dict[str, np.ndarray]:
-        """The parameters of a MAP; for a posterior there is no single one."""
+        """The parameters of a MAP.
+
+        Raises: AttributeError for other methods, which have draws."""
         if self.method != "map":
             raise AttributeError(
                 "params: a posterior has draws, not one value; use `draws` or `flat_draws()`"
@@ -131,7 +135,8 @@ class Fit:
         return {name: np.asarray(value[0, 0]) for name, value in self.draws.items()}
 
     def thinned(self, most: int) -> "Fit":
-        """The same fit with about `most` draws, evenly spaced in each chain and as many in each;
+        """The same fit with about `most` draws, evenly spaced and equally many in each chain.
+
         `stats` stay whole."""
         chains, total = self.shape
         chosen = np.linspace(0, total - 1, min(total, -(-most // chains))).round().astype(int)
@@ -142,7 +147,7 @@ class Fit:
         return dataclasses.replace(self, draws=draws, latents=latents)
 
     def with_particles(self, num_particles: int) -> "Fit":
-        """The same fit with so many particles in its model's filter; itself where there is none."""
+        """The same fit with this number of particles; the fit itself unless `estimated`."""
         if not self.estimated:
             return self
         model: Any = self.model
@@ -151,11 +156,11 @@ class Fit:
         )
 
     def draw_log_prob(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
-        """`log P_theta(sequence)` of each sequence under each draw, in nats."""
+        """`log P_theta(sequence)` of each sequence under each draw theta, in nats."""
         return self.estimate_log_prob(data)[0]
 
     def estimate_log_prob(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
-        """`draw_log_prob`, and the standard error of each: 0 unless it is by particles."""
+        """`draw_log_prob` and its standard errors, of the same shape: 0 unless `estimated`."""
         if isinstance(self.model, ParticleModel):
             found = particle_log_prob(
                 self.model,
@@ -174,17 +179,17 @@ class Fit:
     def predictive_log_prob(self, data: Any) -> Float[np.ndarray, " num_sequences"]:
         """Log probability of each sequence, `log mean over draws of P_theta(sequence)`, in nats.
 
-        The mixture is over whole sequences: averaging per-token conditionals would be a different
-        law. Source: theory, section 8.
+        The mixture is over whole sequences: averaging conditionals of single tokens would define
+        another law. Source: theory, section 8.
         """
         return mixture_log_prob(self.draw_log_prob(data))
 
     def process(self) -> SequenceProcess:
-        """The law over token sequences: of a MAP the model's process, of a posterior the mixture
-        over its draws.
+        """The law of token sequences: the model's process, or the mixture of it over the draws.
 
-        Raises: InputError for a model whose process is not one over tokens. Source: theory, section
-        8."""
+        The first is that of a MAP, the mixture that of all other methods.
+
+        Raises: InputError for a model that is no `TokenModel`. Source: theory, section 8."""
         draws = self.flat_draws()
         model = require("process", self.model, TokenModel)
         one = model.process({name: jnp.asarray(value[0]) for name, value in draws.items()})
@@ -194,20 +199,20 @@ class Fit:
 
     @property
     def density(self) -> Density:
-        """The identity of the density that was fitted: model, its fields, training data."""
+        """The identity of the density that was fitted: model, fields and training data."""
         return density_of(self.model, self.data)
 
     def to_datatree(self) -> "xarray.DataTree":
-        """An ArviZ DataTree: see `probattn.inference.fitting.datatree.to_datatree`."""
+        """The fit as an ArviZ DataTree, see `probattn.inference.fitting.datatree.to_datatree`."""
         from probattn.inference.fitting.datatree import to_datatree
 
         return to_datatree(self)
 
 
 class OnDemand(Mapping[str, np.ndarray]):
-    """Arrays by name, each read, perhaps from disk, when it is asked for.
+    """A mapping from names to arrays that reads an array when it is accessed, such as from disk.
 
-    Args: read, the array of a name; names, all that there are.
+    Args: read, a function from a name to its array; names, all the names.
     """
 
     def __init__(self, read: Callable[[str], Any], names: tuple[str, ...]):
@@ -239,15 +244,14 @@ def _dictionary(names: Any, values: Any) -> Any:
     return dict(zip(names, values, strict=True))
 
 
-jax.tree_util.register_pytree_node(
-    OnDemand, _leaves, _dictionary
-)  # to JAX it is the dictionary of its arrays
+# To JAX, an OnDemand is the dictionary of its arrays.
+jax.tree_util.register_pytree_node(OnDemand, _leaves, _dictionary)
 
 
 def split_latents(
     model: NumPyroModel, draws: Mapping[str, Any]
 ) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
-    """Draws of parameters, and of the model's latent variables, if it has any."""
+    """Split draws by name into those of parameters and those of the model's latent variables."""
     names = model.latents if isinstance(model, ParticleModel) else ()
     parts = (
         OnDemand(draws.__getitem__, tuple(name for name in draws if name not in names)),
@@ -259,12 +263,12 @@ def split_latents(
 
 
 def flatten(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays with the leading axes (chains, draws) as one."""
+    """The arrays with their leading axes (chains, draws) merged into one."""
     return {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
 
 
 def mixture_log_prob(log_prob: np.ndarray) -> np.ndarray:
-    """`log mean exp` over the two leading axes, chains and draws."""
+    """`log mean exp` over the leading axes: (chains, draws, num_sequences) to (num_sequences,)."""
     chains, draws = log_prob.shape[:2]
     return np.logaddexp.reduce(log_prob.reshape(chains * draws, -1), axis=0) - math.log(
         chains * draws
@@ -272,8 +276,12 @@ def mixture_log_prob(log_prob: np.ndarray) -> np.ndarray:
 
 
 def mixture_error(log_prob: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Standard error of `mixture_log_prob`, from independent ones of its terms."""
-    flat = log_prob.reshape(-1, log_prob.shape[-1])
+    """Standard error of `mixture_log_prob`, from the independent errors of its terms.
+
+    Args: log_prob, error, both (chains, draws, num_sequences).
+    """
+    flat = log_prob.reshape(-1, log_prob.shape[-1])  # [chains * draws, num_sequences]
+    # The derivative of the log mean with respect to each term is the term's share of the sum.
     share = np.exp(flat - np.logaddexp.reduce(flat, axis=0))
     return np.sqrt(((share * error.reshape(flat.shape)) ** 2).sum(0))
 
@@ -287,15 +295,15 @@ def over_draws(
 ) -> Any:
     """`function(model, params, *given)` at each draw, as arrays on the host with the draws first.
 
-    It is compiled for one draw, and so once for all fits of equal models, however many draws they
-    have.
+    The function is compiled for one draw: once for all fits of equal models, however many draws
+    they have.
 
-    Args: key, of which each draw has its own, an argument after `params`; None for functions that
-    are not random."""
+    Args: draws, parameters by name with the draws as leading axis; key, a random key that is split
+        over the draws and passed after `params`, or None for a function that is not random."""
     number = len(next(iter(draws.values())))
-    # The data not traced, so that bad ones are refused.
     keys = [()] * number if key is None else [(one,) for one in jax.random.split(key, number)]
     each = [{name: value[i] for name, value in draws.items()} for i in range(number)]
+    # Here `given` holds concrete data, so that the function's checks of values can refuse bad data.
     jax.eval_shape(lambda params: function(model, params, *keys[0], *given), each[0])
     given = jax.tree.map(jnp.asarray, given)
     found = [

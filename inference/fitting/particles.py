@@ -1,5 +1,4 @@
-"""Log probabilities of tokens whose embeddings are integrated out by particles, over sequences and
-draws."""
+"""Log probabilities of sequences whose latent embeddings a particle filter integrates out."""
 
 import math
 import warnings
@@ -18,17 +17,19 @@ from probattn.errors import InputError
 from probattn.inference.contract import NumPyroModel, ParticleModel, require
 from probattn.sequence.tokens import check_tokens
 
-LEAST_SHARE = (
-    0.05  # of the particles: below it the effective sample size is too small to be trusted
-)
+# An effective sample size below this share of the particles is too small to be trusted.
+LEAST_SHARE = 0.05
 
 
 class ParticleLogProb(NamedTuple):
-    """Estimates of `log p(x | parameters)`, in nats; draws are the parameters' leading axes.
+    """Estimates of `log p(x | parameters)`, in nats.
+
+    In the shapes, *draws are the leading axes of the parameters, *sequences those of the tokens.
 
     Args:
-        log_prob: shape (*draws, *sequences); its exponential is unbiased.
-        standard_error: of each. A log probability is on average too low by half its square.
+        log_prob: (*draws, *sequences); its exponential is unbiased.
+        standard_error: of `log_prob`, (*draws, *sequences). A log probability is on average too low
+            by about half the square of its standard error.
         effective_sample_size: at each position, (*draws, *sequences, length); NaN after the end.
     """
 
@@ -45,22 +46,23 @@ def particle_log_prob(
     num_particles: int,
     key: Array,
 ) -> ParticleLogProb:
-    """`log p(x | parameters)` of sequences under a model of latent embeddings, by its particle
-    filter.
+    """Estimate `log p(x | parameters)` of sequences under a model with latent embeddings.
 
-    Every sequence and every draw of the parameters has random numbers of its own. Works under jit.
-    Warns (outside jit) where the effective sample size falls under 5 % of the particles at some
-    position.
+    The estimate is that of the model's particle filter. Every sequence and every draw of the
+    parameters has random numbers of its own. Works under jit; outside jit, it warns if the
+    effective sample size falls below 5 % of the particles at some position.
 
     Args:
-        model: with `process(params, num_particles=, key=)`, such as EmissionModel.
-        params: by name; axes in front of a parameter's own shape are draws.
-        tokens: shape (..., length), padded with the end token.
+        model: a `ParticleModel`, such as EmissionModel.
+        params: parameters by name; axes in front of a parameter's own shape are draws.
+        tokens: (..., length), padded with the end token.
         num_particles: at least 2.
         key: JAX random key.
 
-    Raises: InputError on tokens that the model refuses, or a wrong number of particles. Source:
-    theory, section 9."""
+    Raises: InputError for tokens that the model refuses, fewer than 2 particles, missing
+        parameters, or parameters with different leading axes.
+
+    Source: theory, section 9."""
     number = whole_number("num_particles", num_particles, 2)
     model = require("particle_log_prob", model, ParticleModel)
     tokens = check_tokens(tokens, model.vocab_size, model.length)
@@ -77,12 +79,13 @@ def particle_log_prob(
         raise InputError(
             f"params: expected the same leading axes in every parameter, got {sorted(batches)}"
         )
-    shape = (*batches.pop(), *tokens.shape[:-1])
-    draws = math.prod(shape[: len(shape) - tokens.ndim + 1])
+    shape = (*batches.pop(), *tokens.shape[:-1])  # (*draws, *sequences)
+    draws = math.prod(shape[: len(shape) - tokens.ndim + 1])  # number of all draws
     flat = {name: value.reshape(draws, *priors[name].event_shape) for name, value in arrays.items()}
     found = _over_draws(
         model, number, flat, tokens.reshape(-1, model.length), jax.random.split(key, draws)
     )
+    # The leaves have the axes [draws, sequences], and the effective sample size also [length].
     found = ParticleLogProb(*(leaf.reshape(*shape, *leaf.shape[2:]) for leaf in found))
     if not isinstance(found.log_prob, jax.core.Tracer):
         _warn_of_few(np.asarray(found.effective_sample_size), number)
@@ -108,9 +111,8 @@ def _warn_of_few(sizes: np.ndarray, number: int) -> None:
         worst = int(by_position.min(0).argmin())
         warnings.warn(
             f"particle filter: an effective sample size of {by_position.min():.1f} of {number} "
-            "particles at position "
-            f"{worst} (counted from 0), under {LEAST_SHARE:.0%}; so it is in "
-            f"{low.any(1).mean():.1%} of the sequences and "
-            "draws. Raise num_particles (--num-particles)",
+            f"particles at position {worst} (counted from 0), below {LEAST_SHARE:.0%}; it is below "
+            f"that in {low.any(1).mean():.1%} of the sequences and draws. "
+            "Raise num_particles (--num-particles)",
             stacklevel=3,
         )

@@ -1,5 +1,4 @@
-"""The full posterior by NUTS, chunk by chunk, so that it can be killed at any moment and go on bit
-for bit."""
+"""The posterior by NUTS, in chunks, so that a run can be killed at any time and resumed."""
 
 import dataclasses
 import time
@@ -41,29 +40,32 @@ def sample_posterior(
     store: str | Path | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Draws from the posterior by the No-U-Turn sampler.
+    """Draw from the posterior with the No-U-Turn sampler.
 
-    With `store`, draws and the sampler's whole state go to that folder every fifty iterations, and
-    the same call goes on
-    where an earlier one was killed: the draws are bit for bit those of a run that was not, and
-    memory does not grow with their number. A finished run is read, or with more `num_samples`
-    continued. `load_posterior` reads an unfinished one.
+    With `store`, the draws and the sampler's whole state are written to that folder every fifty
+    iterations. The same call resumes a run that was killed; its draws are bit for bit those of an
+    uninterrupted run. Memory does not grow with the number of draws. If the run is finished, the
+    same call reads it, and a call with more `num_samples` extends it. `load_posterior` reads an
+    unfinished run.
 
     Args:
         model: a NumPyro model called as `model(data)`.
-        data: what it conditions on, sequences first: tokens (num_sequences, length) or embeddings.
+        data: the data to condition on, sequences first: tokens (num_sequences, length), or
+            embeddings (num_sequences, length, dim).
         key: JAX random key.
         num_chains, num_warmup, num_samples: at least 1 each; samples are per chain.
-        max_tree_depth: at most 2^depth - 1 gradients a draw.
-        start: where chains start: "maps", modes trained independently from random points, one for
-            each chain; "map", one mode for all of them; "prior", draws from the prior; "random",
-            near the origin of the unconstrained coordinates; or a MAP fit, for all of them.
-        num_starts: points that the chains share, by default one for each; not for "map" or a fit.
+        max_tree_depth: a draw takes at most 2^depth - 1 gradients.
+        start: where chains start: "maps", at modes found independently from random points, one for
+            each chain; "map", all at one mode; "prior", at draws from the prior; "random", near the
+            origin of the unconstrained coordinates; or a MAP fit, all at its mode.
+        num_starts: number of start points, which chains share if there are fewer of them; by
+            default one for each chain. At most 1 where `start` is "map" or a fit.
         chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see
             `place_chains`.
-        devices: how many to use, chains first and the rest to split the sequences; None is one for
-            each chain, as far as there are, or in several processes all of theirs. The result does
-            not depend on it but for rounding, which chains magnify until they part.
+        devices: number of devices. Chains are divided among them first; devices that are left over
+            split the sequences. None takes one for each chain, as far as there are enough, or with
+            several processes all of their devices. Results with different numbers differ by
+            rounding alone, which the chains amplify until they diverge.
         store: folder of the run; of several processes, the first alone writes to it.
         progress: show progress.
 
@@ -72,7 +74,7 @@ def sample_posterior(
             store that holds another run (another model, data, key, setting, precision, placement or
             library version).
         FitError: no start point of finite density, a NaN among the draws or their density, a chain
-            that never moved, or a full disk; what is stored stays whole.
+            that never moved, or a full disk; the chunks already stored stay whole.
     """
     counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
     counts["max_tree_depth"] = max_tree_depth
@@ -106,23 +108,27 @@ def resume_posterior(
     num_samples: int | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Go on with a run that was begun with `sample_posterior(..., store=)`, as it was asked for
-    then.
+    """Resume a run that was begun with `sample_posterior(..., store=)`, with its own settings.
 
-    Args: store, its folder; model and data, those of the run; num_samples, if it is to have more
-        than it was asked for.
-    Raises: as `sample_posterior`; an InputError for a run that started from a fit, which must be
-    given again."""
+    Args:
+        model, data: those of the run.
+        store: the folder of the run.
+        num_samples: a new total of draws per chain, not below that of the run; None keeps it.
+        progress: show progress.
+
+    Raises: as `sample_posterior`; InputError also for a smaller `num_samples`, and for a run that
+        started from a fit: give the fit to `sample_posterior` again, with the same store."""
     config = on_first(lambda: PosteriorStore(store).config)
     if num_samples is not None and num_samples < (asked := config["settings"]["num_samples"]):
         raise InputError(
-            f"num_samples: a total of at least the {asked} it was begun with, got "
-            f"{num_samples}; leave it out"
+            f"num_samples: expected a total of at least the {asked} that the run was begun with, "
+            f"got {num_samples}; leave it out"
         )
     settings = config["settings"] | ({} if num_samples is None else {"num_samples": num_samples})
     if settings["start"] not in START_WORDS:
         raise InputError(
-            f"{store}: started from a fit; give it to sample_posterior again, with this store"
+            f"{store}: the run started from a fit; give the fit to sample_posterior again, with "
+            "this store"
         )
     key = jax.random.wrap_key_data(
         jnp.asarray(config["key"]["data"], jnp.uint32), impl=config["key"]["kind"]
@@ -137,11 +143,11 @@ def resume_posterior(
 
 
 def load_posterior(model: NumPyroModel, data: Any, *, store: str | Path) -> Fit:
-    """The draws of a run so far, finished or not; `fit.planned` is how many each chain is to have.
+    """Load the draws so far of a run; `fit.planned` is how many each chain is to have.
 
-    Args: store, its folder; model and data, those of the run.
-    Raises: InputError if there is no run, it is of another model or other data, or it has no draw
-    yet."""
+    Args: model, data, those of the run; store, the folder of the run.
+    Raises: InputError if there is no run in the folder, if it has another model or other data, or
+        if it has no draw yet."""
     run = PosteriorStore(store)
     settings, density = run.config["settings"], density_of(model, data)
     if {"name": density.model, **dict(density.fields)} != run.config[
@@ -151,7 +157,7 @@ def load_posterior(model: NumPyroModel, data: Any, *, store: str | Path) -> Fit:
     if not run.arrays("draws"):
         raise InputError(
             f"{store}: has no draw yet: it is in its {settings['num_warmup']} iterations of "
-            "warmup; resume it"
+            "warmup; resume the run"
         )
     return _as_fit(model, data, run, settings)
 
@@ -166,7 +172,7 @@ def _sample(
     run: PosteriorStore | InMemory,
     progress: bool,
 ) -> None:
-    """Add chunks to the run until it has its draws."""
+    """Add chunks to the run until it has all its draws."""
     num_warmup, total = settings["num_warmup"], settings["num_warmup"] + settings["num_samples"]
     for_start, *for_chains = jax.random.split(key, placement.num_chains + 1)
     stored = run.last_state()
@@ -178,16 +184,18 @@ def _sample(
             model, data, for_start, start, settings["num_starts"], progress, placement.for_starts
         )
         chosen = np.array(origins(placement.num_chains, settings["num_starts"]))
+        # points: [num_starts, ...] -> z: [num_chains, ...]
         z = jax.tree.map(lambda leaf: leaf[chosen], points)
     else:
+        # Only shapes and types of z matter here: the stored state holds its values.
         z = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in stored.z.items()}
     shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
     of_one = tuple((name, tuple(shape[1:]), dtype) for name, (shape, dtype) in shapes.items())
     kernel = nuts_kernel(model, placement, of_one, num_warmup, settings["max_tree_depth"])
     data = on_all(data, placement)
     first = (z, jnp.stack(for_chains)), data
-    # What a chunk starts from has been on the host, whether the run was killed or not: so both are
-    # the same program.
+    # Every chunk starts from a state that was copied from the host, as after a kill: interrupted
+    # and uninterrupted runs then execute the same program, and their draws agree bit for bit.
     like = jax.eval_shape(kernel.begin, *first)
     if stored is None:
         state, done = to_host(kernel.begin(*first)), 0
@@ -206,6 +214,7 @@ def _sample(
             state, stats = to_host(after), gathered(stats)
             draws, kept = {}, {}
             if sampling:
+                # [num_chains, CHUNK, ...] -> [num_chains, number, ...]: the rest is not filled.
                 draws = {
                     name: value[:, :number]
                     for name, value in gathered(kernel.values(z, data)).items()
@@ -257,7 +266,8 @@ def _as_fit(
 def _status(run: PosteriorStore | InMemory, done: int, num_warmup: int, left: str) -> str:
     if done <= num_warmup:
         return f"warmup, {left}"
-    from arviz_stats import ess  # slower to load than NumPyro; the first draws need not wait for it
+    # Imported here, since it loads more slowly than NumPyro: the first draws need not wait for it.
+    from arviz_stats import ess
 
     energies = run.stat("potential_energy")
     said = f"sampling, {int(run.stat('diverging').sum())} divergences"

@@ -1,5 +1,4 @@
-"""A posterior run on disk: what it samples, and chunks of draws that hold the sampler's whole
-state."""
+"""Posterior runs, on disk or in memory: chunks of draws with the sampler's state after each."""
 
 import json
 import warnings
@@ -19,16 +18,22 @@ from probattn.inference.fitting.density import Density
 from probattn.inference.fitting.fit import OnDemand
 
 FORMAT = 4
-EXTENDABLE = ("num_samples",)  # what a resumed run may have more of
+EXTENDABLE = ("num_samples",)  # settings that may be larger in a resumed run
 
 
 Arrays = Mapping[str, np.ndarray]
-WATCHED = ("potential_energy", "diverging")  # a number a draw: what progress is reported from
+# Statistics with one number per draw that stay in memory, since progress is reported from them.
+WATCHED = ("potential_energy", "diverging")
 
 
 class Stored(NamedTuple):
-    """Where a run stands: the arrays of the sampler's state, iterations done, and shapes and types
-    of its coordinates."""
+    """The state of a run after its last chunk.
+
+    Args:
+        state: the arrays of the sampler's state.
+        done: iterations done, warmup included.
+        z: shape and type of each array of the unconstrained coordinates, by name.
+    """
 
     state: list[np.ndarray]
     done: int
@@ -36,8 +41,13 @@ class Stored(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What is remembered of a chunk: what is about it, the names of its arrays, and its watched
-    statistics."""
+    """The part of a chunk that stays in memory.
+
+    Args:
+        about: iterations done, shapes and types of z, wall time and number of gradients.
+        names: of the arrays in its file.
+        watched: the statistics `WATCHED`, (chains, draws).
+    """
 
     about: Mapping[str, Any]
     names: tuple[str, ...]
@@ -45,7 +55,7 @@ class Chunk(NamedTuple):
 
 
 def _remember(arrays: Arrays, about: Mapping[str, Any]) -> Chunk:
-    """The part of a chunk that stays in memory; its arrays are named as in its file."""
+    """The part of a chunk that stays in memory; `arrays` are named as in the chunk's file."""
     return Chunk(
         about,
         tuple(arrays),
@@ -54,37 +64,36 @@ def _remember(arrays: Arrays, about: Mapping[str, Any]) -> Chunk:
 
 
 class Run:
-    """What a run keeps while it lasts."""
+    """A run as a list of chunks; the base of `InMemory` and `PosteriorStore`."""
 
     @cached_property
     def _chunks(self) -> list[Chunk]:
-        """Its chunks so far."""
+        """The chunks of the run so far."""
         return []
 
     def stat(self, name: str) -> np.ndarray:
-        """One of the watched statistics of all draws so far, (chains, draws)."""
+        """One of the statistics `WATCHED` for all draws so far, (chains, draws)."""
         return np.concatenate(
             [chunk.watched[name] for chunk in self._chunks if name in chunk.watched], axis=1
         )
 
     def seconds(self) -> float:
-        """Wall time of all chunks, start points and compilation included."""
+        """Wall time of all chunks in seconds, start points and compilation included."""
         return float(sum(chunk.about["seconds"] for chunk in self._chunks))
 
     def gradients(self) -> float:
-        """Gradients of the log density of all chains, in the descents to the start points and in
-        all chunks."""
+        """Number of gradients of the log density, of descents to start points and of all chunks."""
         return float(sum(chunk.about["gradients"] for chunk in self._chunks))
 
 
 class InMemory(Run):
-    """A run without a folder."""
+    """A run in memory, which has no folder."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[Arrays]] = {"draws": [], "stats": []}
 
     def last_state(self) -> Stored | None:
-        """None: it begins."""
+        """None: there is nothing to resume."""
         return None
 
     def add(
@@ -97,28 +106,29 @@ class InMemory(Run):
             self._parts["stats"].append(stats)
 
     def arrays(self, kind: str) -> dict[str, np.ndarray]:
-        """The "draws" or "stats" of all chunks."""
+        """The "draws" or "stats" of all chunks by name, (chains, draws, ...)."""
         parts = self._parts[kind]
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
 class PosteriorStore(Run):
-    """The folder of a run: `store.json`, which says what is sampled and how, and `chunks/00000.zip`
-    and so on.
+    """The folder of a run: `store.json`, which says what is sampled and how, and its chunks.
 
-    A chunk is a file that is whole or not there. It holds draws, what the sampler reports of each,
-    and its state after them, so that the last whole chunk is all that is needed to go on.
+    A chunk is a file, `chunks/00000.zip` and so on, that is either whole or absent. It holds draws,
+    the sampler's statistics of each, and the sampler's state after them; the run can be resumed
+    from its last whole chunk alone.
 
-    Where several processes compute a run, all of them call `open`, `last_state` and `add`; the
-    first does it, and all know."""
+    Where several processes compute a run, all of them call `open`, `last_state` and `add`: the
+    first process alone accesses the files, and all get its result or its error."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What is sampled and how. Raises: InputError if there is no such run, or one of another
-        format."""
+        """The content of `store.json`, as from `run_config`.
+
+        Raises: InputError if it is missing, damaged or of another format."""
         try:
             config = json.loads((self.path / "store.json").read_text(encoding="utf-8"))
             found = config["format"]
@@ -140,9 +150,10 @@ class PosteriorStore(Run):
         return (self.path / "store.json").exists()
 
     def open(self, config: dict[str, Any]) -> None:
-        """Begin a run of this configuration, or make sure that the one begun here is.
+        """Begin a run with this configuration, or check that the run begun here has it.
 
-        Raises: InputError if it is not, with what differs, or if the folder holds something else.
+        Raises: InputError if it has another one, with all differences, if the folder holds
+            something else, or if it cannot be made.
         """
         on_first(lambda: self._open(config))
 
@@ -166,13 +177,17 @@ class PosteriorStore(Run):
             ) from error
 
     def file(self, number: int) -> Path:
-        """The file of a chunk."""
+        """The path of a chunk's file."""
         return self.path / "chunks" / f"{number:05d}.zip"
 
     def add(
         self, state: list[np.ndarray], draws: Arrays, stats: Arrays, about: Mapping[str, Any]
     ) -> None:
-        """Add a chunk. Raises: FitError if the disk does not take it; the chunks before stay."""
+        """Add a chunk.
+
+        Args: state, the arrays of the sampler's state after it; draws, stats, arrays by name,
+            (chains, draws, ...), empty in warmup; about, see `Chunk`.
+        Raises: FitError if it cannot be written; the chunks before stay whole."""
         named = {f"state/{index}": array for index, array in enumerate(state)} | _named(
             draws, stats
         )
@@ -181,8 +196,9 @@ class PosteriorStore(Run):
 
     @cached_property
     def _chunks(self) -> list[Chunk]:
-        """The chunks up to the first one that is missing or damaged, with a warning if there is
-        one; each is read once."""
+        """The chunks before the first one that is missing or damaged, for which it warns.
+
+        Each chunk is read once."""
         found = sorted((self.path / "chunks").glob("*.zip"))
         good: list[Chunk] = []
         for number, path in enumerate(found):
@@ -194,9 +210,8 @@ class PosteriorStore(Run):
                 left = len(found) - number
                 warnings.warn(
                     f"{self.path}: {error}; the {left} {'chunk' if left == 1 else 'chunks'} "
-                    "from there on "
-                    f"{'is' if left == 1 else 'are'} left out and sampled again when the run "
-                    "is resumed",
+                    f"from there on {'is' if left == 1 else 'are'} left out and sampled again "
+                    "when the run is resumed",
                     stacklevel=2,
                 )
                 break
@@ -206,7 +221,9 @@ class PosteriorStore(Run):
         return [self.file(number) for number in range(len(self._chunks))]
 
     def last_state(self) -> "Stored | None":
-        """The sampler's state after the last whole chunk; the files of others are removed."""
+        """The state after the last whole chunk; files of later chunks are removed.
+
+        None if there is no whole chunk."""
         chunks, stored = on_first(
             lambda: ([tuple(chunk) for chunk in self._chunks], self._last_state())
         )
@@ -224,8 +241,9 @@ class PosteriorStore(Run):
         return [leaves[str(index)] for index in range(len(leaves))], about["done"], about["z"]
 
     def arrays(self, kind: str) -> OnDemand:
-        """The "draws" or "stats" of all whole chunks, joined along the draws; each read from disk
-        at first use."""
+        """The "draws" or "stats" of all whole chunks by name, (chains, draws, ...).
+
+        Each array is read from disk at its first use."""
         prefix = f"{kind}/"
         names = self._chunks[-1].names if self._chunks else ()
         wanted = tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
@@ -252,7 +270,7 @@ def _named(draws: Arrays, stats: Arrays) -> dict[str, np.ndarray]:
 def run_config(
     density: Density, key: jax.Array, settings: dict[str, Any], placement: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that bears on the bits of the draws."""
+    """Everything that determines the bits of the draws, as a JSON object."""
     return {
         "format": FORMAT,
         "model": {"name": density.model, **dict(density.fields)},
@@ -269,8 +287,10 @@ def run_config(
 
 
 def refuse_other(path: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:
-    """InputError, with all that differs, unless a run that was begun can go on as it is now asked
-    for."""
+    """Raise InputError with all differences unless the recorded run can be resumed as given.
+
+    Args: path, the folder of the run, for the message; recorded, given, as from `run_config`. Of
+        the settings, those in `EXTENDABLE` may be larger than recorded."""
     found = []
     for part in given:
         was, is_now = recorded.get(part), given[part]
@@ -292,9 +312,8 @@ def refuse_other(path: Path, recorded: dict[str, Any], given: dict[str, Any]) ->
             )
     if found:
         raise InputError(
-            f"{path}: holds another run, which cannot go on bit for bit ({'; '.join(found)}); "
-            "sample into another folder, or "
-            "restore what it was begun with"
+            f"{path}: holds another run, which cannot be resumed bit for bit "
+            f"({'; '.join(found)}); sample into another folder, or restore what it was begun with"
         )
 
 

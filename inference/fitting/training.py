@@ -1,5 +1,4 @@
-"""A model trained by minibatches from several seeds side by side, for studies that compare many
-trainings."""
+"""Training with minibatches, vectorised over seeds, for studies that compare many trainings."""
 
 import math
 from collections.abc import Sequence
@@ -20,19 +19,23 @@ from probattn.inference.fitting.descent import CHUNK
 from probattn.inference.fitting.map import find_modes
 from probattn.inference.fitting.unconstrained import Values
 
-LEARNING_RATE = 0.2  # of Adam, in the units of the priors' unconstrained coordinates
+LEARNING_RATE = 0.2  # of AdamW, in unconstrained coordinates
 
 
 class Trained(NamedTuple):
-    """Parameters with the seeds as leading axis, and the loss of each step, minus log joint per
-    sequence, (seeds, steps)."""
+    """Parameters that were trained from several seeds, and the losses on the way.
+
+    Args:
+        params: parameters by name, with the seeds as leading axis.
+        losses: minus the log joint per training sequence at each step, (seeds, steps).
+    """
 
     params: Values
     losses: np.ndarray
 
 
 def each_seed(params: Values) -> list[Values]:
-    """The parameters of each seed, of those that have the seeds as leading axis."""
+    """Split parameters with the seeds as leading axis into the parameters of each seed."""
     return [
         jax.tree.map(lambda leaf, i=i: leaf[i], params)
         for i in range(len(jax.tree.leaves(params)[0]))
@@ -49,16 +52,25 @@ def train(
     learning_rate: float = LEARNING_RATE,
     weight_decay: float = 0.0,
 ) -> Trained:
-    """Descend on the joint for a number of steps from a draw of the prior for each seed, as
-    `fit_map` does with minibatches.
+    """Maximise the joint by AdamW for a number of steps, from a draw of the prior for each seed.
 
-    Unlike a fit it does not ask for a mode: no verdict, no second look at all data. Randomness in
-    the model (noise, dropout) is drawn anew in each step.
+    The descent is that of `fit_map` with minibatches, but it need not end at a mode: there is no
+    verdict, and no pass over all data at the end. Randomness in the model (noise, dropout) is drawn
+    anew in each step.
 
-    Args: model, a NumPyro model with minibatches and `priors()`; data, (num_sequences, ...);
-        weight_decay, of AdamW.
-    Raises: InputError for counts below 1 or negative weight decay; FitError where every step leads
-    out of the domain."""
+    Args:
+        model: a NumPyro model with minibatches and `priors()`.
+        data: (num_sequences, ...).
+        seeds: trained in one program; each has its start and its minibatches.
+        num_steps: of the optimiser, at least 1.
+        batch_size: sequences in a minibatch.
+        learning_rate: of AdamW, in unconstrained coordinates.
+        weight_decay: of AdamW.
+
+    Raises:
+        InputError: no seed, a count below 1, or weight decay that is negative or not finite.
+        FitError: steps that keep leading out of the domain.
+    """
     whole_number("num_steps", num_steps)
     if not seeds:
         raise InputError("seeds: expected at least one, got none")
@@ -87,13 +99,16 @@ def train(
 
 
 def untrained(model: TokenModel, *, seeds: Sequence[int]) -> Values:
-    """Parameters drawn from the prior, as those that `train` begins with, the seeds as leading
-    axis."""
+    """The parameters that `train` starts from: prior draws with the seeds as leading axis."""
     return _starts(model, _keys(seeds))
 
 
 def _starts(model: TokenModel, keys: Array) -> Values:
-    """A draw of the prior for each seed, in which parameters that two models share are the same."""
+    """A draw of the prior for each seed.
+
+    The random key of a parameter is fixed by the seed and by its place in `priors()`: models that
+    add parameters after the shared ones start at the same values of these.
+    """
     priors = model.priors().items()
 
     @jax.vmap
@@ -107,7 +122,7 @@ def _starts(model: TokenModel, keys: Array) -> Values:
 
 
 def _transform(model: TokenModel, name: str) -> Any:
-    """From the unconstrained coordinates of a parameter to the parameter."""
+    """The bijection from the unconstrained coordinates of a parameter to the parameter."""
     return biject_to(model.priors()[name].support)
 
 

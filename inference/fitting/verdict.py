@@ -1,4 +1,4 @@
-"""What a fit says of itself: whether it converged, why not, and what to do."""
+"""The verdict on a fit: whether it converged, why not, and what to do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ class Verdict:
     """Whether a fit converged.
 
     Args:
-        converged: whether it may be used.
-        findings: sentences: what was found wrong, or that nothing was.
-        advice: what to do about it.
-        notes: what is no failure and yet to be known.
-        numbers: the figures it rests on, by name.
+        converged: whether the fit may be used.
+        findings: sentences that say what is wrong with the fit, or that nothing is.
+        advice: sentences that say what to do about it.
+        notes: sentences worth knowing that are no reason for failure.
+        numbers: the figures that the verdict rests on, by name.
     """
 
     converged: bool

@@ -193,7 +193,7 @@ def test_an_unfinished_run_can_be_read_and_says_so(store, corpus):
 )
 def test_it_refuses_to_go_on_as_another_run(store, corpus, changed, message):
     before = (store / "store.json").read_bytes()
-    with pytest.raises(InputError, match=f"cannot go on bit for bit.*{message}"):
+    with pytest.raises(InputError, match=f"cannot be resumed bit for bit.*{message}"):
         sample(corpus, store, **changed)
     assert (store / "store.json").read_bytes() == before
 
