@@ -1,10 +1,11 @@
-"""Run directories: a fit and its corpus on disk, as JSON and zarr arrays; nothing in them executes
-when loaded.
+"""Run directories: a fit and its corpus on disk, as JSON and zarr arrays.
 
-config.json   model, method, corpus, settings, versions, and what the fit says of itself
+config.json   model, method, density, symbols of the corpus, settings, versions
 data.zip      training and held-out sequences
-fit.zip       draws and stats; or, of a posterior that was sampled into the directory,
-store/        the run, finished or not (`posterior_store`)
+fit.zip       draws, stats and the other fields of the fit, its verdict among them
+store/        in place of fit.zip, a posterior run, finished or not (`posterior_store`)
+
+Loading a run directory executes no code from it.
 """
 
 import contextlib
@@ -31,25 +32,21 @@ from probattn.inference.fitting.posterior import load_posterior
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.inference.fitting.verdict import Verdict
 
-FORMAT = 4  # of the run directory; raised whenever what it holds changes
-PARTS = ("draws", "stats", "latents", "other_mode")  # of a fit: arrays by name
-PLAIN = (
-    "seconds",
-    "gradients",
-    "start",
-    "origins",
-    "planned",
-    "coordinates",
-)  # of a fit: JSON values
+FORMAT = 4  # of the run directory; raised whenever its content changes
+PARTS = ("draws", "stats", "latents", "other_mode")  # fields of a fit that hold arrays by name
+# Fields of a fit that hold JSON values.
+PLAIN = ("seconds", "gradients", "start", "origins", "planned", "coordinates")
 
 
 def refuse_existing(path: str | Path) -> Path:
-    """`path` as a directory still to be made; an InputError if something is there already."""
+    """Return `path` as a `Path` if a directory can be made there.
+
+    Raises: InputError if it exists already or cannot be made."""
     path = Path(path)
     if path.exists():
         raise InputError(f"{path}: exists already; choose another --out or remove it")
     above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():  # told before a fit, and not after it
+    if not above.is_dir():  # refused here already, since making it comes after a long fit
         raise InputError(f"{path}: cannot be made ({above} is no folder); choose another --out")
     return path
 
@@ -57,9 +54,14 @@ def refuse_existing(path: str | Path) -> Path:
 def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, Any]) -> None:
     """Write a run directory, whole or not at all.
 
-    Args: path, a directory still to be made; settings, JSON values such as the seed, kept as they
-        are.
-    Raises: InputError if the path exists or cannot be made; FitError if the disk does not take it.
+    Args:
+        path: of the directory, which must not exist yet.
+        fit: its model must be a dataclass.
+        corpus: the corpus that it was fitted to.
+        settings: JSON values such as the seed, kept as they are.
+
+    Raises: InputError if the path exists or cannot be made, or the model is no dataclass; FitError
+        if the arrays cannot be written.
     """
     arrays = {
         f"{part}/{name}": value for part in PARTS for name, value in getattr(fit, part).items()
@@ -74,9 +76,9 @@ def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, 
 def begin_run(
     path: str | Path, model: NumPyroModel, corpus: Corpus, settings: Mapping[str, Any]
 ) -> Path:
-    """Write a run directory for a posterior that is still to be sampled, and return where:
-    `sample_posterior(store=)`.
+    """Write a run directory without a fit, for a posterior that is to be sampled into it.
 
+    Returns: the folder to give to `sample_posterior` as `store`.
     Args, raises: as `save_run`.
     """
     with _fresh(path) as partial:
@@ -87,19 +89,20 @@ def begin_run(
 def load_run(
     path: str | Path, models: Mapping[str, Callable] | None = None
 ) -> tuple[Fit, Corpus, dict[str, Any]]:
-    """Read a run directory back: the fit, its corpus and its whole configuration. Of an unfinished
-    run the draws so far.
+    """Read a run directory: the fit, its corpus and its whole configuration.
 
-    Args: models, classes by name that a run may hold, beside those of installed packages
-        (`model_of`).
-    Raises: InputError if the directory is missing, truncated, altered, without a draw, or of
-    another format or model."""
+    The fit of an unfinished run has the draws so far.
+
+    Args: models, classes of models by name, in addition to those of installed packages; see
+        `model_of`.
+    Raises: InputError if the directory is missing, truncated or altered, has no draw yet, has
+        another format, or holds an unknown model."""
     path = Path(path)
     model, corpus, config = load_setting(path, models)
     if (path / "store").exists():
         return load_posterior(model, corpus.train, store=path / "store"), corpus, config
     if config["method"] == "posterior" and not (path / "fit.zip").exists():
-        raise InputError(f"{path}: has no draw yet; go on with `probattn resume {path}`")
+        raise InputError(f"{path}: has no draw yet; resume it with `probattn resume {path}`")
     with _reported_as_damage(path):
         arrays, about = read_arrays(path / "fit.zip")
         parts: dict[str, Any] = {part: _below(f"{part}/", arrays) for part in PARTS}
@@ -123,27 +126,29 @@ def model_of(
     fields: Mapping[str, Any],
     models: Mapping[str, Callable] | None = None,
 ) -> Any:
-    """The model that the run directory at `path` holds, by the name of its class and its fields.
+    """Make the model of a run directory from the name of its class and its fields.
 
-    The class is of `models`, or one that an installed package names among its entry points
-    `probattn.models`, as this package does with its own. Raises: InputError if there is none.
+    The class is looked up in `models`, then among the entry points `probattn.models` of installed
+    packages, where this package registers its own models.
+
+    Raises: InputError, which names `path`, if the class is found in neither.
     """
     if models and name in models:
         return models[name](**fields)
     for point in entry_points(group="probattn.models", name=name):
         return point.load()(**fields)
     raise InputError(
-        f"{path}: holds a model that is not known: {name}: is among the entry points "
-        "`probattn.models` of "
-        f'no installed package; give its class to load_run: models={{"{name}": {name}}}'
+        f"{path}: holds an unknown model: {name} is not among the entry points `probattn.models` "
+        f'of any installed package; give its class to load_run: models={{"{name}": {name}}}'
     )
 
 
 def load_setting(
     path: str | Path, models: Mapping[str, Callable] | None = None
 ) -> tuple[Any, Corpus, dict[str, Any]]:
-    """Model, corpus and configuration of a run directory, whether or not it has a fit yet. Raises:
-    as `load_run`."""
+    """Read model, corpus and configuration of a run directory, whether or not it has a fit yet.
+
+    Args, raises: as `load_run`."""
     path = Path(path)
     if not (path / "config.json").is_file():
         raise InputError(
@@ -176,8 +181,9 @@ def load_setting(
 
 
 def num_devices_of(path: str | Path) -> int:
-    """Devices of a run that is sampled into `path`, to be set before JAX wakes; 1 if there is
-    none."""
+    """The number of devices of a posterior run in `path`; 1 if there is no such run.
+
+    It has to be set before JAX initialises its backend."""
     store = PosteriorStore(Path(path) / "store")
     return store.config["placement"]["num_devices"] if store.exists() else 1
 
@@ -209,7 +215,7 @@ def _describe(
 
 @contextlib.contextmanager
 def _fresh(path: str | Path):
-    """A folder that takes the name `path` when all went well, and is gone when not."""
+    """A temporary folder that is renamed to `path` on success and removed on failure."""
     path = refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,8 +243,7 @@ def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 @contextlib.contextmanager
 def _reported_as_damage(path: Path):
-    """Whatever a damaged file makes the readers raise is bad input, with the path and what to
-    do."""
+    """Turn whatever reading a damaged file raises into an InputError with path and advice."""
     try:
         yield
     except (DamagedFile, FitError, ValueError, KeyError, TypeError, OSError) as error:
