@@ -118,7 +118,7 @@ def other_model(run):
             other_format,
             "written in format 99 by probattn .*, this probattn reads format 4; fit again",
         ),
-        (other_model, "holds a model that is not known: Oracle: is among the entry points"),
+        (other_model, "holds an unknown model: Oracle is not among the entry points"),
         (shutil.rmtree, "no run directory"),
     ],
 )
