@@ -1,4 +1,4 @@
-"""The models that the commands know by name, and which contract each of them meets."""
+"""The models that the commands know by name, and the protocol that each of them meets."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from probattn.inference.contract import LayeredModel, Model, ParticleModel, PathModel
     from probattn.models import EmissionModel, LanguageModel, LatentAttention, TransformerLM
 
-    # The type checker holds each model to its protocol.
+    # Never called: with these, the type checker verifies that each model meets its protocol.
     def _language(model: LanguageModel) -> PathModel:
         return model
 
@@ -40,8 +40,9 @@ class Coordinates(StrEnum):
 
 
 def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -> Any:
-    """The model of that name; an option that it does not have is refused, one that is None is left
-    at its default."""
+    """Build the model of that name; options that are None are left at their defaults.
+
+    Raises: InputError for an option that belongs to the other model."""
     from probattn.models import EmissionModel, LanguageModel
 
     foreign = {
@@ -65,7 +66,10 @@ def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -
 def small_model(
     name: CalibratedModel, dim: int | None, length: int | None, barrier_weight: float
 ) -> Any:
-    """A model small enough to be fitted hundreds of times."""
+    """Build a model that is small enough to be fitted hundreds of times.
+
+    Args: dim, length, None for a default that depends on the model.
+    Raises: InputError for a barrier weight with another model than the language model."""
     from probattn.models import EmissionModel, LanguageModel, LatentAttention
 
     if barrier_weight and name is not CalibratedModel.language:

@@ -1,4 +1,4 @@
-"""Where figures are written: refused before the work where they could not be."""
+"""Writing figures; a path that cannot be written is refused before the work starts."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """An InputError for a figure whose name does not end in a format."""
+    """Raise InputError if `path` does not end in one of PLOT_FORMATS or its folder is missing."""
     if path.suffix not in PLOT_FORMATS:
         raise InputError(
             f"{path}: expected a name that ends in {', '.join(PLOT_FORMATS)}, got {path.suffix!r}"
@@ -19,7 +19,7 @@ def check_plot(path: Path) -> None:
 
 
 def save_plot(figure: Any, path: Path) -> None:
-    """Write a figure. Raises: InputError if it cannot be written."""
+    """Write a Matplotlib figure. Raises: InputError if it cannot be written."""
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

@@ -1,5 +1,7 @@
-"""The command `study robustness`: transformers trained with the barrier and with what else makes
-them robust, under stress."""
+"""The command `study robustness`: transformers with barriers or other regularisation, under stress.
+
+The study is resumable: each part of its result is a file that is kept once it is written.
+"""
 
 import dataclasses
 import json
@@ -19,12 +21,12 @@ from probattn.errors import FitError, InputError
 if TYPE_CHECKING:
     from probattn.inference.study.robustness_arms import Arm
 
-FORMAT = 1  # of study.json and of what is kept of each arm
-SHORTEST = 8  # length with room for the typos
-MOST_HELDOUT = 256  # sequences under stress
-WORTH_A_PROJECTION = 500  # steps
-PROBES = (50, 50, 200)  # steps that a projection is made from; the first compiles
-# Of the small LanguageModel that is sampled.
+FORMAT = 1  # of study.json and of each arm's file
+SHORTEST = 8  # least length of a sequence, which leaves room for the typos
+MOST_HELDOUT = 256  # held-out sequences that are put under stress
+WORTH_A_PROJECTION = 500  # least number of steps for which the cost of training is projected
+PROBES = (50, 50, 200)  # steps of the trainings that are timed for that; the first compiles
+# Sizes of the small LanguageModel that is sampled, and of its run.
 LOOK = {"length": 12, "train_size": 150, "dim": 2, "num_warmup": 100, "num_samples": 100}
 QUICK_LOOK = {"length": 8, "train_size": 50, "dim": 2, "num_warmup": 50, "num_samples": 50}
 QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}
@@ -32,8 +34,15 @@ QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What all arms share. Args: settings, of the TransformerLM; the rest as the command's options;
-    corpus, read."""
+    """What all arms share.
+
+    Args:
+        folder: of the study.
+        corpus: the corpus that was read.
+        settings: fields of the TransformerLM.
+        training: number of steps and batch size.
+        seeds: of each arm.
+    """
 
     folder: Path
     corpus: Any
@@ -42,6 +51,7 @@ class Plan:
     seeds: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """What must be the same for a study to be resumed, as a JSON object."""
         import jax
 
         about = {
@@ -60,6 +70,7 @@ class Plan:
         )
 
     def model(self, arm: "Arm") -> Any:
+        """The model of an arm."""
         from probattn.models import TransformerLM
 
         return TransformerLM(
@@ -67,6 +78,7 @@ class Plan:
         )
 
     def file(self, arm: "Arm") -> Path:
+        """The path of the file with an arm's result."""
         return self.folder / "arms" / f"{arm.name}.json"
 
 
@@ -78,8 +90,8 @@ def robustness(
         Path,
         typer.Option(
             help=(
-                "Folder of the study: arms/*.json, report.html, report.json. One that was killed "
-                "goes on."
+                "Folder of the study: arms/*.json, report.html, report.json. A study that was "
+                "killed is resumed."
             )
         ),
     ],
@@ -89,24 +101,24 @@ def robustness(
     length: Annotated[int, typer.Option(help="Characters in a sequence.")] = 64,
     num_steps: Annotated[int, typer.Option(help="Steps of training.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Sequences in a minibatch.")] = 32,
-    num_seeds: Annotated[int, typer.Option(help="Seeds of each arm, trained side by side.")] = 5,
+    num_seeds: Annotated[int, typer.Option(help="Seeds of each arm, trained vectorised.")] = 5,
     seed: SeedOption = 0,
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
             help=(
-                "A few arms of a tiny model, with width, length, steps and seeds of its own: some "
-                "3 minutes on 2 cores."
+                "A few arms of a tiny model, with its own width, length, steps and seeds: some 3 "
+                "minutes on 2 cores."
             ),
         ),
     ] = False,
 ) -> None:
-    """Does the barrier buy robustness? Train transformers with it and without, and put them under
-    stress.
+    """Train transformers with and without the barrier, and measure their loss under stress.
 
-    Each arm, a way to train, is kept when it is done; a study that was killed goes on with the same
-    command.
+    The study shows whether the barrier makes them robust. It has several arms; an arm is one way to
+    train, with all its seeds. The result of each arm is kept, and the same command resumes a study
+    that was killed.
 
     Example: `probattn study robustness corpus.txt --out runs/robustness --quick`
     """
@@ -124,10 +136,11 @@ def robustness(
         whole_number(name, value, {"length": SHORTEST, "seed": 0}.get(name, 1))
     chosen |= QUICK if quick else {}
     plan = _plan(corpus, out, chosen, seed)
-    from probattn.inference.study.robustness_arms import arms  # the help loads no JAX
+    # Imported only here, so that --help loads no JAX.
+    from probattn.inference.study.robustness_arms import arms
 
     planned = arms(quick)
-    plan.model(planned[0])  # refuses settings before anything is written
+    plan.model(planned[0])  # refuses wrong settings before anything is written
     open_study(out, plan.to_json(), "study of robustness")
     (out / "arms").mkdir(exist_ok=True)
     with told_how_to_go_on(lambda: SAME_COMMAND):
@@ -157,7 +170,7 @@ def _plan(source: str, out: Path, chosen: dict[str, Any], seed: int) -> Plan:
 
 
 def carry_out(plan: Plan, planned: "list[Arm]") -> None:
-    """Train and stress every arm that is not there yet; what it will cost is said first."""
+    """Train every arm without a result and put it under stress; print the projected cost first."""
     import jax
 
     from probattn.inference.data.array_file import write_json
@@ -166,13 +179,12 @@ def carry_out(plan: Plan, planned: "list[Arm]") -> None:
     sequences = plan.training["num_steps"] * plan.training["batch_size"] * len(plan.seeds)
     console.print(
         f"{len(planned)} arms of {len(plan.seeds)} seeds, {len(planned) - len(missing)} done; "
-        f"each trains on {sequences:,} "
-        f"sequences of {plan.corpus.length}"
+        f"each trains on {sequences:,} sequences of {plan.corpus.length} characters"
     )
     costs = _costs(plan, missing)
     if costs:
         console.print(
-            f"training will take some {sum(costs.values()) / 60:.0f} min, looked up by a few "
+            f"training will take some {sum(costs.values()) / 60:.0f} min, projected from a few "
             "steps of each kind of arm"
         )
     for number, arm in enumerate(missing):
@@ -184,26 +196,30 @@ def carry_out(plan: Plan, planned: "list[Arm]") -> None:
             else ""
         )
         console.print(f"{arm.name}: {time.perf_counter() - started:.0f} s{left}", markup=False)
-        # else programs of many arms pile up; what they share is read from the folder of compiled
-        # ones
+        # Otherwise compiled programs of all arms pile up in memory. Those that arms share are read
+        # back from the compilation cache on disk.
         jax.clear_caches()
 
 
 def _costs(plan: Plan, missing: "list[Arm]") -> dict[str, float]:
-    """Projected seconds of training of each arm, from a few steps of one of each kind; none where
-    that would not be worth it."""
+    """Projected seconds of training by name of arm, from a few steps of one arm of each kind.
+
+    The kind of an arm is the placement of its barrier. The result is empty where training takes too
+    few steps for a projection to be worth its time."""
     if plan.training["num_steps"] < WORTH_A_PROJECTION:
         return {}
     seconds: dict[Any, float] = {}
     for arm in missing:
         if (kind := arm.settings.get("placement")) not in seconds:
             first, few, more = (_seconds(plan, arm, steps) for steps in PROBES)
+            # `first` includes compilation; `few` is as many steps without it.
             each = max(0.0, more - few) / (PROBES[-1] - PROBES[-2])
             seconds[kind] = first + each * (plan.training["num_steps"] - PROBES[-2])
     return {arm.name: seconds[arm.settings.get("placement")] for arm in missing}
 
 
 def _seconds(plan: Plan, arm: "Arm", num_steps: int) -> float:
+    """Wall time of training an arm for a number of steps."""
     from probattn.inference.fitting.training import train
 
     started = time.perf_counter()
@@ -217,7 +233,7 @@ def _seconds(plan: Plan, arm: "Arm", num_steps: int) -> float:
 
 
 def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
-    """Stress of each seed of an arm, or why it could not be trained."""
+    """The losses of each seed of an arm under stress, or why it could not be trained, as JSON."""
     from probattn.inference.fitting.training import each_seed, train
     from probattn.inference.study.under_stress import stress
 
@@ -246,7 +262,7 @@ def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
 
 
 def _once(file: Path, make: Callable[[], Any]) -> None:
-    """What `make` returns, kept: a study that goes on finds it there."""
+    """Write what `make` returns to `file` as JSON, unless a killed study has written it already."""
     from probattn.inference.data.array_file import write_json
 
     if not file.exists():
@@ -256,7 +272,7 @@ def _once(file: Path, make: Callable[[], Any]) -> None:
 
 
 def _course(plan: Plan, plain: "Arm") -> list[dict[str, Any]]:
-    """Margins of the plain model as its training goes on."""
+    """Margins of the plain model after increasing numbers of training steps."""
     from probattn.inference.study.course import margins_in_training
 
     heldout = plan.corpus.heldout[:MOST_HELDOUT]
@@ -266,7 +282,9 @@ def _course(plan: Plan, plain: "Arm") -> list[dict[str, Any]]:
 
 
 def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
-    """Whether a posterior withstands what a MAP does not, on short pieces of the same text."""
+    """Losses of MAPs, an ensemble and a posterior of a small LanguageModel under disturbance.
+
+    The data are short pieces of the same text. Returns a JSON object."""
     import numpy as np
 
     from probattn.inference import load_corpus
@@ -289,7 +307,7 @@ def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
 
 
 def report(plan: Plan, planned: "list[Arm]", source: str, quick: bool) -> None:
-    """Write the report of the arms that are there, and print the claims."""
+    """Write the report of the arms with a result, and print the claims."""
     from probattn.inference.study.robustness_page import save_robustness
 
     done = [_read(plan.file(arm)) for arm in planned if plan.file(arm).exists()]
@@ -337,5 +355,5 @@ def _read(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{file}: is damaged ({error}); remove it, and it is made again"
+            f"{file}: is damaged ({error}); remove it, and the same command makes it again"
         ) from error
