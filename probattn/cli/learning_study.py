@@ -1,5 +1,4 @@
-"""The command `learning-curve`: MAP and posterior at growing training sizes, as a study that may be
-killed and go on."""
+"""The command `learning-curve`: MAP and posterior at growing training sizes, resumable."""
 
 import dataclasses
 import shutil
@@ -30,11 +29,13 @@ class Study:
     """What all runs of a study share.
 
     Args:
-        folder: of the runs, of study.json and of curve.zip.
-        source: the corpus as the command line names it; data, the options it is read with.
-        corpus: with all of its training sequences.
-        model_options: those of `build_model`; model, what it builds.
-        settings: of each method.
+        folder: holds the run directories, study.json and curve.zip.
+        source: the corpus as the command line names it.
+        data: the options that it is read with, apart from the training size.
+        corpus: the corpus with all its training sequences.
+        model_options: arguments of `build_model`.
+        model: the model built with them.
+        settings: arguments of the fit, by method.
         seed: of every random number.
     """
 
@@ -48,8 +49,9 @@ class Study:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """What must be the same for a study to go on. Sizes are not part of it: others may be
-        added."""
+        """What must be the same for a study to be resumed, as a JSON object.
+
+        Sizes are not part of it, since a study may be given other sizes."""
         import jax
 
         fields = {f"model {name}": value for name, value in dataclasses.asdict(self.model).items()}
@@ -69,7 +71,7 @@ class Study:
         }
 
     def run(self, method: Method, size: int) -> Path:
-        """The run directory of a fit."""
+        """The path of the run directory of a fit."""
         return self.folder / f"{method}-{size}"
 
 
@@ -79,8 +81,8 @@ def learning_curve(
         Path,
         typer.Option(
             help=(
-                "Folder of the study: a run directory for each fit, and curve.zip. One that was "
-                "killed goes on."
+                "Folder of the study: a run directory for each fit, and curve.zip. A study that "
+                "was killed is resumed."
             )
         ),
     ],
@@ -107,7 +109,8 @@ def learning_curve(
         int | None,
         typer.Option(
             help=(
-                "Longest sequence with its end token; default: 10 for cmudict, what the file needs."
+                "Longest sequence with its end token; default: 10 for cmudict, else what the file "
+                "needs."
             )
         ),
     ] = None,
@@ -115,7 +118,8 @@ def learning_curve(
         bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
     ] = False,
     num_steps: Annotated[
-        int | None, typer.Option(help="MAP: most optimiser steps, default 4000; it stops at rest.")
+        int | None,
+        typer.Option(help="MAP: most optimiser steps, default 4000; fewer once at rest."),
     ] = None,
     num_warmup: Annotated[int, typer.Option(help="Posterior: warmup iterations, per chain.")] = 150,
     num_samples: Annotated[int, typer.Option(help="Posterior: draws, per chain.")] = 150,
@@ -125,12 +129,11 @@ def learning_curve(
     ] = 6,
     seed: SeedOption = 0,
 ) -> None:
-    """Where does the posterior matter? Fit by MAP and by posterior at growing training sizes, with
-    one held-out set.
+    """Fit by MAP and by posterior at growing training sizes, with one held-out set.
 
-    The chains are short by default, so that five sizes take hours and not days; what has not
-    converged is said at the end. A study that was killed goes on with the same command, and so do
-    sizes that are added.
+    The study shows at which sizes the posterior is worth its cost. The chains are short by default,
+    so that five sizes take hours and not days; fits that have not converged are named at the end.
+    The same command resumes a study that was killed, also with sizes added.
 
     Example: `probattn learning-curve cmudict --out runs/curve`
     """
@@ -169,8 +172,9 @@ def learning_curve(
 
 
 def parse_sizes(text: str) -> list[int]:
-    """Training sizes from "30,100,300". Raises: InputError unless they are ascending whole numbers
-    of at least 1."""
+    """Training sizes from text such as "30,100,300".
+
+    Raises: InputError unless they are ascending integers of at least 1."""
     try:
         found = [int(word) for word in text.split(",")]
     except ValueError:
@@ -183,7 +187,9 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def carry_out(study: Study, sizes: Sequence[int]) -> Any:
-    """Fit what is not fitted yet, and write the curve of the sizes so far after each of them."""
+    """Fit all sizes that are not fitted yet, writing the curve so far after each; return the curve.
+
+    Args: sizes, numbers of training sequences, ascending."""
     from probattn.inference import save_curve
     from probattn.inference.evaluation.curve import join
     from probattn.inference.evaluation.learning_study import learning_curve as curve_of
@@ -195,22 +201,22 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
             found = finished(study, method, size)
             fresh |= found is None
             fits[method.value] = fit_anyway(study, method, size) if found is None else found
-            said = (
-                f"{fits[method.value].seconds:.0f} "
-                f"s{', finished already' if found is not None else ''}"
+            earlier = "" if found is None else ", finished already"
+            console.print(
+                f"{method.value} of {size:,} sequences: {fits[method.value].seconds:.0f} s{earlier}"
             )
-            console.print(f"{method.value} of {size:,} sequences: {said}")
         points.append(curve_of({name: [fit] for name, fit in fits.items()}, study.corpus.heldout))
-        if (
-            fresh or size == sizes[-1] or not file.exists()
-        ):  # else the one there is of as many sizes, or of more
+        # Without a new fit, an existing file may have more sizes than the curve so far: it is
+        # replaced at the last size only.
+        if fresh or size == sizes[-1] or not file.exists():
             save_curve(file, join(points))
     return join(points)
 
 
 def finished(study: Study, method: Method, size: int) -> Any:
-    """The fit of a size if it is done, else None. Raises: InputError for a run that is not of this
-    study."""
+    """The fit of a size if it is finished, else None.
+
+    Raises: InputError for a run directory with another model or other data than the study."""
     from probattn.inference.fitting.run_directory import load_run, load_setting
 
     run = study.run(method, size)
@@ -228,11 +234,12 @@ def finished(study: Study, method: Method, size: int) -> Any:
 
 
 def fit_anyway(study: Study, method: Method, size: int) -> Any:
-    """Fit a size; a posterior that has all its draws and failed, such as by a chain that never
-    moved, is kept.
+    """Fit a size, keeping a posterior that failed after its last draw, such as by a stuck chain.
 
-    Its verdict says that it has not converged. The same seed would fail again, and the other sizes
-    would not be reached."""
+    Its verdict says that it has not converged. Raising the error would stop the study for good at
+    this size, since the same seed would fail again.
+
+    Raises: FitError if the fit failed before it had all its draws."""
     try:
         return fit_one(study, method, size)
     except FitError as error:
@@ -240,22 +247,21 @@ def fit_anyway(study: Study, method: Method, size: int) -> Any:
         if found is None:
             raise
         warnings.warn(
-            f"{error}; the study goes on, and says that this has not converged", stacklevel=2
+            f"{error}; the study goes on, and reports this fit as not converged", stacklevel=2
         )
         return found
 
 
 def fit_one(study: Study, method: Method, size: int) -> Any:
-    """Fit a size, or go on with its posterior where it was killed."""
+    """Fit a size, or resume its posterior if that was killed."""
     run = study.run(method, size)
     if run.exists() and _begun(run):
-        console.print(f"going on with the {method.value} of {size:,} sequences ...")
+        console.print(f"resuming the {method.value} of {size:,} sequences ...")
         return resume_run(run, None)
     console.print(f"fitting {size:,} sequences by {method.value} ...")
     if method is Method.posterior and (run / "config.json").is_file():
-        shutil.rmtree(
-            run, ignore_errors=True
-        )  # killed before its first chunk: there is nothing to go on from
+        # The run was killed before its first chunk: there is nothing to resume.
+        shutil.rmtree(run, ignore_errors=True)
     return fit_and_save(
         study.source,
         method,
@@ -268,7 +274,7 @@ def fit_one(study: Study, method: Method, size: int) -> Any:
 
 
 def show(curve: Any) -> None:
-    """Losses as a table, and the verdicts."""
+    """Print the losses of a learning curve as a table, and its verdicts."""
     table = Table(
         "training sequences",
         *curve.methods,
@@ -290,12 +296,12 @@ def _cell(loss: float, error: float, trusted: bool) -> str:
 
 
 def _prefix(corpus: Any, size: int) -> Any:
-    """The corpus as the run of a size has it."""
+    """The corpus with the training sequences of one size."""
     return dataclasses.replace(corpus, train=corpus.train[:size])
 
 
 def _begun(run: Path) -> bool:
-    """Whether a run directory holds a fit, or at least a chunk of one."""
+    """Whether a run directory holds a fit or at least one chunk of a posterior."""
     return (run / "fit.zip").exists() or num_chunks(run) > 0
 
 

@@ -1,4 +1,4 @@
-"""What the commands do with runs: fit into run directories, resume, load and compare them."""
+"""What the commands do with run directories: fit into them, resume and compare them."""
 
 import dataclasses
 import shutil
@@ -12,8 +12,8 @@ from probattn.cli.models import ModelName, build_model
 from probattn.cli.printing import told_how_to_go_on
 from probattn.errors import InputError
 
-TRAIN_SIZE = 300
-REFERENCE_SIZE = 50_000
+TRAIN_SIZE = 300  # training sequences where the command line does not say how many
+REFERENCE_SIZE = 50_000  # training sequences of the bigram baseline with more data
 
 
 class Method(StrEnum):
@@ -38,8 +38,9 @@ class CalibratedMethod(StrEnum):
 
 
 def wake_devices(num_chains: int, devices: int | None = None) -> None:
-    """Host devices: as many as asked for, else one a chain as far as there are cores; before JAX's
-    backend first wakes."""
+    """Set the number of host devices, which must be done before JAX initialises its backend.
+
+    Args: devices, their number; None is one for each chain, and at most one for each core."""
     from probattn.inference.devices.device_placement import wake_host_devices
 
     wake_host_devices(num_chains, devices)
@@ -56,10 +57,19 @@ def fit_and_save(
     settings: dict[str, Any],
     seed: int,
 ) -> Any:
-    """Fit a model to a corpus and write a run directory; a posterior is sampled into it, and can be
-    resumed.
+    """Fit a model to a corpus, write a run directory, and return the fit.
 
-    Of several processes the first alone reads and writes files.
+    A posterior is sampled into the directory, so that it can be resumed. Of several processes, the
+    first alone reads and writes files.
+
+    Args:
+        source: the corpus, as the command line names it.
+        method: of the fit.
+        out: path of the run directory, which must not exist yet.
+        model_name: with `model_options`, the arguments of `build_model`.
+        data: options of `load_corpus`; "train_size" may be None for TRAIN_SIZE sequences.
+        settings: arguments of the fit, as from `method_settings`.
+        seed: of the fit's random key.
     """
     import jax
 
@@ -87,20 +97,20 @@ def fit_and_save(
         with told_how_to_go_on(lambda: _resumption(out)):
             return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
     except BaseException:
-        if is_first() and not num_chunks(out):  # nothing to resume
+        if is_first() and not num_chunks(out):  # nothing that could be resumed
             shutil.rmtree(out, ignore_errors=True)
         raise
 
 
 def _corpus_for(out: Path, source: str, data: dict[str, Any]) -> Any:
-    """The corpus of a run that is still to be made. Raises: InputError if something is there
-    already."""
+    """Load the corpus for a new run directory. Raises: InputError if `out` exists already."""
     from probattn.inference import load_corpus
     from probattn.inference.fitting.run_directory import refuse_existing
 
     if (out / "store").exists():
         raise InputError(
-            f"{out}: exists already; go on with `probattn resume {out}`, or choose another --out"
+            f"{out}: exists already; resume it with `probattn resume {out}`, or choose another "
+            "--out"
         )
     refuse_existing(out)
     corpus = load_corpus(source, **data)
@@ -112,8 +122,9 @@ def _corpus_for(out: Path, source: str, data: dict[str, Any]) -> Any:
 
 
 def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a method has; one that it does not have is refused, one that is None is
-    left at its default."""
+    """The arguments of a method's fit, from options; those that are None keep their defaults.
+
+    Raises: InputError for an option that the method does not have."""
     chains = {"num_chains": "num_chains", "num_warmup": "num_warmup", "num_samples": "num_samples"}
     of_map = {"num_steps": "num_steps", "num_starts": "num_starts", "batch_size": "batch_size"}
     own = {
@@ -151,7 +162,9 @@ def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def resume_run(run: Path, num_samples: int | None) -> Any:
-    """Go on with a posterior run; returns the fit."""
+    """Resume a posterior run and return the fit.
+
+    Args: num_samples, a new total of draws per chain; None keeps that of the run."""
     from probattn.inference import Corpus, resume_posterior
     from probattn.inference.devices.multihost import is_first, on_first
     from probattn.inference.fitting.run_directory import model_of
@@ -163,36 +176,39 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
         fitted = resume_posterior(model, corpus.train, store=run / "store", num_samples=num_samples)
     if is_first() and num_chunks(run) == before:
         print(
-            f"{run} has all of its draws already: nothing was left to do (--num-samples asks "
-            "for more)"
+            f"{run} has all its draws already: nothing was left to do (--num-samples asks for more)"
         )
     return fitted
 
 
 def _to_resume(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model (its fields and the name of its class) and corpus (its fields) of a posterior run.
-    Raises: InputError if it is none."""
+    """The model and the corpus of a posterior run, as dictionaries of their fields.
+
+    The model's dictionary has the name of its class as well. They are sent to other processes.
+
+    Raises: InputError if `run` is no posterior run."""
     from probattn.inference.fitting.run_directory import load_setting
 
     _, corpus, config = load_setting(run)
     if config["method"] != "posterior" or not (run / "store").exists():
         raise InputError(
-            f"{run}: is a fit by {config['method']}, written when it was done; there is "
-            "nothing to resume"
+            f"{run}: is a fit by {config['method']}, which is written only when it is finished; "
+            "there is nothing to resume"
         )
     return config["model"], vars(corpus)
 
 
 def _resumption(run: Path) -> str | None:
-    """How a posterior run that was stopped goes on; None if none of it is kept, and in all
-    processes but the first."""
+    """How to resume a posterior run that was stopped, as text.
+
+    None if no chunk of it is stored, and in all processes but the first."""
     from probattn.inference.devices.multihost import is_first
 
-    return f"go on with `probattn resume {run}`" if is_first() and num_chunks(run) else None
+    return f"resume it with `probattn resume {run}`" if is_first() and num_chunks(run) else None
 
 
 def num_chunks(run: Path) -> int:
-    """How many chunks a posterior run has so far, whole or not; 0 if it is none."""
+    """The number of chunk files of a posterior run, whole or damaged; 0 for other runs."""
     return len(list((run / "store" / "chunks").glob("*.zip")))
 
 
@@ -204,7 +220,19 @@ def compare_runs(
     elsewhere: Sequence[Path] = (),
     learning_curve: Path | None = None,
 ) -> Any:
-    """The comparison of run directories on their held-out sequences."""
+    """Compare the fits of run directories on their held-out sequences.
+
+    Args:
+        runs: paths of run directories with the same corpus.
+        about: facts for the report, by name; corpus, seeds and commands are added.
+        num_particles: of the particle filter, for emission models; None keeps the models' own.
+        mix_densities: whether fits of different densities may be compared.
+        elsewhere: paths of texts whose sequences are to be told from the held-out ones.
+        learning_curve: folder of a learning-curve study to include.
+
+    Raises: InputError for a run that is given twice, runs of different data, or `num_particles`
+        without an emission model.
+    """
     from probattn.inference import compare, load_corpus, load_curve, load_run
     from probattn.inference.data.corpus import load_elsewhere
 
@@ -221,6 +249,8 @@ def compare_runs(
                 f"{name} holds other data than {first}; compare fits of one corpus, length and "
                 "train size"
             )
+    # For cmudict more training sequences are at hand, which give one more baseline; they fit the
+    # run if this installation reads the same symbols and held-out sequences.
     reference = None
     if corpus.name == "cmudict":
         larger = load_corpus("cmudict", length=corpus.length)
@@ -265,5 +295,5 @@ def compare_runs(
 
 
 def command() -> str:
-    """The command line as it was given."""
+    """The command line that started this process."""
     return " ".join(["probattn", *sys.argv[1:]])

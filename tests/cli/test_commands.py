@@ -216,7 +216,7 @@ def test_resume_goes_on_and_refuses_what_cannot(folder, tmp_path, capsys):
     assert (
         call("fit", folder / "words.txt", "--method", "posterior", "--out", tmp_path / "run") == 2
     )
-    assert "go on with `probattn resume" in capsys.readouterr().err
+    assert "resume it with `probattn resume" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
@@ -226,7 +226,7 @@ def test_an_interrupted_run_says_how_to_go_on(folder, tmp_path, capsys, monkeypa
     shutil.copytree(folder / "posterior", tmp_path / "run")
     monkeypatch.setattr("probattn.inference.resume_posterior", interrupted)
     assert call("resume", tmp_path / "run") != 0
-    assert f"go on with `probattn resume {tmp_path / 'run'}`" in capsys.readouterr().err
+    assert f"resume it with `probattn resume {tmp_path / 'run'}`" in capsys.readouterr().err
 
 
 def test_calibrate_draws_ranks(tmp_path, capsys):

@@ -138,8 +138,8 @@ def cut(study, chunks):
 
 
 KILLED = {
-    "in sampling": (lambda study: cut(study, 3), "going on with the posterior of 10 sequences"),
-    "in warmup": (lambda study: cut(study, 1), "going on with the posterior of 10 sequences"),
+    "in sampling": (lambda study: cut(study, 3), "resuming the posterior of 10 sequences"),
+    "in warmup": (lambda study: cut(study, 1), "resuming the posterior of 10 sequences"),
     "before the first chunk": (lambda study: cut(study, 0), "fitting 10 sequences by posterior"),
     "before the store": (
         lambda study: shutil.rmtree(study / "posterior-10" / "store"),

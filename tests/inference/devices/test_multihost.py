@@ -160,7 +160,7 @@ def test_the_command_line_fits_and_resumes_in_two_processes(tmp_path):
     assert "8 draws a chain" in first[0]
     again = start(fit, 2, 2, **cache)  # what the first process finds ends both
     assert [code for _, _, code in again] == [2, 2], again
-    assert "exists already; go on with `probattn resume" in again[1][1]
+    assert "exists already; resume it with `probattn resume" in again[1][1]
 
 
 def test_alone_a_process_is_the_first():
