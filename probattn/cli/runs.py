@@ -227,7 +227,7 @@ def compare_runs(
         about: facts for the report, by name; corpus, seeds and commands are added.
         num_particles: of the particle filter, for emission models; None keeps the models' own.
         mix_densities: whether fits of different densities may be compared.
-        elsewhere: paths of texts whose sequences are to be told from the held-out ones.
+        elsewhere: paths of texts whose sequences the fits are to detect beside held-out ones.
         learning_curve: folder of a learning-curve study to include.
 
     Raises: InputError for a run that is given twice, runs of different data, or `num_particles`
