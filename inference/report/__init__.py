@@ -1,1 +1,1 @@
-"""What people look at: figures, tables and pages made of the numbers of `evaluation`."""
+"""Figures, tables and pages that show the numbers of `evaluation`."""

@@ -1,4 +1,4 @@
-"""What to look for in each figure of the page, and what it shows in words."""
+"""Captions of the page's figures, and alternative texts for readers who cannot see them."""
 
 from typing import Any
 
@@ -18,72 +18,72 @@ SECTIONS = {
 CAPTIONS = {
     "scores": (
         "Held-out loss of each predictor, with two standard errors. Look at whether the fits beat "
-        "the bigram that saw the same sequences. The bars of two predictors may overlap and still "
-        "differ for sure: the paired difference in the table is the test."
+        "the bigram of the same training sequences. The bars of two predictors may overlap though "
+        "their difference is not noise: the paired difference in the table decides."
     ),
     "learning_curve": (
-        "Held-out loss against the number of training sequences, one training set of each size. "
-        "Look at where the lines part. Hollow markers are fits that have not converged: there it "
-        "is these fits that are compared."
+        "Held-out loss against the number of training sequences, with one training set of each "
+        "size. Look at where the lines part. Hollow markers are fits that have not converged or "
+        "are unfinished: there the figure compares these fits, not the methods."
     ),
     "mode_against_draws": (
-        "Each point is one value of the parameters: how probable it is, together with the "
-        "training data, and how well it predicts held-out sequences. A mode is where the density "
-        "is highest, not where the mass is: look at how far it lies to the right of a posterior's "
-        "draws. A dashed line is all draws of a fit together, a mixture: look at whether it is "
-        "above them."
+        "Each point is one set of parameters: its joint density with the training data, and how "
+        "well it predicts held-out sequences. A mode is where the density is highest, not where "
+        "the mass is: look at how far the mode lies to the right of a posterior's draws. A dashed "
+        "line is the mixture of all draws of one fit: look at whether it is above the draws."
     ),
     "calibration": (
-        "How often the likeliest next token was right, against the probability it was given. The "
-        "bands are where the points of a calibrated predictor would lie in 95 of 100 cases. Below "
-        "the diagonal a predictor is overconfident."
+        "How often the likeliest next token occurred, against the probability that it was given. "
+        "The bands are where the points of a calibrated predictor would lie in 95 of 100 cases. "
+        "Below the diagonal a predictor is overconfident."
     ),
     "uncertainty": (
-        "Uncertainty of the next token: solid what is in the data, hatched what the draws "
-        "disagree about (their mutual information with the token). One draw cannot disagree with "
-        "itself. Bars: two standard errors of the sum."
+        "Uncertainty of the next token: the solid part is in the data, the hatched part is what "
+        "the draws disagree about (their mutual information with the token). One draw cannot "
+        "disagree with itself. Bars: two standard errors of the sum."
     ),
     "detection": (
-        "Held-out sequences against others. The nearer a curve to the upper left corner, the "
-        "better the score tells them apart; the diagonal is chance. Look at whether uncertainty "
-        "sees what surprise (minus the log probability) sees."
+        "How well each score tells sequences of another kind from held-out ones. The nearer a "
+        "curve is to the upper left corner, the better; the diagonal is chance. Look at whether "
+        "uncertainty detects what surprise (minus the log probability) detects."
     ),
     "noise": (
-        "Held-out loss with Gaussian noise on the embeddings, in units of their own root mean "
-        "square, so that larger embeddings are no protection. Each draw of a fit meets noise of "
-        "its own, and averaging over noises helps anyone. A fit with fewer than 100 draws has a "
-        "dotted line: averaged over as many noises. Compare these, and not the solid lines."
+        "Held-out loss with Gaussian noise on the embeddings, in units of their root mean square, "
+        "so that larger embeddings are no protection. Each draw of a fit gets its own noise, and "
+        "averaging over noises lowers the loss of any fit. A fit with fewer than 100 draws "
+        "therefore has a dotted line as well, the loss of its probabilities averaged over at "
+        "least 100 noises. Compare its dotted line, not its solid one, with other fits."
     ),
     "typos": (
-        "Loss of the tokens that are still the writer's own, in sequences with typos; the same "
-        "sequences at each number, but not the same tokens. So compare lines with each other at "
-        "one number of typos, and not along a line. Bars: two standard errors."
+        "Loss of the tokens that are still the writer's own, in sequences with typos. The "
+        "sequences are the same at each number of typos, but these tokens are not: compare lines "
+        "at one number of typos, not along a line. Bars: two standard errors."
     ),
     "margins": (
-        "Stability margins along held-out sequences: median, and where half (thick) and nine "
-        "tenths (thin) of them lie. Near 0 attention is ill-conditioned. Look at whether the MAP "
-        "comes nearer to the boundary than the posterior does."
+        "Stability margins along held-out sequences: the median, and the intervals in which half "
+        "(thick) and nine tenths (thin) of them lie. Near 0 attention is ill-conditioned. Look at "
+        "whether the MAP comes nearer to the boundary than the posterior does."
     ),
     "support_tokens": (
-        "The support token is the position with the smallest margin. The MAP names one "
-        "(triangle); the posterior gives each position a probability (bars). Look at where they "
-        "disagree, and where no position is sure."
+        "The support token is the position with the smallest margin. The MAP has one (triangle); "
+        "under the posterior each position has a probability of being it (bars). Look at where "
+        "the two disagree, and where no position is certain."
     ),
     "spectrum": (
-        "Singular values of the interaction matrix, blind to how queries and keys are mixed. Look "
-        "at whether the MAP's attention is sharper (a larger first value) than what the posterior "
-        "believes."
+        "Singular values of the interaction matrix, which are the same however queries and keys "
+        "are mixed. Look at whether attention is sharper (a larger first value) under the MAP "
+        "than under the posterior."
     ),
     "traces": (
         "Held-out log probability of single draws, chain by chain. Chains that have converged "
-        "overlap and show no trend. The posterior as a whole, a mixture of the draws, is better "
-        "than most of its draws."
+        "overlap and show no trend. The posterior as a whole, the mixture of its draws, predicts "
+        "better than most of its draws."
     ),
 }
 
 
 def alternative(comparison: Comparison, name: str) -> str:
-    """What a figure shows, with its main numbers, for readers who do not see it."""
+    """The alternative text of a figure: what it shows, with its main numbers."""
     if name == "scores":
         losses = {score.name: score.loss for score in comparison.scores}
         return f"Held-out loss in nats per token: {_list(losses)}."
@@ -92,9 +92,7 @@ def alternative(comparison: Comparison, name: str) -> str:
         last = {fit: comparison.curve.losses(fit)[0][-1] for fit in comparison.curve.methods}
         return f"Held-out loss at {sizes} training sequences; at the last of them {_list(last)}."
     if name == "mode_against_draws":
-        joint = {
-            fit: np.median(one.log_joint) for fit, one in comparison.draw_scores.items()
-        }
+        joint = {fit: np.median(one.log_joint) for fit, one in comparison.draw_scores.items()}
         return f"Scatter of draws; median log joint density in nats: {_list(joint, 0)}."
     if name == "calibration":
         errors = {fit: one.calibration_error for fit, one in comparison.reliability.items()}
@@ -124,7 +122,7 @@ def alternative(comparison: Comparison, name: str) -> str:
             for kind in kinds
             for fit, one in comparison.robustness[kind].items()
         }
-        return f"Loss of the other tokens against the number of typos; at the most: {_list(worst)}."
+        return f"Loss of unchanged tokens against the number of typos; at the most: {_list(worst)}."
     if name == "margins":
         medians = {fit: np.nanmedian(m[..., ALWAYS_ONE:]) for fit, m in comparison.margins.items()}
         return f"Stability margins at each position; medians over all: {_list(medians, 2)}."
@@ -137,7 +135,7 @@ def alternative(comparison: Comparison, name: str) -> str:
     if name == "spectrum":
         first = {fit: np.median(values[..., 0]) for fit, values in comparison.spectra.items()}
         return f"Singular values of the interaction; median of the largest: {_list(first, 2)}."
-    return "Held-out log probability of each draw, one line a chain."
+    return "Held-out log probability of each draw, one line for each chain."
 
 
 def _list(values: dict[str, Any], digits: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Fits of one density on held-out sequences: what does the posterior buy over the MAP?"""
+"""The comparison of several fits on the same held-out sequences."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -54,9 +54,9 @@ from probattn.inference.fitting.fit import Fit
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.summary_table import reference_of
 
-MARGIN_SEQUENCES = 200  # held-out sequences whose margins are looked at
-EXAMPLES = 6
-# Where next-token laws are estimates, each sequence is a particle filter for each draw.
+MARGIN_SEQUENCES = 200  # held-out sequences whose margins are computed
+EXAMPLES = 6  # margins of single sequences that are shown, at most, over all laws together
+# Where the likelihood is estimated, each draw costs a particle filter for each sequence.
 FILTERED_SEQUENCES = 100
 FILTERED_MARGIN_SEQUENCES = 50
 
@@ -72,31 +72,32 @@ def compare(
     mix_densities: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Compare fits and n-gram baselines on held-out sequences, and the geometry of their attention.
+    """Compare fits with each other and with n-gram baselines on held-out sequences.
 
-    Every predictor gives one log probability per sequence; a posterior gives that of the mixture
-    over its draws (theory, section 8). Standard errors are across sequences, and of paired
-    differences for differences.
+    Every predictor gives one log probability per sequence; a fit with several draws gives that of
+    their mixture (theory, section 8). Standard errors are across sequences; the error of a
+    difference is that of the paired differences.
 
     Args:
-        fits: by name; all of one density (model, its fields, training tokens), since a MAP and a
-            posterior are comparable only so. Where log probabilities are estimated by particles, a
-            posterior is scored by 32 of its draws, evenly spaced, with a quarter of the model's
-            particles each.
-        heldout_tokens: shape (num_sequences, length).
-        symbols: text of each token; its id by default.
+        fits: by name, all of one density: the same model, fields and training tokens. Otherwise a
+            MAP and a posterior are not comparable. Where particles estimate the likelihood, a
+            posterior is scored by about 32 of its draws, evenly spaced, with a quarter of the
+            model's particles each.
+        heldout_tokens: shape (num_sequences, length), at least two sequences.
+        symbols: the symbol of each token; its id by default.
         reference_tokens: a larger training set for one more bigram baseline, to show what more data
             is worth.
-        elsewhere: sequences of another corpus by its name, shape (n, length), for the fits to
-            detect, beside held-out ones that are shuffled and reversed.
-        learning_curve: of the same held-out sequences, to show.
-        mix_densities: let fits of several densities stand side by side, as laws of the same tokens;
-            the comparison says so.
-        about: anything to keep with the result, such as how it was made.
+        elsewhere: by name, sequences (n, length) of other corpora. Detection of them is measured
+            as it is for shuffled and reversed held-out sequences.
+        learning_curve: a curve of the same held-out sequences, to show with the comparison.
+        mix_densities: whether fits of different densities may be compared, as laws of the same
+            tokens. The comparison then reports how they differ.
+        about: entries to keep with the result, such as how it was made.
 
     Raises:
-        InputError: no fits, fits to different training tokens or densities, tokens that a model
-            refuses, or a learning curve of other held-out sequences.
+        InputError: no fits, fits of different training tokens, vocabularies or densities, a fit
+            with the name of a baseline, tokens that a model refuses, fewer than two held-out
+            sequences, a wrong number of symbols, or a learning curve of other held-out sequences.
     """
     began = time.perf_counter()
     fits = as_fits(fits)
@@ -188,7 +189,11 @@ def _notes(first: Fit, curve: LearningCurve | None) -> tuple[str, ...]:
 
 
 def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[str, ...]:
-    """In which the densities differ, as words. Raises: InputError where that is not wanted."""
+    """How the densities of the fits differ from that of the first, a phrase for each that does.
+
+    Raises: InputError if any differs and `mix_densities` is False, and for fits of different
+    training sequences or vocabulary sizes.
+    """
     (name_of_first, first), *others = fits.items()
     models = {
         name: require(f"compare: {name}", fit.model, TokenModel) for name, fit in fits.items()
@@ -213,10 +218,8 @@ def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[
     if mixed and not mix_densities:
         raise InputError(
             f"compare: fits of different densities ({'; '.join(mixed)}): a MAP and a posterior "
-            "are comparable only under the "
-            "same one. To see them side by side all the same, as laws of the same tokens, say "
-            "mix_densities=True "
-            "(--mix-densities)"
+            "are comparable only under the same one. To compare them all the same, as laws of the "
+            "same tokens, set mix_densities=True (--mix-densities)"
         )
     return mixed
 
@@ -251,11 +254,14 @@ def _detection(
     elsewhere: Mapping[str, Any],
     left_out: dict[str, str],
 ) -> dict[str, dict[str, tuple[Detection, ...]]]:
-    """Half of the held-out sequences against the other half, changed, and against those from
-    elsewhere."""
+    """Detections by kind of sequence and by fit.
+
+    The first half of the held-out sequences is left as it is. The other sequences are the second
+    half, shuffled or reversed, and those from elsewhere.
+    """
     half = min(len(heldout) // 2, MOST_SEQUENCES)
     if half < 2:
-        left_out["detection"] = "it needs four held-out sequences"
+        left_out["detection"] = "it needs at least four held-out sequences"
         return {}
     ours = {name: one.first(half) for name, one in predictions.items()}
     others = {
@@ -287,7 +293,7 @@ def _robustness(
             found[disturbance] = {
                 name: robustness(fit, heldout, disturbance) for name, fit in fits.items()
             }
-        except InputError as error:  # no sequence has room for typos
+        except InputError as error:  # too few sequences have room for typos
             left_out[f"typos ({disturbance})"] = str(error)
     return found
 
@@ -297,7 +303,7 @@ def _why_no_noise(model: Any, names: Sequence[str]) -> str:
         return (
             f"the embeddings of {', '.join(names)} are latent: noise on them is part of the model"
         )
-    return f"{type(model).__name__} is no PathModel: it does not say what noise on embeddings does"
+    return f"{type(model).__name__} is not a PathModel: it does not define noise on embeddings"
 
 
 def _disagreements(
@@ -306,7 +312,7 @@ def _disagreements(
     tokens: np.ndarray,
     symbols: Sequence[str],
 ) -> tuple[Disagreement, ...]:
-    """Of the reference, if it has one draw, and each fit of the same law that has several."""
+    """Disagreements of the reference, if it is a MAP, with the fits of its law that are not."""
     point = reference_of({name: fit.method for name, fit in fits.items()})
     if fits[point].method != "map":
         return ()
@@ -323,8 +329,11 @@ def _disagreements(
 def _examples(
     fits: Mapping[str, Fit], heldout: np.ndarray, symbols: Sequence[str]
 ) -> tuple[Example, ...]:
-    """The first sequences with a choice of support tokens, for each density, whose positions need
-    not hold the same."""
+    """Margins of the first held-out sequences with a choice of support tokens.
+
+    Fits of different laws are in different examples, since their path positions may hold different
+    things.
+    """
     groups: dict[Any, dict[str, Fit]] = {}
     for name, fit in fits.items():
         groups.setdefault(_law(fit.model), {})[name] = affordable(fit)
@@ -334,7 +343,7 @@ def _examples(
 
 
 def _law(model: Any) -> Any:
-    """What two models share if they are one law of sequences, however they are fitted."""
+    """The law of a model; its coordinates and number of particles are not part of it."""
     return model.law if isinstance(model, ParticleModel) else model
 
 

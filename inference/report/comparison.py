@@ -1,4 +1,4 @@
-"""What a comparison of fits holds."""
+"""The result of a comparison of fits."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,30 +22,32 @@ from probattn.inference.report.summary_table import Answer, answers
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What `compare` found; `save_html`, `save_json`, `figures` and `save_figures` show it.
+    """The result of `compare`: the numbers behind the page, the JSON and the figures.
 
     Args:
-        scores, differences: held-out log probabilities.
-        leave_one_out: PSIS-LOO of posteriors.
-        reliability: calibration of next-token probabilities, of fits and of the bigram.
-        uncertainty: of the next token, split.
-        detection: by where the other sequences are from, by fit.
-        robustness: by disturbance, by fit.
-        margins: stability margins (draws, num_sequences, positions) of held-out sequences.
-        spectra: singular values of the interaction, (draws, heads, dim).
-        uniqueness: whether the path's density is one.
-        disagreements: of support tokens.
-        examples: sequences with their margins and support tokens.
-        draw_scores: joint density and predictions of single draws.
+        scores: held-out log probability of each fit and baseline.
+        differences: paired differences of the log probabilities of each two fits.
+        leave_one_out: by fit, PSIS-LOO of the fits by Markov chains with enough draws.
+        reliability: by name, reliability of the next-token probabilities of fits and the bigram.
+        uncertainty: by fit, uncertainty of the next token, split into its two parts.
+        detection: by kind of the other sequences and by fit, one detection for each score.
+        robustness: by disturbance and by fit.
+        margins: by fit, stability margins of held-out sequences, (draws, num_sequences, positions).
+        spectra: by fit, singular values of the interaction, (draws, heads, dim).
+        uniqueness: by fit, whether the density of the path integrates to 1.
+        disagreements: how often a MAP and a fit with several draws differ in their support tokens.
+        examples: margins and support tokens of single sequences.
+        draw_scores: by fit, joint density and predictions of single draws.
         curve: a learning curve, if one was given.
-        diagnostics: of fits by Markov chains; modes, the verdicts of others.
-        methods: of each fit.
-        unfinished: draws a chain has and is to have, of posteriors that are not finished.
-        mixed: in which the densities differ, where they were mixed knowingly.
-        left_out: what was not computed, and why.
-        notes: what a reader must know beside that, in sentences.
-        heldout_counts: tokens that count in each held-out sequence.
-        about: how it was made.
+        diagnostics: convergence of the fits by Markov chains.
+        modes: by fit, the verdict on each other fit that has one.
+        methods: by fit, its method.
+        unfinished: by fit, the draws that each chain has and those planned; unfinished fits only.
+        mixed: how the densities differ, where `compare` was asked to mix them.
+        left_out: by name of what was not computed, the reason.
+        notes: further sentences that a reader must know first.
+        heldout_counts: number of tokens that count in each held-out sequence, (num_sequences,).
+        about: how the comparison was made.
     """
 
     scores: tuple[Score, ...]
@@ -74,8 +76,7 @@ class Comparison:
 
     @cached_property
     def answers(self) -> tuple[Answer, ...]:
-        """The table in short: each figure of each fit, and its paired difference from a
-        reference."""
+        """The summary table: each figure of each fit, and its difference from the reference."""
         return answers(self)
 
     def __repr__(self) -> str:
@@ -86,20 +87,25 @@ class Comparison:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Every number of the comparison as JSON values; NaN as null. The schema is
-        `report.schema.json` in the package."""
+        """The comparison as JSON values, with NaN as null and quantiles of margins and spectra.
+
+        The schema is `templates/report.schema.json` beside this module.
+        """
         from probattn.inference.report.json_file import comparison_json
 
         return comparison_json(self)
 
     def save_json(self, path: Any) -> None:
-        """Write `to_json` to a file, whole or not at all."""
+        """Write `to_json` to a file; the file is never partial."""
         from probattn.inference.report.json_file import save_json
 
         save_json(self, path)
 
     def save_html(self, path: Any) -> None:
-        """Write a self-contained page: figures inline, no script, opens from disk."""
+        """Write a self-contained HTML page, with its figures inline and without scripts.
+
+        The file is never partial.
+        """
         from probattn.inference.report.html import save_html
 
         save_html(self, path)
@@ -111,7 +117,7 @@ class Comparison:
         return figures(self, dark=dark)
 
     def save_figures(self, folder: Any) -> None:
-        """Write each figure as PNG (300 dots an inch) and SVG to a folder, which is made."""
+        """Write each figure to a folder, made if needed, as PNG (300 dots per inch) and SVG."""
         from probattn.inference.report.panels import save_figures
 
         save_figures(self, folder)

@@ -23,17 +23,21 @@ def plot_learning_curve(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Held-out loss per token against training size, with bars of two standard errors; a line for
-    each method.
+    """Held-out loss against the number of training sequences, with one line for each method.
 
-    Markers are hollow where a fit has not converged or is unfinished. The bars of two methods may
-    overlap and their paired
-    difference still be sure: `LearningCurve.verdicts` has it.
+    Bars are two standard errors, in nats per token. Markers are hollow where a fit has not
+    converged or is unfinished. The bars of two methods may overlap though their difference is not
+    noise: `LearningCurve.verdicts` judges the paired differences.
 
-    Args: fits, a curve, or fits as `learning_curve` takes them; heldout_tokens, (num_sequences,
-        length), needed for fits.
+    Args:
+        fits: a curve, or fits as `learning_curve` takes them.
+        heldout_tokens: shape (num_sequences, length), needed for fits.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
     Raises: InputError for fits without held-out tokens or that `learning_curve` refuses, or a curve
-    of other tokens."""
+    of other held-out tokens.
+    """
     if isinstance(fits, LearningCurve):
         curve = fits
         if heldout_tokens is not None:
@@ -79,17 +83,18 @@ def _draw(curve: LearningCurve, name: str, look: Mapping[str, Any], ax: Axes) ->
 def _label(curve: LearningCurve, ax: Axes) -> None:
     ax.set_xscale("log")
     ax.set_xticks(curve.sizes, [f"{size:,}" for size in curve.sizes])
-    ax.xaxis.set_minor_locator(NullLocator())  # the scale's own ticks would stand between the sizes
+    ax.xaxis.set_minor_locator(NullLocator())  # the scale would add ticks between the sizes
     ax.set_xlabel("training sequences (logarithmic scale)")
     ax.set_ylabel("held-out loss, nats per token\n(bars: two standard errors)")
     handles, labels = ax.get_legend_handles_labels()
-    if said := _what_is_hollow(curve):
+    if meaning := _what_is_hollow(curve):
         handles.append(Line2D([], [], marker="o", color=ink(), fillstyle="none", linestyle="none"))
-        labels.append(said)
+        labels.append(meaning)
     ax.legend(handles, labels)
 
 
 def _what_is_hollow(curve: LearningCurve) -> str:
+    """The legend's text on hollow markers; empty if the figure has none."""
     apart = any(value is False for values in curve.converged.values() for value in values)
     short = any(value for values in curve.unfinished.values() for value in values)
     kinds = [word for word, there in (("not converged", apart), ("unfinished", short)) if there]

@@ -1,5 +1,4 @@
-"""The figure of generated sequences: margins along the path as it grows, and what each token was
-worth."""
+"""The figure of generated sequences: margins along the path, and the surprise of each token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,15 +14,18 @@ from probattn.inference.report.style import COLOURS, STYLE
 
 
 def plot_generation(generation: Any, symbols: Sequence[str]) -> np.ndarray:
-    """A row for each sequence: stability margin of each path position, and surprise of the token it
-    predicts.
+    """Stability margins along the path of each generated sequence, and surprise of its tokens.
 
-    A triangle marks the position that is the support token of the whole path, rings those that were
-    it while the sequence was shorter.
+    Each sequence has a row of two panels. Surprise is minus the log probability, in nats. A
+    triangle marks the support token of the whole path; rings mark positions that were the support
+    token while the sequence was shorter.
 
-    Args: generation, as the `generate` of a model returns it; symbols, the text of each token.
-    Returns: the axes, (sequences, 2).
-    Raises: InputError on fewer symbols than tokens.
+    Args:
+        generation: as the `generate` of a model returns it.
+        symbols: the symbol of each token.
+
+    Returns: the axes, (num_sequences, 2).
+    Raises: InputError if a token has no symbol.
     """
     tokens = np.asarray(generation.tokens)
     if tokens.max() >= len(symbols):
@@ -37,15 +39,17 @@ def plot_generation(generation: Any, symbols: Sequence[str]) -> np.ndarray:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 0.7 + 1.6 * len(tokens)), layout="constrained")
         axes = figure.subplots(len(tokens), 2, squeeze=False, sharey="col")
-        for row, (margins, worths) in enumerate(axes):
-            n = int(np.isfinite(margin[row]).sum())
+        for row, (margin_ax, surprise_ax) in enumerate(axes):
+            n = int(np.isfinite(margin[row]).sum())  # margins are NaN after the end
             plot_growing_margin(
                 margin[row, :n],
                 support[row, :n],
                 path_labels(tokens[row], symbols, n, start),
-                margins,
+                margin_ax,
             )
-            plot_surprise(log_prob[row, :n], [symbols[token] for token in tokens[row, :n]], worths)
+            plot_surprise(
+                log_prob[row, :n], [symbols[token] for token in tokens[row, :n]], surprise_ax
+            )
         axes[0, 0].set_title("stability margin of each path position, no unit")
         axes[0, 1].set_title("surprise of each token, nats")
         axes[0, 0].set_ylim(0, 1.15 * max(1.0, np.nanmax(margin)))
@@ -61,7 +65,14 @@ def plot_generation(generation: Any, symbols: Sequence[str]) -> np.ndarray:
 def plot_growing_margin(
     margin: np.ndarray, support: np.ndarray, labels: Sequence[str], ax: Axes
 ) -> Axes:
-    """Margins of one path with its support token, and those it had while it was shorter."""
+    """Margins of one path, with the support tokens it has and had while it was shorter.
+
+    Args:
+        margin: of each position, (positions,).
+        support: the support token of each prefix of the path, (positions,).
+        labels: of the positions.
+        ax: axes to draw on.
+    """
     positions = np.arange(len(margin))
     ax.plot(positions, margin, "o-", color=COLOURS["posterior"], markersize=4, linewidth=1.2)
     once = np.setdiff1d(support, support[-1:])
@@ -87,7 +98,7 @@ def plot_growing_margin(
 
 
 def plot_surprise(log_prob: np.ndarray, labels: Sequence[str], ax: Axes) -> Axes:
-    """Minus the log probability of each token of one sequence."""
+    """Surprise of each token of one sequence: minus its log probability (length,), in nats."""
     positions = np.arange(len(log_prob))
     ax.bar(positions, -log_prob, color=COLOURS["baseline"], alpha=0.75)
     ax.set_xticks(positions, labels, fontsize=8)

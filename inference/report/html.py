@@ -1,4 +1,4 @@
-"""A comparison as a self-contained page: verdicts, figures, tables, and how to make it again."""
+"""A comparison as a self-contained HTML page of verdicts, figures, tables and settings."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from probattn.inference.report.style import DARK, STYLE
 
 
 def save_html(comparison: Comparison, path: Any) -> None:
-    """Write the page to `path`, whole or not at all."""
+    """Write the page of a comparison to `path`; the file is never partial."""
     page = render(
         "report.html",
         comparison=comparison,
@@ -47,7 +47,7 @@ def save_html(comparison: Comparison, path: Any) -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page of `templates`, with the look that all pages share."""
+    """A template of the folder `templates`, filled in with values and the style of all pages."""
     folder = files("probattn.inference.report").joinpath("templates")
     loader = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -60,7 +60,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def title(comparison: Comparison) -> str:
-    """The question that the page answers."""
+    """The title of the page: the question it answers, or else the names of the fits."""
     methods = set(comparison.methods.values())
     if "map" in methods and any(has_chains(score) for score in comparison.scores):
         return "What does the posterior buy over the MAP?"
@@ -100,7 +100,7 @@ def _number(value: float, digits: int = 4) -> str:
 
 
 def data_uri(figure: Figure, style: dict) -> str:
-    """A figure as an address that a page can show."""
+    """A figure as a data URI, an SVG image that a page can embed."""
     buffer = io.BytesIO()
     with mpl.rc_context(style):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

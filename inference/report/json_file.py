@@ -1,4 +1,4 @@
-"""A comparison as JSON; `templates/report.schema.json` says what each number is."""
+"""A comparison as JSON; `templates/report.schema.json` describes each number."""
 
 import dataclasses
 import math
@@ -15,19 +15,18 @@ from probattn.inference.evaluation.support import ALWAYS_ONE
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.sentences import findings, warnings_of
 
-SCHEMA = 2  # version of the schema; raised whenever a number moves or changes its meaning
+SCHEMA = 2  # version of the schema, raised when a field moves or changes its meaning
 
 
 def save_json(comparison: Comparison, path: Any) -> None:
-    """Write every number of the comparison to `path` as JSON, whole or not at all."""
+    """Write `comparison_json` to `path`; the file is never partial."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, comparison_json(comparison))
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as JSON values: NaN is null; margins and spectra are summarised by
-    quantiles."""
+    """The comparison as JSON values, with NaN as null and quantiles of margins and spectra."""
     fields = {
         field.name: getattr(comparison, field.name) for field in dataclasses.fields(comparison)
     }
@@ -82,11 +81,13 @@ def _curve(curve: Any) -> dict[str, Any]:
 
 
 def _quantiles(values: np.ndarray, axis: Any) -> list[Any]:
+    """Quantiles of values (draws, n, positions) over `axis`, at positions that any sequence has."""
     values = values[..., np.isfinite(values).any((0, 1))]
     return np.nanquantile(values, QUANTILES, axis=axis).tolist() if values.size else []
 
 
 def _plain(value: Any) -> Any:
+    """A value as JSON values, without the dataclass fields that are marked as internal."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = [
             field.name for field in dataclasses.fields(value) if not field.metadata.get("internal")
