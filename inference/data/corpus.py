@@ -1,6 +1,7 @@
 """Corpora: text as padded token sequences, with a fixed split into held-out and training ones."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,11 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from probattn.errors import InputError
+from probattn.inference.data.sequence_file import (
+    read_records,
+    read_text,
+    separator_of,
+    symbols_of,
+)
 
 END = "<end>"
 CMUDICT_SYMBOLS = 9  # longest pronunciation kept; with the end token, length 10
 NUM_HELDOUT = 2000
 HELDOUT_SHARE = 0.2
+LEAST_SEQUENCES = 10  # of which a fifth, two, are held out: the least that a comparison takes
+USUAL, OUTLIER = 0.95, 4  # a sequence over 4 times as long as 95 % of them sets the cost of all
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class Corpus:
         separator: joins symbols into text: "" for characters, " " for phonemes.
         train: training sequences, (num_sequences, length), padded with the end token 0.
         heldout: held-out sequences, (num_sequences, length), padded with the end token 0.
+        format: what the source was: "cmudict", "stream" (running text), or the format of its file.
+        keep_space: whether white space at both ends of a sequence belongs to it.
     """
 
     name: str
@@ -33,6 +44,8 @@ class Corpus:
     separator: str
     train: np.ndarray
     heldout: np.ndarray
+    format: str = "lines"
+    keep_space: bool = False
 
     @property
     def length(self) -> int:
@@ -42,19 +55,19 @@ class Corpus:
     def encode(self, text: str) -> np.ndarray:
         """One text as a padded sequence of shape (length,).
 
-        A text is characters, or phonemes separated by spaces; for cmudict it may also be a word of
-        the dictionary.
+        A text is characters, or words or phonemes separated by spaces; for cmudict it may also be a
+        word of the dictionary. White space at its ends is treated as in the corpus's own file.
 
         Raises: InputError for an unknown symbol, an empty text, or one that leaves no room for the
             end token.
         """
-        sequence = text.split() if self.separator else list(text)
+        sequence = symbols_of(text, self.separator, self.keep_space)
         if not sequence:
             raise InputError("text: expected at least one symbol, got an empty text")
         ids = {symbol: i for i, symbol in enumerate(self.symbols)}
         unknown = [symbol for symbol in sequence if symbol not in ids or symbol == END]
-        if unknown and self.name == "cmudict" and (pronunciation := _pronounce(text)):
-            sequence, unknown = pronunciation, []
+        if unknown and self.format == "cmudict" and (pronunciation := _pronounce(text)):
+            sequence, unknown = tuple(pronunciation), []
         if unknown:
             known = " ".join(self.symbols[1:])
             raise InputError(
@@ -91,14 +104,23 @@ def load_corpus(
     length: int | None = None,
     train_size: int | None = None,
     stream: bool = False,
+    format: str = "lines",
+    keep_space: bool = False,
 ) -> Corpus:
     """Read a corpus and split it; the same source always gives the same split.
 
     * `"cmudict"`: pronunciations of the CMU dictionary without stress digits, in 39 phonemes and
       the end token; those of at most 9 phonemes (or length - 1).
-    * a path: a UTF-8 text file with one sequence of characters on each line; with `stream`, running
-      text cut into pieces of `length` characters (a run of white space counts as one space), which
-      have no end token.
+    * a path: a UTF-8 file. `format` says what a sequence is in it: "lines", the characters of a
+      line; "words", what stands between spaces on a line; "fasta", the residues of a record;
+      "csv:COLUMN" or "jsonl:FIELD", the characters of a cell or field. A file called cmudict is
+      given as "./cmudict".
+    * a path with `stream`: running text, cut into pieces of `length` characters (a run of white
+      space counts as one space), which have no end token.
+
+    White space at both ends of a sequence of characters is left out, here and in `encode`, unless
+    `keep_space`. Lines end at \\n, \\r\\n or \\r alone, and a byte order mark is no symbol.
+    Sequences longer than a given `length` allows are left out, with a warning.
 
     Each distinct sequence is kept once, and all are ordered by the SHA-256 of their text. The
     first fifth, at most 2,000, is held out; the next `train_size` (default: all) are for training.
@@ -106,9 +128,9 @@ def load_corpus(
     held-out piece lies between two training pieces.
 
     Raises:
-        InputError: no such file, an empty or unreadable one, fewer than two symbols or sequences,
-            lines longer than the length allows, a `length` below 2, more training sequences than
-            there are, or `stream` with cmudict or without a length.
+        InputError: no such file, an empty or unreadable one, fewer than two symbols or ten
+            sequences (two are held out then), a `length` below 2, more training sequences than
+            there are, `stream` with cmudict or without a length, an unknown `format`.
 
     Example:
 
@@ -126,21 +148,24 @@ def load_corpus(
             f"length: expected at least 2 (one symbol and the end token), got {length}"
         )
     if source == "cmudict":
-        if stream:
+        if stream or format != "lines" or keep_space:
             raise InputError(
-                "stream: cmudict is a list of words, not running text; leave --stream out"
+                "cmudict: is a list of words and no text; leave --stream, --format and "
+                "--keep-space out (a file of that name is ./cmudict)"
             )
-        name, separator = "cmudict", " "
+        name, separator, format = "cmudict", " ", "cmudict"
         sequences: list[tuple[str, ...]] = _cmudict_sequences((length or CMUDICT_SYMBOLS + 1) - 1)
         length = length or CMUDICT_SYMBOLS + 1
+    elif stream:
+        if format != "lines" or keep_space:
+            raise InputError(
+                "stream: running text has no sequences; leave --format and --keep-space out"
+            )
+        name, separator, format = Path(source).name, "", "stream"
+        sequences, length = _pieces(Path(source), length), length or 0
     else:
-        name, separator = Path(source).name, ""
-        sequences, length = _file_sequences(Path(source), length, stream)
-    if stream and len(sequences) < 2:
-        raise InputError(
-            f"{source}: expected at least two pieces of {length} characters, one to hold out, "
-            f"got {len(sequences)}; give a longer text, or a smaller length"
-        )
+        name, separator = Path(source).name, separator_of(format)
+        sequences, length = _file_sequences(Path(source), length, format, keep_space)
     symbols = (END, *sorted({symbol for sequence in sequences for symbol in sequence}))
     if len(symbols) < 3:
         raise InputError(
@@ -149,9 +174,10 @@ def load_corpus(
     if not stream:
         distinct = {separator.join(sequence): sequence for sequence in sequences}
         sequences = [distinct[text] for text in sorted(distinct, key=_text_hash)]
-    if len(sequences) < 2:
+    if len(sequences) < LEAST_SEQUENCES:
+        what = f"pieces of {length} characters" if stream else "different sequences"
         raise InputError(
-            f"{source}: expected at least two different sequences, one to hold out, got "
+            f"{source}: expected at least {LEAST_SEQUENCES} {what}, two of them to hold out, got "
             f"{len(sequences)}"
         )
     num_heldout = min(NUM_HELDOUT, max(1, int(HELDOUT_SHARE * len(sequences))))
@@ -166,7 +192,9 @@ def load_corpus(
     last = num_heldout + (available if train_size is None else train_size)
     ids = {symbol: i for i, symbol in enumerate(symbols)}
     tokens = _pad([[ids[symbol] for symbol in sequence] for sequence in sequences[:last]], length)
-    return Corpus(name, symbols, separator, tokens[num_heldout:], tokens[:num_heldout])
+    return Corpus(
+        name, symbols, separator, tokens[num_heldout:], tokens[:num_heldout], format, keep_space
+    )
 
 
 def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
@@ -180,13 +208,14 @@ def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
 
     Raises: InputError for a file that cannot be read, or if fewer than two of its sequences remain.
     """
-    path, separator = Path(path), corpus.separator
-    running = not (corpus.heldout == 0).any()  # pieces of running text have no end token
+    path, running = Path(path), corpus.format == "stream"
     if running:
-        sequences, _ = _file_sequences(path, corpus.length, True)
-        lines = [separator.join(sequence) for sequence in sequences]
+        lines = ["".join(piece) for piece in _pieces(path, corpus.length)]
     else:
-        lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        lines = [
+            one.text
+            for one in read_records(path, "lines" if corpus.format == "cmudict" else corpus.format)
+        ]
     ids = {symbol: i for i, symbol in enumerate(corpus.symbols)}
     known = {
         row.astype(np.int32).tobytes() for row in np.concatenate([corpus.train, corpus.heldout])
@@ -231,47 +260,41 @@ def _pronounce(word: str) -> list[str] | None:
     return [phoneme.rstrip("012") for phoneme in pronunciations[0]] if pronunciations else None
 
 
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise InputError(f'{path}: is a folder; CORPUS is "cmudict" or the path of a text file')
-    if not path.is_file():
-        raise InputError(f'{path}: no such file; CORPUS is "cmudict" or the path of a text file')
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    if not text.strip():
-        raise InputError(
-            f"{path}: the file is empty; it needs at least two lines, or two pieces of running text"
-        )
-    return text
+def _pieces(path: Path, length: int | None) -> list[tuple[str, ...]]:
+    """Running text in pieces of `length` characters; what is left over at its end is dropped."""
+    if length is None:
+        raise InputError("length: running text needs one; give --length")
+    running = " ".join(read_text(path).split())
+    return [tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)]
 
 
 def _file_sequences(
-    path: Path, length: int | None, stream: bool
+    path: Path, length: int | None, format: str, keep_space: bool
 ) -> tuple[list[tuple[str, ...]], int]:
-    """The sequences of a text file, as tuples of characters, and their padded length."""
-    text = _read_text(path)
-    if stream:
-        if length is None:
-            raise InputError("length: running text needs one; give --length")
-        running = " ".join(text.split())
-        return [
-            tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)
-        ], length
-    lines = [
-        (number, line.strip())
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip()
-    ]
-    number, longest = max(lines, key=lambda line: len(line[1]))
-    if length is not None and len(longest) > length - 1:
-        raise InputError(
-            f"{path}: line {number} has {len(longest)} characters, length {length} takes "
-            f"{length - 1} and the end token; give --length {len(longest) + 1}, shorten the lines, "
-            "or use --stream for running text"
+    """The sequences of a file, as tuples of symbols, and their padded length."""
+    records = read_records(path, format)
+    sequences = [symbols_of(one.text, separator_of(format), keep_space) for one in records]
+    sizes = np.array([len(sequence) for sequence in sequences])
+    longest = int(sizes.argmax())
+    if length is not None:
+        short = [sequence for sequence in sequences if len(sequence) < length]
+        if len(short) < len(sequences):
+            warnings.warn(
+                f"{path}: {len(sequences) - len(short)} of {len(sequences)} sequences are longer "
+                f"than length {length} allows ({length - 1} symbols and the end token) and are "
+                f"left out; {records[longest].place} has {sizes[longest]}",
+                stacklevel=3,
+            )
+        return short, length
+    usual = int(np.quantile(sizes, USUAL, method="lower"))
+    if sizes[longest] > OUTLIER * usual:
+        warnings.warn(
+            f"{path}: {records[longest].place} has {sizes[longest]} symbols, {USUAL:.0%} of the "
+            f"sequences have at most {usual}; all are padded to the longest, and the cost of a "
+            f"step grows with the square of that; --length {usual + 1} leaves the longer ones out",
+            stacklevel=3,
         )
-    return [tuple(line) for _, line in lines], length or len(longest) + 1
+    return sequences, int(sizes[longest]) + 1
 
 
 def _text_hash(text: str) -> str:

@@ -32,7 +32,7 @@ from probattn.inference.fitting.posterior import load_posterior
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.inference.fitting.verdict import Verdict
 
-FORMAT = 4  # of the run directory; raised whenever its content changes
+FORMAT = 5  # of the run directory; raised whenever its content changes
 PARTS = ("draws", "stats", "latents", "other_mode")  # fields of a fit that hold arrays by name
 # Fields of a fit that hold JSON values.
 PLAIN = ("seconds", "gradients", "start", "origins", "planned", "coordinates")
@@ -174,6 +174,8 @@ def load_setting(
             about["separator"],
             arrays["train"],
             arrays["heldout"],
+            about["format"],
+            about["keep_space"],
         )
         if corpus.digest() != about["sha256"]:
             raise ValueError("symbols or sequences are not what was written")
@@ -204,6 +206,8 @@ def _describe(
             "name": corpus.name,
             "symbols": corpus.symbols,
             "separator": corpus.separator,
+            "format": corpus.format,
+            "keep_space": corpus.keep_space,
             "sha256": corpus.digest(),
         },
         "settings": dict(settings),

@@ -1,4 +1,4 @@
-"""Margins, support tokens and the spectra of interactions: the figures."""
+"""Figures of margins, support tokens and the spectra of interactions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,14 +24,19 @@ from probattn.inference.report.style import (
 
 
 def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Stability margins at each position of the path: median, and where half and nine tenths of
-    them lie.
+    """Median and intervals of the stability margins at each position of the path.
 
-    Over sequences, and of a posterior over its draws too; 0 is the boundary.
+    The intervals hold half and nine tenths of the margins of all sequences and draws; 0 is the
+    boundary.
 
-    Args: fits, one, several by name, or a mapping to (method, margins (draws, num_sequences,
-        positions)); tokens, held-out sequences (num_sequences, length).
-    Raises: InputError on tokens that the model refuses.
+    Args:
+        fits: one fit, several by name, or a mapping to (method, margins (draws, num_sequences,
+            positions)).
+        tokens: held-out sequences (num_sequences, length), needed for fits.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
+    Raises: InputError for tokens that the model refuses.
     """
     found = each(fits, tuple, lambda fit: (fit.method, margins_of(fit, tokens)))
     ax = own_axes(ax, 6.8, 3.4)
@@ -62,11 +67,17 @@ def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Ax
 def plot_support(
     fits: Any, tokens: Any = None, symbols: Sequence[str] | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """Probability of each position of one sequence to be its support token; a triangle marks the
-    choice of one draw.
+    """Probability that each position of one sequence is its support token.
 
-    Args: fits, one, several of one density by name, or an `Example`; tokens, one sequence
-        (length,); symbols, the text of each token, its id by default.
+    A triangle marks the support token under a MAP, bars the share of draws under other fits.
+
+    Args:
+        fits: one fit, several of one density by name, or an `Example`.
+        tokens: one sequence (length,), needed for fits.
+        symbols: the symbol of each token; its id by default.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
     Raises: InputError for more than one sequence.
     """
     if isinstance(fits, Example):
@@ -117,10 +128,16 @@ def plot_support(
 
 
 def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
-    """Singular values of the interaction matrices: median, and where half and nine tenths of the
-    draws lie.
+    """Median and intervals of the singular values of each head's interaction.
 
-    Args: fits, one, several by name, or a mapping to (method, singular values (draws, heads, dim)).
+    The intervals hold half and nine tenths of the draws.
+
+    Args:
+        fits: one fit, several by name, or a mapping to (method, singular values (draws, heads,
+            dim)).
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
     """
     found = each(fits, tuple, lambda fit: (fit.method, singular_values(fit)))
     ax = own_axes(ax, 5.0, 3.2)
@@ -129,7 +146,7 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
         for (name, (_, values)), beside in zip(
             found.items(), side_by_side(len(found)), strict=True
         ):
-            flat = values.reshape(len(values), -1)
+            flat = values.reshape(len(values), -1)  # [draws, heads * dim]
             quantiles = np.quantile(flat, QUANTILES, axis=0)
             draw_intervals(ax, np.arange(flat.shape[1]) + beside, quantiles, name, shown[name])
         heads, dim = next(iter(found.values()))[1].shape[1:]
@@ -141,7 +158,9 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
         ax.set_xticks(range(heads * dim), names)
         ax.set_ylim(bottom=0)
         ax.set_xlabel(
-            "number, the largest first" if heads == 1 else "head : number, the largest first"
+            "rank, the largest value first"
+            if heads == 1
+            else "head : rank, the largest value first"
         )
         ax.set_ylabel("singular values of the\ninteraction A, no unit")
         ax.legend(fontsize=9)

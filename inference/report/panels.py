@@ -1,4 +1,4 @@
-"""The figures of a comparison, composed of the panels, on light and on dark paper."""
+"""The figures of a comparison, for light and for dark pages."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,12 +22,12 @@ from probattn.inference.report.prediction_plots import (
 from probattn.inference.report.score_plots import plot_mode_against_draws, plot_scores, plot_traces
 from probattn.inference.report.style import DARK, STYLE
 
-WIDTH = 7.0  # inches, the width of a page's text
-DOTS = 300
+WIDTH = 7.0  # inches, the width of the text on a page
+DOTS = 300  # per inch
 
 
 def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
-    """All figures by name, in the order of the page; those of what was left out are left out."""
+    """All figures by name, in the order of the page; without those that have no numbers."""
     methods = comparison.methods
 
     def of_fits(values: dict) -> dict:
@@ -63,8 +63,10 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
 
 
 def save_figures(comparison: Comparison, folder: Any) -> None:
-    """Write each figure as PNG and SVG to a folder, which is made. Raises: OSError if it cannot be
-    written."""
+    """Write each figure to a folder, made if needed, as PNG and SVG.
+
+    Raises: OSError if it cannot be written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures(comparison).items():
@@ -74,7 +76,7 @@ def save_figures(comparison: Comparison, folder: Any) -> None:
 
 
 def _grid(plots: list[Callable], height: float, columns: int) -> Figure:
-    """Panels, so many in a row, each row of this height in inches."""
+    """A figure with one panel for each plot, in rows of `columns` panels and `height` inches."""
     rows = -(-len(plots) // columns)
     figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -86,10 +88,11 @@ def _grid(plots: list[Callable], height: float, columns: int) -> Figure:
 
 
 def _support_figure(comparison: Comparison) -> Figure:
+    """The support tokens of each example, with one legend; titles if panels differ in fits."""
     figure = _grid([partial(plot_support, one) for one in comparison.examples], 1.5, 2)
     axes = figure.axes
     handles: dict[str, Any] = {}
-    for ax in axes:  # fits of several densities are in panels of their own
+    for ax in axes:  # panels of different laws show different fits
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4)
     if len({tuple(one.probability) for one in comparison.examples}) > 1:

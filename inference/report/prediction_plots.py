@@ -1,4 +1,4 @@
-"""How far predictions can be trusted: the figures."""
+"""Figures of reliability, uncertainty, detection and robustness."""
 
 from typing import Any
 
@@ -26,11 +26,16 @@ from probattn.inference.report.style import STYLE, ink, looks, own_axes
 
 
 def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Accuracy against confidence of next-token predictions, with the band in which calibrated ones
-    would lie.
+    """Accuracy against confidence of next-token predictions.
 
-    Args: fits, one, several by name, or a mapping to `Reliability`; tokens, held-out sequences
-        (num_sequences, length).
+    In each bin the accuracy of a calibrated predictor would lie in the band with probability 0.95.
+
+    Args:
+        fits: one fit, several by name, or a mapping to `Reliability`.
+        tokens: held-out sequences (num_sequences, length), needed for fits.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
     Raises: InputError as `predict`.
     """
     found = each(
@@ -61,16 +66,22 @@ def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
                 label=f"{name}, ECE {one.calibration_error:.3f}",
             )
         ax.set_xlabel("confidence: probability of the likeliest next token")
-        ax.set_ylabel("accuracy: share of tokens it got right")
+        ax.set_ylabel("accuracy: share of cases in which it occurs")
         ax.legend(loc="upper left", fontsize=9)
     return ax
 
 
 def plot_uncertainty(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Bars of data uncertainty with mutual information on top of it, one for each fit.
+    """Uncertainty of the next token under each fit: data uncertainty plus mutual information.
 
-    Args: fits, one, several by name, or a mapping to `Uncertainty`; tokens, held-out sequences
-        (num_sequences, length).
+    Each fit has one bar, in nats; its error bar is two standard errors of the total.
+
+    Args:
+        fits: one fit, several by name, or a mapping to `Uncertainty`.
+        tokens: held-out sequences (num_sequences, length), needed for fits.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
     Raises: InputError as `predict`.
     """
     found = each(
@@ -115,10 +126,17 @@ def plot_detection(
     name: str = "shuffled",
     ax: Axes | None = None,
 ) -> Axes:
-    """ROC curves of each fit and score.
+    """ROC curve of the detection of other sequences by each fit and score.
 
-    Args: fits, one, several by name, or a mapping to the result of `detection`; tokens, held-out
-        sequences; elsewhere, others, by default these shuffled; name, of the others.
+    Args:
+        fits: one fit, several by name, or a mapping to the result of `detection`.
+        tokens: held-out sequences (num_sequences, length), needed for fits.
+        elsewhere: the other sequences (n, length); by default the second half of `tokens`,
+            shuffled, against its first half.
+        name: what the title calls the other sequences.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
     Raises: InputError as `predict`.
     """
 
@@ -148,9 +166,9 @@ def plot_detection(
                     label=text,
                 )
         ax.set_xlabel("false alarms: share of held-out sequences")
-        ax.set_ylabel("found: share of the others")
+        ax.set_ylabel("detected: share of the others")
         ax.set_title(f"the others are {next(iter(found.values()))[0].elsewhere}")
-        below = (0.5, -0.16)  # curves may be anywhere in the axes
+        below = (0.5, -0.16)  # below the axes, since curves may be anywhere in them
         title = "area under the curve"
         ax.legend(
             loc="upper center", bbox_to_anchor=below, fontsize=8, title=title, title_fontsize=8
@@ -161,11 +179,17 @@ def plot_detection(
 def plot_robustness(
     fits: Any, tokens: Any = None, *, disturbance: str = NOISE, ax: Axes | None = None
 ) -> Axes:
-    """Loss against the size of a disturbance, with two standard errors.
+    """Held-out loss against the size of a disturbance, with two standard errors.
 
-    Args: fits, one, several by name, or a mapping to `Robustness`; tokens, held-out sequences
-        (num_sequences, length); disturbance, "embedding noise", "swap", "drop", "insert" or
-        "substitute".
+    A dotted line is the loss of a fit with few draws when its probability is averaged over noises.
+
+    Args:
+        fits: one fit, several by name, or a mapping to `Robustness`.
+        tokens: held-out sequences (num_sequences, length), needed for fits; the first 500 are used.
+        disturbance: "embedding noise", "swap", "drop", "insert" or "substitute".
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
     Raises: InputError as `robustness`.
     """
     found = each(
@@ -209,7 +233,7 @@ def plot_robustness(
         ax.set_ylabel(
             "held-out loss, nats per token"
             if of_noise
-            else "loss of the other tokens,\nnats per token"
+            else "loss of the unchanged tokens,\nnats per token"
         )
         if not of_noise:
             ax.set_xticks(first.levels)

@@ -9,16 +9,18 @@ from matplotlib.figure import Figure
 from probattn.inference.evaluation.simulation_calibration import Calibration
 from probattn.inference.report.style import COLOURS, STYLE, ink
 
-ACROSS = 4
+ACROSS = 4  # panels in a row
 
 
 def plot_ranks(calibration: Calibration) -> np.ndarray:
-    """Rank ECDF of each quantity minus the diagonal, with its simultaneous band: a curve that
-    leaves it is marked.
+    """Rank ECDF of each quantity minus the diagonal, with its simultaneous band.
 
-    A hump above zero says that the truth ranks low among the draws (they are too large), below zero
-    the reverse; an S shape, that the posterior is too narrow or too wide. Returns the axes, one for
-    each quantity.
+    A curve that leaves its band is marked. A hump above zero means that the true quantity ranks low
+    among the draws, which are too large; a hump below zero means the reverse. An S shape means that
+    the posterior is too narrow or too wide.
+
+    Args: calibration, the result of `simulation_based_calibration`.
+    Returns: the axes, one for each quantity.
     """
     names = list(calibration.ranks)
     rows = math.ceil(len(names) / ACROSS)

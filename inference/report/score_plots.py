@@ -1,4 +1,4 @@
-"""What fits score, chain by chain and draw by draw: the figures."""
+"""Figures of held-out scores: of whole fits, and of single draws."""
 
 from typing import Any
 
@@ -17,10 +17,14 @@ from probattn.inference.report.style import STYLE, looks, own_axes
 def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
     """Held-out loss of each predictor with two standard errors.
 
-    Args: fits, one, several by name, or a sequence of `Score`; tokens, held-out sequences
-        (num_sequences, length), for which a unigram and a bigram of the training sequences are
-        scored too.
-    Raises: InputError on tokens that the model refuses.
+    Args:
+        fits: one fit, several by name, or a sequence of `Score`.
+        tokens: held-out sequences (num_sequences, length), needed for fits. A unigram and a bigram
+            of the training sequences are scored on them too.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
+    Raises: InputError for tokens that the model refuses.
     """
     if isinstance(fits, (list, tuple)):
         scores = list(fits)
@@ -57,9 +61,15 @@ def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
 def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
     """Held-out log probability per token of single draws, chain by chain.
 
-    Args: fits, one, several by name, or a sequence of `Score`; tokens, held-out sequences. Fits
-        without chains have none.
-    Raises: InputError where no fit has chains.
+    Fits that are not by Markov chains are left out.
+
+    Args:
+        fits: one fit, several by name, or a sequence of `Score`.
+        tokens: held-out sequences (num_sequences, length), needed for fits.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
+    Raises: InputError if no fit is by Markov chains.
     """
     given = isinstance(fits, (list, tuple))
     scores = (
@@ -72,7 +82,8 @@ def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
     shown = looks({score.name: score.method for score in sampled})
     with mpl.rc_context(STYLE):
         for score in sampled:
-            for chain, values in enumerate(score.per_draw.sum(-1) / score.num_tokens):
+            per_token = score.per_draw.sum(-1) / score.num_tokens  # [chains, draws]
+            for chain, values in enumerate(per_token):
                 style = ("-", "--", ":", "-.")[chain % 4]
                 ax.plot(
                     values,
@@ -90,11 +101,17 @@ def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
 
 
 def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Held-out log probability of each draw against its joint density; lines are mixtures of all
-    draws.
+    """Held-out log probability of each draw against its joint density.
 
-    Args: fits, one, several by name, or a mapping to `DrawScores`; tokens, held-out sequences
-    (num_sequences, length)."""
+    A dashed line is the mixture of all draws of a fit.
+
+    Args:
+        fits: one fit, several by name, or a mapping to `DrawScores`.
+        tokens: held-out sequences (num_sequences, length), needed for fits.
+        ax: axes to draw on; those of a new figure by default.
+
+    Returns: the axes.
+    """
     found = each(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
     ax = own_axes(ax, 6.4, 3.8)
     shown = looks({name: one.method for name, one in found.items()})

@@ -1,5 +1,5 @@
-"""One attention map and the law of the embeddings it makes: mean, Jacobian, margins, barrier,
-transform, process.
+"""One attention map and the law of the embedding paths that it defines.
 
-Nothing here knows of tokens, priors or fits. Theory, sections 1 to 5.
+From the mean over its Jacobian, margins and barrier to the transform and the process. Nothing here
+knows of tokens, priors or fits. Theory, sections 1 to 5.
 """

@@ -1,4 +1,4 @@
-"""The parameters of a causal attention map, checked once."""
+"""The parameters of a causal attention map, checked at construction."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from probattn.checks import as_float_array
 from probattn.errors import InputError
 
-# Each array field with the number of axes of one map; further axes in front are a batch of maps.
+# Each array field, with the number of axes it has for one map; axes in front are a batch of maps.
 ARRAY_FIELDS = {"query": 3, "key": 3, "value": 3, "origin": 1, "position_bias": 2}
 STATIC_FIELDS = ("contraction", "mask", "symmetric")
 
@@ -26,8 +26,8 @@ class Attention:
         l_ts = u_s^T A_h u_t + c_{t-s},   A_h = key_h^T query_h / sqrt(r)
         mu_t = sum_h value_h sum_s softmax_s(l_ts) u_s
 
-    Axes in front of these shapes are a batch of maps; they broadcast against each other and against
-    the axes that embeddings have in front of (length, dim).
+    Axes in front of the shapes below are a batch of maps. They broadcast against each other and
+    against the axes that embeddings have in front of (length, dim).
 
     Args:
         query: `W_Q`, shape (..., H, r, d).
@@ -36,19 +36,19 @@ class Attention:
             the heads.
         origin: mean of the first position under the strict mask, which has no past, shape (..., d);
             None is 0. An inclusive mask never meets an empty past and does not use it.
-        contraction: cap kappa in (0, 1): A_h is divided by `1 + g D_t^2 / (4 kappa)` with `g =
-            sum_h |V_h|_F |A_h|_F` and D_t the diameter of the strict past, so that |I - J_t| <
-            kappa for every parameter and history. Strict mask only. None leaves A as it is.
+        contraction: cap kappa in (0, 1): A_h is divided by `1 + g D_t^2 / (4 kappa)`, with
+            `g = sum_h |V_h|_F |A_h|_F` and D_t the diameter of the strict past, so that
+            |I - J_t| < kappa for every parameter and history. Strict mask only. None leaves A as
+            it is.
         mask: "strict" attends to s < t, "inclusive" to s <= t.
-        symmetric: A is declared symmetric (one head, value None, strict mask): the local domain of
-            its density is then the convex set of the linear matrix inequalities `I - S_t^{1/2} A
-            S_t^{1/2} > 0`.
+        symmetric: declares A symmetric (one head, value None, strict mask). The local domain of the
+            density is then the convex set where `I - S_t^{1/2} A S_t^{1/2} > 0` for all t.
         position_bias: c by lag t - s, lag 0 first, shape (..., H, length); None is 0.
 
     Raises:
-        InputError: a wrong rank or shape, a non-finite entry, an unknown mask, kappa outside (0,
-            1), a contraction with the inclusive mask, or an interaction declared symmetric that is
-            not.
+        InputError: a wrong rank or shape, a non-finite entry, an unknown mask, kappa outside
+            (0, 1), a contraction with the inclusive mask, or an interaction that is declared
+            symmetric and is not.
 
     Source: arXiv:2602.22271; theory, sections 1, 2 (masks), 3 (symmetric) and 4 (contraction).
     """
@@ -64,8 +64,11 @@ class Attention:
 
     @classmethod
     def from_interaction(cls, interaction: Any, **others: Any) -> "Attention":
-        """An attention given by A itself, shape (..., H, d, d): `query = sqrt(d) A`, `key = I`;
-        others as above."""
+        """An attention with the interaction A itself given: `query = sqrt(d) A`, `key = I`.
+
+        Args: interaction, A of shape (..., H, d, d); others, the further fields of `Attention`.
+        Raises: InputError on another shape of A, or as at construction.
+        """
         interaction = as_float_array("interaction", interaction)
         if interaction.ndim < 3 or interaction.shape[-2] != interaction.shape[-1]:
             raise InputError(
@@ -90,23 +93,25 @@ class Attention:
                 )
             if self.mask != "strict":
                 raise InputError(
-                    "contraction: the cap holds for the strict mask only (its diameter must "
-                    "not contain the token "
-                    'itself); use mask="strict" or contraction=None'
+                    "contraction: the cap holds for the strict mask only (the diameter of the past "
+                    'must not depend on the token itself); use mask="strict" or contraction=None'
                 )
         if self.symmetric:
             _check_symmetric(self)
 
     @property
     def heads(self) -> int:
+        """Number of heads, H."""
         return self.query.shape[-3]
 
     @property
     def rank(self) -> int:
+        """Rank of each head, r."""
         return self.query.shape[-2]
 
     @property
     def dim(self) -> int:
+        """Dimension of the embeddings, d."""
         return self.query.shape[-1]
 
     @property
@@ -124,6 +129,7 @@ class Attention:
 
 
 def _check_shapes(attention: Attention) -> None:
+    """Raise InputError unless the shapes of the arrays agree and their batches broadcast."""
     query = attention.query.shape
     if len(query) < 3 or 0 in query:
         raise InputError(f"query: expected shape (..., heads, rank, dim), got {query}")
@@ -141,7 +147,7 @@ def _check_shapes(attention: Attention) -> None:
             f"position_bias: expected shape ({heads}, length), lag 0 first, got {bias.shape}"
         )
     try:
-        attention.batch_shape  # noqa: B018
+        attention.batch_shape  # raises if the batches do not broadcast  # noqa: B018
     except ValueError as error:
         shapes = {
             name: getattr(attention, name).shape
@@ -154,6 +160,7 @@ def _check_shapes(attention: Attention) -> None:
 
 
 def _check_symmetric(attention: Attention) -> None:
+    """Raise InputError unless A is symmetric up to rounding, with one head and the strict mask."""
     if attention.heads != 1 or attention.value is not None or attention.mask != "strict":
         raise InputError(
             "symmetric: expected one head, value None and the strict mask, got "
@@ -161,10 +168,10 @@ def _check_symmetric(attention: Attention) -> None:
             f"{'None' if attention.value is None else 'given'} and mask {attention.mask!r}"
         )
     if isinstance(attention.query, jax.core.Tracer) or isinstance(attention.key, jax.core.Tracer):
-        return
+        return  # the entries of traced arrays are not known
     interaction = np.asarray(attention.interaction)
     asymmetry = abs(interaction - interaction.swapaxes(-1, -2)).max()
-    # Rounding of a product of r terms: some r machine epsilons of the largest such term.
+    # An entry is a sum of r products: rounding is some r machine epsilons of the largest product.
     largest = abs(np.asarray(attention.key)).max() * abs(np.asarray(attention.query)).max()
     if asymmetry > 4 * attention.rank * np.finfo(interaction.dtype).eps * largest:
         raise InputError(
@@ -173,6 +180,7 @@ def _check_symmetric(attention: Attention) -> None:
 
 
 def _flatten(attention: Attention) -> tuple[tuple, tuple]:
+    """Arrays with their names, and the static fields, for `register_pytree_with_keys`."""
     return (
         tuple((jax.tree_util.GetAttrKey(name), getattr(attention, name)) for name in ARRAY_FIELDS),
         tuple(getattr(attention, name) for name in STATIC_FIELDS),
@@ -180,8 +188,11 @@ def _flatten(attention: Attention) -> tuple[tuple, tuple]:
 
 
 def _unflatten(static: tuple, arrays: Iterable) -> Attention:
-    # Transformations rebuild the pytree with placeholders or with batched leaves, which no check
-    # should see.
+    """The attention from its static fields and arrays, without the checks of the constructor.
+
+    JAX's transformations rebuild it with placeholders or batched leaves, which the checks would
+    refuse.
+    """
     attention = object.__new__(Attention)
     for name, leaf in zip((*ARRAY_FIELDS, *STATIC_FIELDS), (*arrays, *static), strict=True):
         object.__setattr__(attention, name, leaf)

@@ -1,4 +1,4 @@
-"""The barrier as a penalty in any training loop (theory, sections 2, 3 and 7)."""
+"""The barrier as a penalty to add to any training loss (theory, sections 2, 3 and 7)."""
 
 import math
 from typing import Any
@@ -28,40 +28,42 @@ def barrier_loss(
     scale: float | Array = 1.0,
     counted: Any = None,
 ) -> Float[Array, ""]:
-    """`weight` times the mean, over the positions that count, of a penalty on attention that is
-    close to ill-conditioned.
+    """Weighted mean penalty on attention that is close to ill-conditioned, one number.
+
+    It is `weight` times the mean over the positions that count of one of these, by `variant`:
 
         full          |e_t|^2 / (2 scale^2) - log |det J_t|    minus the log density of the
-                                                               embeddings, but for a constant
+                                                               embeddings, up to a constant
         margin_only   -log |det J_t|                           without the residuals
-        one_sided     max(0, -log |det J_t|)                   counted only where it is positive
+        one_sided     max(0, -log |det J_t|)                   only where it is positive
         bounded       -log |det J_t|, with A bounded: by the contraction cap where the attention
-                      has one, else by its prior, a normal with standard deviation 1 / sqrt(d) in
-                      each entry, spread over the positions that count
+                      has one, else by a normal prior with standard deviation 1 / sqrt(d) on each
+                      entry of A, spread over the positions that count
 
-    Add it to the loss of a model, per token, with an attention whose query and key are trained too:
-    an auxiliary one on the embeddings (strict mask), or the model's own heads on what they read
+    Add it to a model's loss per token, with an attention whose query and key are trained too: an
+    auxiliary one on the embeddings (strict mask), or the model's own heads on their own inputs
     (inclusive mask, with their value maps).
 
-    What training does with it: `margin_only` rewards ever larger determinants, so that a trainable
-    attention can run away from the boundary without bound. `full` holds back the embeddings, whose
-    residuals grow with them, but not A. `one_sided` has its floor at 0, and `bounded` one that A
-    cannot leave for long. The determinant counts by its absolute value, finite
-    on both sides of the boundary: a step that jumps it goes unnoticed. Look at `stability_margin`,
-    or take the cap.
+    Effect in training: `margin_only` rewards ever larger determinants, so that a trainable
+    attention can run away from the boundary without bound. `full` restrains the embeddings, whose
+    residuals grow with them, but not A. `one_sided` cannot fall below 0. `bounded` restrains A
+    itself. All use the absolute value of the determinant, which is finite on both sides of the
+    boundary: a step that jumps over the boundary is not noticed. Watch `stability_margin`, or use
+    the cap.
 
     Args:
-        attention: with one map, not a batch of them.
+        attention: one map, not a batch.
         embeddings: u, shape (..., length, dim).
-        weight: lambda >= 0; the paper has 0.02 to 0.05.
-        variant: as above.
+        weight: lambda >= 0; the paper uses 0.02 to 0.05.
+        variant: "full", "margin_only", "one_sided" or "bounded", as above.
         scale: sigma of the residuals in `full`, in the unit of the embeddings.
         counted: which positions count, shape (..., length); None is all.
 
     Raises:
-        InputError: another variant, a negative weight, shapes that do not go together, a batch of
-            maps, or the inclusive mask without value maps, under which the first position is
+        InputError: an unknown variant, a negative weight, shapes that do not fit together, a batch
+            of maps, or the inclusive mask without value maps, under which the first position is
             exactly singular.
+
     Source: theory, sections 2 and 7.
 
     Example:
@@ -84,7 +86,7 @@ def barrier_loss(
         raise InputError(
             f"counted: expected shape {found.shape}, one entry for each position, got {where.shape}"
         )
-    # Not a product with 0: a position that does not count may be singular.
+    # A select, not a product with 0: the penalty of a position that does not count may be infinite.
     total = jnp.where(where, found, 0).sum()
     if variant == "bounded" and attention.contraction is None:
         total = total + 0.5 * attention.dim * (attention.interaction**2).sum()
@@ -94,7 +96,10 @@ def barrier_loss(
 def penalties(
     attention: Attention, embeddings: ArrayLike, variant: str, scale: ArrayLike = 1.0
 ) -> Float[Array, "*batch length"]:
-    """The penalty of each position; under `bounded` without what belongs to A itself."""
+    """The penalty of each position, without the weight; for "bounded" also without the prior on A.
+
+    Arguments, errors and source as in `barrier_loss`.
+    """
     if not isinstance(attention, Attention):
         raise InputError(
             f"attention: expected an Attention(query, key), got {type(attention).__name__}"
@@ -108,13 +113,12 @@ def penalties(
     if attention.batch_shape:
         raise InputError(
             f"attention: expected one map, got a batch {attention.batch_shape}; use jax.vmap "
-            "over it"
+            "over the maps"
         )
     if attention.mask == "inclusive" and attention.value is None:
         raise InputError(
             "attention: the inclusive mask with value None is singular at the first position, "
-            "which sees itself alone; "
-            'give value maps, or mask="strict"'
+            'which attends to itself alone; give value maps, or mask="strict"'
         )
     if variant == "full":
         e, log_abs_det, _ = over_sequences(

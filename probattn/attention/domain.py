@@ -1,5 +1,8 @@
-"""The local domain of symmetric interactions: linear matrix inequalities (theory, sections 3 and
-4)."""
+"""Linear matrix inequalities, which bound the local domain of symmetric A (theory, 3 and 4).
+
+Letters in shapes: b sequence, h head, t position, s and r attended positions, i, j, k and l
+components of an embedding, n block.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,25 +12,29 @@ from probattn.attention.weighted_mean import attend
 
 
 def inequality_holds(covariance: jax.Array, interaction: jax.Array) -> jax.Array:
-    """Whether `I - S^{1/2} A S^{1/2}` is positive definite, of S (..., i, j) and one symmetric A;
-    shape (...).
+    """Whether `I - S^{1/2} A S^{1/2}` is positive definite, for each S.
 
-    With a factor `S = L L^T` that is so if and only if `I - L^T A L` is, whose pivots are then all
-    positive. Blocks stand side by side as in `determinant`. A NaN is no answer: True.
+    S is (..., i, j), the symmetric A (i, j), the result (...). With a factor `S = L L^T` the
+    inequality holds if and only if `I - L^T A L` is positive definite, that is, if its pivots are
+    all positive. As in `determinant`, the last axis numbers the blocks. A NaN counts as inside, so
+    that the density there is NaN and not -inf.
     """
     dim = covariance.shape[-1]
+    # A truth value has no gradient: keep derivatives out of the loops below.
     stopped = jax.lax.stop_gradient((covariance.reshape(-1, dim, dim), interaction))
-    root = _semidefinite_root(jnp.moveaxis(stopped[0], 0, -1))  # [i, k, n]
-    towards = jnp.einsum("ij,jkn->ikn", stopped[1], root)
-    inner = (root[:, :, None] * towards[:, None]).sum(0)
+    root = _semidefinite_root(jnp.moveaxis(stopped[0], 0, -1))  # L, [i, k, n]
+    towards = jnp.einsum("ij,jkn->ikn", stopped[1], root)  # A L
+    inner = (root[:, :, None] * towards[:, None]).sum(0)  # L^T A L, [k, l, n]
     return ~(_smallest_pivot(jnp.eye(dim, dtype=root.dtype)[..., None] - inner) <= 0).reshape(
         covariance.shape[:-2]
     )
 
 
 def _semidefinite_root(matrix: jax.Array) -> jax.Array:
-    """Cholesky factor of positive semidefinite blocks [i, j, n]; a pivot that is rounding of 0
-    leaves a column of zeros."""
+    """Cholesky factor [i, k, n] of positive semidefinite blocks [i, j, n].
+
+    A pivot that is 0 up to rounding gives a column of zeros.
+    """
     dim = matrix.shape[0]
     rounding = 8 * dim * jnp.finfo(matrix.dtype).eps * jnp.diagonal(matrix).max(-1)
 
@@ -43,8 +50,10 @@ def _semidefinite_root(matrix: jax.Array) -> jax.Array:
 
 
 def _smallest_pivot(matrix: jax.Array) -> jax.Array:
-    """Of elimination without exchanges, of symmetric blocks [i, j, n]; all pivots are positive
-    where a block is definite."""
+    """Smallest pivot [n] of symmetric blocks [i, j, n] in elimination without row exchanges.
+
+    A block is positive definite if and only if all its pivots are positive.
+    """
 
     def eliminate(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         left, smallest = carry
@@ -58,29 +67,31 @@ def _smallest_pivot(matrix: jax.Array) -> jax.Array:
 
 
 def of_centred(attention: Attention, length: int) -> int:
-    """Working set of one sequence where every past is centred by itself."""
+    """Numbers that one sequence needs at once where each past is centred: some [h, t, s, i]."""
     return 4 * attention.heads * length**2 * attention.dim
 
 
 def inequality_slack(attention: Attention, u: jax.Array) -> jax.Array:
-    """Smallest eigenvalue of `I - S_t^{1/2} A S_t^{1/2}` for a symmetric A with V = I, as [b, t].
+    """Smallest eigenvalue of `I - S_t^{1/2} A S_t^{1/2}` for symmetric A and V = I, as [b, t].
 
-    With S = X X^T the eigenvalues of S^{1/2} A S^{1/2} (d of them) and those of X^T A X (one per
-    position) differ only in how many are 0, and the latter have a gradient where S is singular.
+    With S = X X^T, the d eigenvalues of S^{1/2} A S^{1/2} and the T of X^T A X are the same but for
+    the number of zeros; the latter have a gradient where S is singular.
     """
     length, dim = u.shape[1:]
     attended = attend(attention, u)
-    alpha = attended.alpha[:, 0]
+    alpha = attended.alpha[:, 0]  # [b, t, s]
     centred = attended.w[:, None] - attended.wbar[:, 0, :, None]  # [b, t, s, i]
+    # The square root of the weights, with gradient 0 (not NaN) where a weight is 0.
     root = jnp.sqrt(jnp.where(alpha > 0, alpha, 1)) * (alpha > 0)
-    spread = root[..., None] * centred  # X^T
-    inner = jnp.einsum(
+    spread = root[..., None] * centred  # X^T, [b, t, s, i]
+    inner = jnp.einsum(  # X^T A X, [b, t, r, s]
         "btri,ij,btsj->btrs", spread, attention.interaction[0], spread, optimize=True
     )
-    ascending = jnp.linalg.eigvalsh(inner * attended.shrink[..., None, None])
+    ascending = jnp.linalg.eigvalsh(inner * attended.shrink[..., None, None])  # [b, t, s]
+    # With fewer positions than dimensions, S^{1/2} A S^{1/2} has eigenvalues 0 besides these.
     if length < dim:
         return 1 - jnp.maximum(ascending[..., -1], 0)
-    # Unless the largest is positive, none is, and the zeros that only X^T A X has stand above the d
-    # of S A.
+    # Otherwise X^T A X has T - d zeros besides the d eigenvalues that are asked for. A positive
+    # largest one is among the d; if none is positive, the zeros come last and the d first.
     rounding = length * jnp.finfo(u.dtype).eps * jnp.abs(ascending).max(-1)
     return 1 - jnp.where(ascending[..., -1] > rounding, ascending[..., -1], ascending[..., dim - 1])

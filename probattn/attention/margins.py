@@ -15,15 +15,15 @@ from probattn.errors import InputError
 def stability_margin(
     attention: Attention, u: ArrayLike, kind: str = "sigma_min"
 ) -> Float[Array, "*batch length"]:
-    """How far each position is from the degeneracy boundary `det J_t = 0`.
+    """Distance of each position from the degeneracy boundary `det J_t = 0`.
 
         sigma_min   sigma_min(J_t), the spectral norm of the smallest change of J_t that makes it
                     singular
-        log_det     log |det J_t|, its smooth version, -inf on the boundary
+        log_det     log |det J_t|, a smooth alternative, -inf on the boundary
         spectral    1 - |I - J_t|_2, a lower bound of sigma_min; positive where attention is a local
                     contraction, and above 1 - kappa under the cap
 
-    Where there is nothing to attend over (strict mask, positions 1 and 2) these are 1, 0 and 1.
+    At positions 1 and 2 under the strict mask, where J_t = I, these are 1, 0 and 1.
 
     Args: attention; u, embeddings of shape (..., length, dim); kind, as above.
     Raises: InputError on a wrong shape, a NaN or an unknown kind. Source: theory, section 3.
@@ -42,17 +42,17 @@ def stability_margin(
     if kind == "log_det":
         return log_det(attention, u)
     if kind == "spectral":
-        slope = jnp.eye(attention.dim) - jacobian_blocks(attention, u)
-        return 1 - jnp.linalg.svd(slope, compute_uv=False)[..., 0]
+        derivative = jnp.eye(attention.dim) - jacobian_blocks(attention, u)
+        return 1 - jnp.linalg.svd(derivative, compute_uv=False)[..., 0]
     raise InputError(f'kind: expected "sigma_min", "log_det" or "spectral", got {kind!r}')
 
 
 def support_weights(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
     """Support weight of each position, `1 / sigma_min(J_t) = |J_t^{-1}|_2`: +inf on the boundary.
 
-    For symmetric interactions and a barrier of weight lambda -> 0, lambda times the inverse of `I -
-    S_t^{1/2} A S_t^{1/2}` tends to the dual variable of constraint t, as in a support vector
-    machine.
+    For symmetric A, as the weight lambda of the barrier tends to 0, lambda times the inverse of
+    `I - S_t^{1/2} A S_t^{1/2}` tends to the dual variable of the constraint that this matrix is
+    positive definite, as in a support vector machine.
 
     Args: attention; u, embeddings of shape (..., length, dim). Raises: InputError on a wrong shape
     or a NaN. Source: theory, section 3.
@@ -70,15 +70,14 @@ def support_weights(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
 
 
 def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*batch {k}"]:
-    """Positions with the k smallest stability margins, smallest first; ties go to the earlier
-    position.
+    """Positions with the k smallest stability margins, the smallest first.
 
-    Under the inclusive mask with V = I position 1 attends to itself alone: its margin is 0, and it
-    always comes first.
+    Positions count from 0; of equal margins the earlier position comes first. Under the inclusive
+    mask with V = I the first position attends to itself alone: its margin is 0, and it always comes
+    first.
 
-    Args: attention; u, embeddings of shape (..., length, dim); k, from 1 to length.
-    Raises: InputError on a wrong shape, a NaN, or k outside 1 ... length. Source: theory, section
-        3.
+    Args: attention; u, embeddings of shape (..., length, dim); k, from 1 to length. Raises:
+    InputError on a wrong shape, a NaN, or k outside 1 ... length. Source: theory, section 3.
 
     Example:
 
@@ -100,16 +99,17 @@ def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*b
 
 
 def matrix_inequality_slack(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
-    """Slack of each position's linear matrix inequality, `lambda_min(I - S_t^{1/2} A S_t^{1/2})`,
-    symmetric A.
+    """Slack of each position's linear matrix inequality, for symmetric A.
+
+        lambda_min(I - S_t^{1/2} A S_t^{1/2})
 
     The local domain is where all slacks are positive: at given attention weights a convex set of A,
-    whose standard barrier is `-log det J_t`. The slack is 1 where there is nothing to attend over.
+    whose standard barrier is `-log det J_t`. At positions 1 and 2, where S_t = 0, the slack is 1.
     Under a contraction A is the capped one.
 
-    Args: attention, declared symmetric; u, embeddings of shape (..., length, dim).
-    Raises: InputError on a wrong shape, a NaN, or an attention that was not built with
-    symmetric=True. Source: theory, section 3.
+    Args: attention, declared symmetric; u, embeddings of shape (..., length, dim). Raises:
+    InputError on a wrong shape, a NaN, or an attention that was not built with symmetric=True.
+    Source: theory, section 3.
 
     Example:
 

@@ -1,5 +1,7 @@
-"""The bijection between noise and embeddings, by solving the implicit equation (theory, sections 1,
-2 and 5)."""
+"""The bijection between noise and embeddings (theory, sections 1, 2 and 5).
+
+Letters in shapes: b sequence, t position, i and j components of an embedding.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,26 +26,25 @@ from probattn.errors import InputError
 
 
 class AttentionTransform(Transform):
-    """Noise to embeddings: the u that solves `u_t = mu_t(u_t; u_<t) + e_t` for every position, on
-    (length, dim).
+    """The map from noise e to the embeddings u that solve `u_t = mu_t(u_t; u_<t) + e_t` for all t.
 
         forward   e -> u      position by position, by Newton's method
         inverse   u -> e      the residuals
         log |det du/de|       = -sum_t log |det J_t|
 
-    Forward is differentiable by the implicit function theorem, in e and in the attention's arrays.
-    Where the solver does not converge the embedding, and all that follow it, are NaN. Arrays of a
-    batch of maps broadcast against the leading axes of the argument.
+    Both are of shape (..., length, dim); a batch of maps broadcasts against the leading axes. The
+    forward map is differentiable, by the implicit function theorem, in e and in the attention's
+    arrays. Where the solver does not converge, the embedding and all later ones are NaN.
 
     Args:
         attention: with the strict mask.
-        branch: what forward does when no certificate says that there is one root: None refuses,
-            "fixed_point" takes the limit of `u <- mu_t(u) + e_t` from u = e_t, which has det J_t >=
-            0, or NaN if there is none within 10,000 iterations.
+        branch: which root the forward map takes if no certificate says that there is only one.
+            None refuses. "fixed_point" takes the limit of `u <- mu_t(u) + e_t` from u = e_t, at
+            which det J_t >= 0, or NaN if there is none within 10,000 iterations.
 
     Raises:
         InputError: at construction an attention with the inclusive mask or an unknown branch; in
-            the forward direction an attention without a certificate, unless the branch is named; a
+            the forward direction an attention without a certificate, unless a branch is named; a
             wrong shape; a NaN.
 
     Source: theory, sections 2, 4 and 5.
@@ -70,26 +71,26 @@ class AttentionTransform(Transform):
 
     def __call__(self, x: ArrayLike) -> Float[Array, "*batch length dim"]:
         length = jnp.shape(x)[-2] if jnp.ndim(x) >= 2 else 0
-        if length == 0 or always_unique(
-            self.attention, length
-        ):  # no length is for over_sequences to refuse
+        # A wrong shape (length 0 here) is refused by over_sequences.
+        if length == 0 or always_unique(self.attention, length):
             return over_sequences(_newton, self.attention, x, "noise")
         if self.branch is None:
             raise InputError(
-                "attention: the equation u = mu(u) + noise may have several solutions (of "
-                "traced parameters nothing "
-                "but the cap is known), so a sample is not unique; use contraction=0.9 (always "
-                "unique), or ask for "
+                "attention: the equation u = mu(u) + noise may have several solutions, so a sample "
+                "is not unique (inside jit only a cap can rule that out, since values are not "
+                "known); use contraction=0.9 (always unique), or ask for "
                 'branch="fixed_point" and check draws with `certified`'
             )
         return over_sequences(_iterate, self.attention, x, "noise")
 
     def _inverse(self, y: ArrayLike) -> Float[Array, "*batch length dim"]:
+        """The residuals of embeddings y, which are the noise that gives y."""
         return residuals(self.attention, y)
 
     def log_abs_det_jacobian(
         self, x: Any, y: ArrayLike, intermediates: Any = None
     ) -> Float[Array, "*batch"]:
+        """`log |det du/de|` at embeddings y; the noise x and `intermediates` are not used."""
         return -log_det(self.attention, y).sum(-1)
 
     def tree_flatten(self):
@@ -108,18 +109,21 @@ class AttentionTransform(Transform):
 
 
 def _newton(attention: Attention, noise: jax.Array) -> jax.Array:
-    # Newton's steps can cycle where interactions are strong: under the cap iteration then takes
-    # over, which always converges there; without it a trust region comes first.
+    """Embeddings [b, t, i] from noise [b, t, i] by Newton's method."""
+    # Newton's steps can cycle where interactions are strong. Under the cap `newton` then falls back
+    # on the fixed-point iteration, which always converges there; without the cap `guarded_newton`
+    # starts with a trust region.
     solve = guarded_newton if attention.contraction is None else newton
     return jax.vmap(partial(_solve_in_turn, attention, solve))(noise)
 
 
 def _iterate(attention: Attention, noise: jax.Array) -> jax.Array:
+    """Embeddings [b, t, i] from noise [b, t, i] by the fixed-point iteration."""
     return jax.vmap(partial(_solve_in_turn, attention, _fixed_point))(noise)
 
 
 def _solve_in_turn(attention: Attention, solve: Callable, noise: jax.Array) -> jax.Array:
-    """One sequence, noise[t, i] to u[t, i]."""
+    """Embeddings u[t, i] of one sequence from noise[t, i]: `solve` at each position in turn."""
 
     def step(u: jax.Array, position: jax.Array) -> tuple[jax.Array, None]:
         equation = Equation.at(attention, u, position, noise[position])
@@ -129,24 +133,32 @@ def _solve_in_turn(attention: Attention, solve: Callable, noise: jax.Array) -> j
 
 
 class Equation(NamedTuple):
-    """`x = mu_t(x; u_<t) + e` for the embedding x of one position of one sequence; u[t, i] holds
-    its past."""
+    """The equation `x = mu_t(x; u_<t) + e` for the embedding x at one position of one sequence.
+
+    The methods take x in units of `unit`, which makes it of order one, so that the tolerances of
+    the solvers are relative.
+
+    Args:
+        attention: one map, without a contraction cap (`at` works the cap into the query).
+        u: buffer [t, i] whose rows before `position` are the past; the other rows are ignored.
+        position: index of the row that x belongs to.
+        noise: e, [i].
+        unit: size of the past and the noise, the largest absolute entry.
+    """
 
     attention: Attention
     u: jax.Array
     position: jax.Array
     noise: jax.Array
-    unit: (
-        jax.Array
-    )  # the size of what is given: x / unit is of order one, so that tolerances are relative
+    unit: jax.Array
 
     @classmethod
     def at(
         cls, attention: Attention, u: jax.Array, position: jax.Array, noise: jax.Array
     ) -> "Equation":
-        if (
-            attention.contraction is not None
-        ):  # the cap depends on the past only: it is worked into the query
+        """The equation at `position` for an attention with or without a contraction cap."""
+        if attention.contraction is not None:
+            # The cap depends on the past only, not on x: it is a factor on the query.
             shrink = shrinkage(attention, u[None])[0, position]
             attention = replace(attention, query=attention.query * shrink, contraction=None)
         past = jnp.where(jnp.arange(len(u))[:, None] < position, u, 0)
@@ -154,37 +166,45 @@ class Equation(NamedTuple):
         return cls(attention, u, position, noise, jnp.where(size > 0, size, 1))
 
     def iterate(self, scaled: jax.Array) -> jax.Array:
-        """The right-hand side, in units."""
+        """The right-hand side `mu_t(x) + e` [i] for `scaled`, x / unit; also divided by unit."""
         return (
             mean_at(self.attention, self.u, self.position, scaled * self.unit) + self.noise
         ) / self.unit
 
     def difference(self, scaled: jax.Array) -> jax.Array:
-        """Left-hand side minus right-hand side, in units: 0 at a root, and its slope there is
-        J_t."""
+        """Left-hand side minus right-hand side, in units of `unit`: 0 at a root.
+
+        Its derivative in `scaled` is J_t.
+        """
         return scaled - self.iterate(scaled)
 
 
 def newton(equation: Equation, start: jax.Array) -> jax.Array:
-    """The root under the cap: by Newton's method from `start`, or else by iteration, at rate kappa;
-    NaN if both fail."""
+    """The only root [i] under the cap, by Newton's method from `start`.
+
+    If that fails, by the fixed-point iteration, which converges at rate kappa; NaN if both fail.
+    """
     return _root(equation, start, _find_under_the_cap)
 
 
 def guarded_newton(equation: Equation, start: jax.Array) -> jax.Array:
-    """Likewise, after a trust region has brought `start` near a root."""
+    """A root [i] without the cap: a trust region from `start`, then Newton's method; or NaN."""
     return _root(equation, start, _find_by_trust_region)
 
 
 def _fixed_point(equation: Equation, start: jax.Array) -> jax.Array:
-    """The limit of `x <- mu(x) + e` from `start`, or NaN."""
+    """The limit [i] of `x <- mu_t(x) + e` from `start`, or NaN."""
     return _root(equation, start, _find_by_iteration)
 
 
 def _root(equation: Equation, start: jax.Array, find: Callable) -> jax.Array:
-    """What `find` finds, differentiable to any order by the implicit function theorem."""
+    """The root that `find(difference, start)` finds, differentiable to any order.
+
+    `custom_root` differentiates by the implicit function theorem and not through `find`.
+    """
 
     def solve_tangent(linear: Callable, right: jax.Array) -> jax.Array:
+        # The linear map is the derivative of `difference` at the root: J_t, a small dense matrix.
         return jnp.linalg.solve(jax.jacfwd(linear)(jnp.zeros_like(right)), right)
 
     scaled_start = jax.lax.stop_gradient(start / equation.unit)
@@ -194,11 +214,12 @@ def _root(equation: Equation, start: jax.Array, find: Callable) -> jax.Array:
 
 
 def _find_by_newton(difference: Callable, start: jax.Array) -> jax.Array:
-    # By hand: lineax, under optimistix's Newton, refuses arrays that lie on several devices, as
-    # parallel chains do.
-    slope = jax.jacfwd(difference)
+    """The root of `difference` by Newton's method from `start`, or NaN after 50 steps."""
+    # Newton's method is written out here because optimistix's uses lineax, which refuses arrays
+    # that lie on several devices, as those of parallel chains do.
+    derivative = jax.jacfwd(difference)
 
-    def goes_on(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    def unfinished(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         _, step, number = carry
         return (jnp.abs(step).max() > small) & (number < 50)
 
@@ -206,28 +227,31 @@ def _find_by_newton(difference: Callable, start: jax.Array) -> jax.Array:
         carry: tuple[jax.Array, jax.Array, jax.Array],
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         x, _, number = carry
-        step = jnp.linalg.solve(slope(x), difference(x))
+        step = jnp.linalg.solve(derivative(x), difference(x))
         return x - step, step, number + 1
 
-    # Convergence is quadratic: after a step below a tenth of the root of the machine epsilon one
-    # more is exact.
+    # Convergence is quadratic: after a step below a tenth of the square root of the machine
+    # epsilon, one more step reaches the root up to rounding.
     small = 0.1 * jnp.finfo(start.dtype).eps ** 0.5
     x, step, _ = jax.lax.while_loop(
-        goes_on, advance, (start, jnp.full_like(start, jnp.inf), jnp.zeros((), int))
+        unfinished, advance, (start, jnp.full_like(start, jnp.inf), jnp.zeros((), int))
     )
     return jnp.where(
-        jnp.abs(step).max() <= small, x - jnp.linalg.solve(slope(x), difference(x)), jnp.nan
+        jnp.abs(step).max() <= small, x - jnp.linalg.solve(derivative(x), difference(x)), jnp.nan
     )
 
 
 def _find_under_the_cap(difference: Callable, start: jax.Array) -> jax.Array:
+    """Newton's method from `start`; where it fails, the fixed-point iteration from `start`."""
     root = _find_by_newton(difference, start)
     failed = jnp.isnan(root).any()
-    # Where Newton's method has converged the iteration is over at once.
+    # The iteration always runs (under vmap a `cond` would run it too). Where Newton's method has
+    # converged it starts at the root and stops at once.
     return jnp.where(failed, _find_by_iteration(difference, jnp.where(failed, start, root)), root)
 
 
 def _find_by_trust_region(difference: Callable, start: jax.Array) -> jax.Array:
+    """A trust region brings `start` near a root, and Newton's method finds that."""
     solver: Any = optimistix.Dogleg(rtol=1e-2, atol=1e-2)
     near = optimistix.root_find(
         lambda x, _: difference(x), solver, start, max_steps=100, throw=False
@@ -236,15 +260,17 @@ def _find_by_trust_region(difference: Callable, start: jax.Array) -> jax.Array:
 
 
 def _find_by_iteration(difference: Callable, start: jax.Array) -> jax.Array:
+    """The limit of `x <- x - difference(x)`, that is of `x <- mu_t(x) + e`; or NaN."""
     solver: Any = optimistix.FixedPointIteration(*_tolerances(start))
     iterate = lambda x, _: x - difference(x)  # noqa: E731
     return _or_nan(optimistix.fixed_point(iterate, solver, start, max_steps=10_000, throw=False))
 
 
 def _tolerances(array: jax.Array) -> tuple[float, float]:
-    # A step, and what is left of the equation, of a few units in the last place.
+    """Relative and absolute tolerance of the fixed-point iteration: 8 machine epsilons each."""
     return (8 * float(jnp.finfo(array.dtype).eps),) * 2
 
 
 def _or_nan(solution: optimistix.Solution) -> jax.Array:
+    """The value of a solution, NaN where the solver did not converge."""
     return jnp.where(solution.result == optimistix.RESULTS.successful, solution.value, jnp.nan)

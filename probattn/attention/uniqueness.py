@@ -1,5 +1,4 @@
-"""Certificates that the implicit equation `u = mu_t(u) + e_t` has one root only (theory, section
-4)."""
+"""Certificates that the equation `u = mu_t(u) + e_t` has only one root (theory, section 4)."""
 
 from typing import Any
 
@@ -16,24 +15,23 @@ from probattn.errors import InputError
 
 
 def certified(attention: Attention, u: ArrayLike) -> Bool[Array, "*batch length"]:
-    """Whether a bound proves, given the past of each position, that the embedding there is the only
-    root.
+    """Whether a bound proves that each position's equation, given its past, has only one root.
 
-    The covariance of any weights on points of diameter D has `|S|_2 <= D^2 / 4`, so there is one
-    root if
+    Points of diameter D have a covariance with `|S|_2 <= D^2 / 4` under any weights. So there is
+    only one root in each of these cases:
 
         contraction             always: the cap makes mu_t a contraction
         any heads and values    sum_h |V_h|_2 |A_h|_2 D_t^2 / 4 < 1
         one head, V = I         lambda_max((A + A^T) / 2) D_t^2 / 4 < 1
 
-    The third holds for all histories if `A + A^T <= 0`. It follows from mu_t(u) = grad g(A u), with
-    g a log-sum-exp that is convex and D^2/4-smooth: two roots at distance w would have `w^T A w >=
-    |w|^2 / (D^2/4)`. False means that no bound proves it, not that there are several roots
-    (`expected_roots` counts them).
+    The third bound follows from mu_t(u) = grad g(A u), with g a log-sum-exp that is convex and
+    D^2/4-smooth: two roots that differ by w would have `w^T A w >= |w|^2 / (D^2/4)`. It holds for
+    all histories if `A + A^T <= 0`. False means that no bound proves it, not that there are several
+    roots (`expected_roots` counts them).
 
-    Args: attention, strict mask; u, embeddings of shape (..., length, dim).
-    Raises: InputError on a wrong shape, a NaN or an inclusive mask. Source: theory, section 4, and
-    for the third with `A + A^T` not negative: the argument above.
+    Args: attention, strict mask; u, embeddings of shape (..., length, dim). Raises: InputError on a
+    wrong shape, a NaN or an inclusive mask. Source: theory, section 4; for the third bound the
+    argument above.
 
     Example:
 
@@ -49,7 +47,7 @@ def certified(attention: Attention, u: ArrayLike) -> Bool[Array, "*batch length"
 
 
 def require_strict(attention: Any) -> None:
-    """InputError unless each position attends to its strict past only, as a process needs."""
+    """Raise InputError unless `attention` is an Attention with the strict mask."""
     if not isinstance(attention, Attention):
         raise InputError(
             f"attention: expected a probattn.Attention, got {type(attention).__name__}"
@@ -62,8 +60,11 @@ def require_strict(attention: Any) -> None:
 
 
 def always_unique(attention: Attention, length: int) -> bool:
-    """Whether a certificate holds for every history: the cap, two positions, or `A + A^T <= 0`
-    (known outside jit)."""
+    """Whether there is one root whatever the history of up to `length` positions.
+
+    So it is under the cap, for up to two positions, and if `_gain` is not positive (one head,
+    V = I and `A + A^T <= 0`). The last is not known of traced arrays: False.
+    """
     if attention.contraction is not None or length <= 2:
         return True
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(attention)):
@@ -72,9 +73,9 @@ def always_unique(attention: Attention, length: int) -> bool:
 
 
 def _gain(attention: Attention) -> jax.Array:
-    """What `D_t^2 / 4` is multiplied by in the bound, shape of the batch of maps."""
+    """Factor of `D_t^2 / 4` in the bounds of `certified`, in the shape of the batch of maps."""
     interaction = attention.interaction
-    heads = jnp.linalg.norm(interaction, ord=2, axis=(-2, -1))
+    heads = jnp.linalg.norm(interaction, ord=2, axis=(-2, -1))  # |A_h|_2, [..., h]
     if attention.value is None:
         of_values, identity = jnp.ones(()) / attention.heads, jnp.full((), attention.heads == 1)
     else:
@@ -83,14 +84,15 @@ def _gain(attention: Attention) -> jax.Array:
             axis=(-3, -2, -1)
         )
     symmetric_part = (interaction + jnp.swapaxes(interaction, -1, -2)) / 2
-    largest = jnp.linalg.eigvalsh(symmetric_part)[..., 0, -1]
+    largest = jnp.linalg.eigvalsh(symmetric_part)[..., 0, -1]  # of the only head
     return jnp.where(identity, largest, (of_values * heads).sum(-1))
 
 
 def _certified(attention: Attention, u: jax.Array) -> jax.Array:
-    past = squared_diameter(u)
+    """`certified` of u[b, t, i] for one map, as [b, t]."""
+    past = squared_diameter(u)  # D_t^2, [b, t]
     if attention.contraction is not None:
         return jnp.ones_like(past, bool)
-    # The bound itself is rounded: it must hold with room for that.
+    # The bound is computed with rounding errors: require it with room for them.
     rounding = 16 * attention.dim * jnp.finfo(u.dtype).eps
     return _gain(attention) * past / 4 < 1 - rounding

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,8 @@ from probattn.cli.runs import (
 from probattn.cli.shared import (
     ClusterOption,
     CorpusArgument,
+    FormatOption,
+    KeepSpaceOption,
     RunArgument,
     SeedOption,
     StrictOption,
@@ -71,7 +73,7 @@ def demo(
         descents = {"num_steps": DEMO_STEPS[quick], "num_starts": chains["num_chains"]}
         for method, settings in ((Method.map, descents), (Method.posterior, chains)):
             console.print(f"fitting by {method.value} ...")
-            data = {"length": None, "train_size": None, "stream": False}
+            data: dict[str, Any] = {"length": None, "train_size": None}
             fit_and_save(
                 "cmudict",
                 method,
@@ -165,6 +167,8 @@ def fit(
     stream: Annotated[
         bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
     ] = False,
+    format: FormatOption = "lines",
+    keep_space: KeepSpaceOption = False,
     num_steps: Annotated[
         int | None,
         typer.Option(help="Most optimiser steps to a mode, default 4000; it stops early at rest."),
@@ -248,7 +252,13 @@ def fit(
         model,
         seed=seed,
         settings=settings,
-        data=dict(length=length, train_size=train_size, stream=stream),
+        data=dict(
+            length=length,
+            train_size=train_size,
+            stream=stream,
+            format=format,
+            keep_space=keep_space,
+        ),
         model_options=dict(
             dim=dim,
             heads=heads,

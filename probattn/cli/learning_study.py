@@ -15,7 +15,7 @@ from rich.table import Table
 from probattn.cli.models import ModelName, build_model
 from probattn.cli.printing import SAME_COMMAND, console, told_how_to_go_on
 from probattn.cli.runs import Method, fit_and_save, num_chunks, resume_run, wake_devices
-from probattn.cli.shared import CorpusArgument, SeedOption
+from probattn.cli.shared import CorpusArgument, FormatOption, KeepSpaceOption, SeedOption
 from probattn.cli.study_folder import open_study
 from probattn.errors import FitError, InputError
 
@@ -117,6 +117,8 @@ def learning_curve(
     stream: Annotated[
         bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
     ] = False,
+    format: FormatOption = "lines",
+    keep_space: KeepSpaceOption = False,
     num_steps: Annotated[
         int | None,
         typer.Option(help="MAP: most optimiser steps, default 4000; fewer once at rest."),
@@ -148,8 +150,8 @@ def learning_curve(
     wake_devices(num_chains)
     from probattn.inference import load_corpus
 
-    data = {"length": length, "stream": stream}
-    whole = load_corpus(corpus, length=length, stream=stream)
+    data = {"length": length, "stream": stream, "format": format, "keep_space": keep_space}
+    whole = load_corpus(corpus, length=length, stream=stream, format=format, keep_space=keep_space)
     if wanted[-1] > len(whole.train):
         raise InputError(
             f"sizes: {corpus} has {len(whole.train):,} training sequences, got {wanted[-1]:,}; "

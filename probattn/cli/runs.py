@@ -252,7 +252,7 @@ def compare_runs(
     # For cmudict more training sequences are at hand, which give one more baseline; they fit the
     # run if this installation reads the same symbols and held-out sequences.
     reference = None
-    if corpus.name == "cmudict":
+    if corpus.format == "cmudict":
         larger = load_corpus("cmudict", length=corpus.length)
         if larger.symbols == corpus.symbols and (larger.heldout == corpus.heldout).all():
             reference = larger.train[:REFERENCE_SIZE]

@@ -9,6 +9,17 @@ from probattn.cli.printing import console, print_diagnosis
 CorpusArgument = Annotated[
     str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')
 ]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="What a sequence is in the file: lines, words, fasta, csv:COLUMN or jsonl:FIELD.",
+    ),
+]
+KeepSpaceOption = Annotated[
+    bool,
+    typer.Option("--keep-space", help="White space at both ends of a line belongs to it."),
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")
 ]

@@ -262,9 +262,13 @@ BAD = {
         ["fit", "{}/one.txt", "--method", "map", "--out", "{}/new"],
         "at least two different symbols",
     ),
-    "lines too long": (
-        ["fit", "{}/words.txt", "--method", "map", "--length", "3", "--out", "{}/new"],
-        "give --length 4",
+    "few lines": (
+        ["fit", "{}/nine.txt", "--method", "map", "--out", "{}/new"],
+        "at least 10 different sequences, two of them to hold out, got 9",
+    ),
+    "unknown format": (
+        ["fit", "{}/words.txt", "--method", "map", "--format", "tsv", "--out", "{}/new"],
+        "format: expected lines, words, fasta, csv:COLUMN or jsonl:FIELD, got 'tsv'",
     ),
     "dim": (
         ["fit", "{}/words.txt", "--method", "map", "--dim", "0", "--out", "{}/new"],
@@ -329,7 +333,7 @@ BAD = {
     "unknown symbol": (["margins", "{}/map", "xqz"], "unknown symbol 'q'"),
     "text too long": (
         ["margins", "{}/map", "wxyzw"],
-        "has 5 symbols, the model of length 4 takes 3",
+        "has 5 symbols, a model of length 4 takes 3",
     ),
     "plot format": (
         ["generate", "{}/map", "--plot", "{}/words.txt"],
@@ -387,6 +391,7 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(folder, name, capsy
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # put back what --devices makes of it
     (folder / "empty.txt").write_text("")
     (folder / "one.txt").write_text("a\naa\naaa\n")
+    (folder / "nine.txt").write_text("\n".join(a + b for a in "xyz" for b in "xyz"))
     if name == "other data" and not (folder / "other").exists():
         words = WORDS.split()
         (folder / "others.txt").write_text(

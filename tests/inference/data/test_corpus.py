@@ -1,5 +1,6 @@
 """Corpora: the split is fixed, nothing held out is trained on, and bad files are told apart."""
 
+import json
 import re
 
 import numpy as np
@@ -21,6 +22,11 @@ def write(tmp_path):
 
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "xyz" for b in "xyz" for c in "xyz")
+NINE = "\n".join(f"{a}{b}" for a in "xyz" for b in "xyz")
+
+
+def texts(corpus):
+    return {corpus.decode(row) for row in np.concatenate([corpus.train, corpus.heldout])}
 
 
 def test_cmudict_has_the_documented_shape_and_split():
@@ -44,7 +50,7 @@ def test_encode_takes_phonemes_and_dictionary_words():
     np.testing.assert_array_equal(corpus.encode("cat"), corpus.encode("K AE T"))
     with pytest.raises(InputError, match="unknown symbol 'qqq'"):
         corpus.encode("qqq")
-    with pytest.raises(InputError, match="has 10 symbols, the model of length 10 takes 9"):
+    with pytest.raises(InputError, match="has 10 symbols, a model of length 10 takes 9"):
         corpus.encode(" ".join(["K"] * 10))
     with pytest.raises(InputError, match="empty"):
         corpus.encode("  ")
@@ -77,15 +83,29 @@ def test_running_text_is_cut_in_order_and_its_end_is_held_out(write):
         ("", {}, "the file is empty"),
         (" \n\n", {}, "the file is empty"),
         ("aa\na\naaa", {}, "at least two different symbols, got 1"),
-        ("abc", {}, "at least two different sequences, one to hold out, got 1"),
+        (NINE, {}, "at least 10 different sequences, two of them to hold out, got 9"),
+        (NINE + "\nxy", {}, "at least 10 different sequences, two of them to hold out, got 9"),
+        (
+            "to be " * 9,
+            {"stream": True, "length": 6},
+            "at least 10 pieces of 6 characters, .* got 8",
+        ),
         (b"\xff\xfe\x00", {}, "cannot be read as UTF-8 text"),
-        ("ab\nabcdef\nba", {"length": 4}, "line 2 has 6 characters, length 4 takes 3"),
-        ("ab\nba\nbb", {"train_size": 50}, "has 2 training sequences, got 50"),
+        (WORDS, {"train_size": 50}, "has 22 training sequences, got 50"),
+        (WORDS, {"format": "tsv"}, "format: expected lines, words, fasta, .* got 'tsv'"),
+        (WORDS, {"format": "csv"}, "format: expected lines, words, fasta, .* got 'csv'"),
+        (WORDS, {"format": "words:x"}, "format: expected lines, words, fasta, .* got 'words:x'"),
+        (WORDS, {"format": "fasta"}, "expected a header `>name` before line 1"),
+        ("name,seq\na,b", {"format": "csv:text"}, "column 'text', got the columns name, seq"),
+        ('{"a": "b"}\nxyz', {"format": "jsonl:a"}, "line 2: expected a JSON object with the field"),
+        ('{"a": 3}', {"format": "jsonl:a"}, "line 1: expected text in the field 'a', got 3"),
+        (WORDS, {"stream": True, "length": 4, "format": "words"}, "running text has no sequences"),
         ("ab\nba\nbb", {"train_size": 0}, "train size: expected at least 1, got 0"),
         ("ab\nba\nbb", {"length": 1}, "length: expected at least 2"),
         ("ab ba bb", {"stream": True}, "running text needs one; give --length"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*looks like")
 def test_bad_files_are_refused(write, content, options, message):
     with pytest.raises(InputError, match=message):
         load_corpus(write(content), **options)
@@ -94,8 +114,9 @@ def test_bad_files_are_refused(write, content, options, message):
 def test_missing_files_are_named():
     with pytest.raises(InputError, match=re.escape("nowhere.txt: no such file")):
         load_corpus("nowhere.txt")
-    with pytest.raises(InputError, match="leave --stream out"):
-        load_corpus("cmudict", stream=True)
+    for options in ({"stream": True}, {"format": "words"}, {"keep_space": True}):
+        with pytest.raises(InputError, match="cmudict: is a list of words and no text"):
+            load_corpus("cmudict", **options)
 
 
 def test_other_texts_are_read_in_the_symbols_of_a_corpus(write):
@@ -118,3 +139,82 @@ def test_other_texts_are_read_in_the_symbols_of_a_corpus(write):
     assert skipped == 4  # "the " twice and "cat " are pieces of its own, "zzzz" is foreign
     with pytest.raises(InputError, match=r"at least two sequences in the symbols of words\.txt"):
         load_elsewhere(write("qqq\nzz\n", "none.txt"), corpus)
+
+
+def test_a_byte_order_mark_is_no_symbol(write):
+    plain, marked = load_corpus(write(WORDS)), load_corpus(write("\ufeff" + WORDS, "marked.txt"))
+    assert marked.digest() == plain.digest()
+    other = write("\ufeff" + "zz\nyx\nxx", "other.txt")
+    assert len(load_elsewhere(other, plain)[0]) == 3
+
+
+def test_lines_end_at_newlines_and_carriage_returns_alone(write):
+    # Where Python's splitlines parts lines.
+    parted = ["x\x0by\x0cz", "x\x1cy\x1dz", "x\x1ey\x85z", "x\u2028y\u2029z"]
+    for end in ("\n", "\r\n", "\r"):
+        corpus = load_corpus(write(end.join([*WORDS.split(), *parted, ""])))
+        assert set(parted) <= texts(corpus)
+    assert {"\x0b", "\u2028", "\x85"} <= set(corpus.symbols)
+
+
+def test_white_space_at_the_ends_is_treated_alike_where_texts_are_read_and_scored(write):
+    file = write("\n".join(f"  {word} " for word in WORDS.split()))
+    stripped, kept = load_corpus(file), load_corpus(file, keep_space=True)
+    assert texts(stripped) == set(WORDS.split())
+    np.testing.assert_array_equal(stripped.encode(" xyz  "), stripped.encode("xyz"))
+    assert texts(kept) == {f"  {word} " for word in WORDS.split()}
+    assert kept.decode(kept.encode("  xyz ")) == "  xyz "
+    tokens, _ = load_elsewhere(write(" x\nyy \n", "other.txt"), kept)
+    assert {kept.decode(row) for row in tokens} == {" x", "yy "}
+
+
+def test_formats_give_the_sequences_that_they_hold(write):
+    rows = WORDS.split()
+    spaced = "\n".join(f"{60 + i} 64 {70 + i}" for i in range(12))
+    words = load_corpus(write(spaced), format="words")
+    assert texts(words) == {" ".join(line.split()) for line in spaced.split("\n")}
+    assert "64" in words.symbols
+    np.testing.assert_array_equal(words.encode("60  64 70 "), words.encode("60 64 70"))
+    fasta = "".join(f">name {i} of it\n{row[:2]}\n{row[2:]}\n\n" for i, row in enumerate(rows))
+    assert texts(load_corpus(write(fasta), format="fasta")) == set(rows)
+    table = "id,seq\n" + "".join(f'{i},"{row}"\n' for i, row in enumerate(rows))
+    assert texts(load_corpus(write(table), format="csv:seq")) == set(rows)
+    objects = "".join(json.dumps({"seq": row, "id": i}) + "\n" for i, row in enumerate(rows))
+    corpus = load_corpus(write(objects), format="jsonl:seq")
+    assert texts(corpus) == set(rows)
+    assert corpus.format == "jsonl:seq"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "looks"),
+    [
+        ("".join(f">{i}\n{row}\n" for i, row in enumerate(WORDS.split())), "a.txt", "FASTA"),
+        ("".join(f'{{"a": "{row}"}}\n' for row in WORDS.split()), "a.txt", "JSON lines"),
+        ("".join(f"{i},{row}\n" for i, row in enumerate(WORDS.split())), "a.csv", "CSV"),
+        ("".join(f"{i} {i + 1}\n" for i in range(20)), "a.txt", "numbers separated by spaces"),
+    ],
+)
+def test_a_file_that_looks_like_another_format_is_reported(write, content, name, looks):
+    with pytest.warns(UserWarning, match=f"looks like {looks}, and each of its lines"):
+        load_corpus(write(content, name))
+
+
+def test_one_long_line_is_reported_and_a_length_leaves_it_out(write):
+    file = write(WORDS + "\n" + "xyz" * 40)
+    with pytest.warns(UserWarning, match=r"line 28 has 120 symbols, 95% .* --length"):
+        assert load_corpus(file).length == 121
+    many = write("\n".join([*WORDS.split() * 8, "xyz" * 40]), "many.txt")
+    with pytest.warns(
+        UserWarning, match=r"have at most 3; .* --length 4 leaves the longer ones out"
+    ):
+        load_corpus(many)
+    with pytest.warns(UserWarning, match=r"1 of 28 sequences are longer .*; line 28 has 120"):
+        corpus = load_corpus(file, length=4)
+    assert texts(corpus) == set(WORDS.split())
+
+
+def test_a_file_called_cmudict_is_a_file(write):
+    corpus = load_corpus(write(WORDS, "cmudict"))
+    assert (corpus.name, corpus.format) == ("cmudict", "lines")
+    with pytest.raises(InputError, match="unknown symbol 'c' in 'cat'"):
+        corpus.encode("cat")
