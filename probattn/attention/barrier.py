@@ -28,9 +28,9 @@ def barrier_loss(
     scale: float | Array = 1.0,
     counted: Any = None,
 ) -> Float[Array, ""]:
-    """Weighted mean penalty on attention that is close to ill-conditioned, one number.
+    """A penalty on attention that is close to ill-conditioned, `weight` times its mean.
 
-    It is `weight` times the mean over the positions that count of one of these, by `variant`:
+    The mean is over the positions that count; `variant` is the penalty of one position:
 
         full          |e_t|^2 / (2 scale^2) - log |det J_t|    minus the log density of the
                                                                embeddings, up to a constant

@@ -74,8 +74,8 @@ def of_centred(attention: Attention, length: int) -> int:
 def inequality_slack(attention: Attention, u: jax.Array) -> jax.Array:
     """Smallest eigenvalue of `I - S_t^{1/2} A S_t^{1/2}` for symmetric A and V = I, as [b, t].
 
-    With S = X X^T, the d eigenvalues of S^{1/2} A S^{1/2} and the T of X^T A X are the same but for
-    the number of zeros; the latter have a gradient where S is singular.
+    With S = X X^T, the d eigenvalues of S^{1/2} A S^{1/2} and those of X^T A X, one per position,
+    are the same but for the number of zeros. The latter have a gradient where S is singular.
     """
     length, dim = u.shape[1:]
     attended = attend(attention, u)
@@ -91,7 +91,8 @@ def inequality_slack(attention: Attention, u: jax.Array) -> jax.Array:
     # With fewer positions than dimensions, S^{1/2} A S^{1/2} has eigenvalues 0 besides these.
     if length < dim:
         return 1 - jnp.maximum(ascending[..., -1], 0)
-    # Otherwise X^T A X has T - d zeros besides the d eigenvalues that are asked for. A positive
-    # largest one is among the d; if none is positive, the zeros come last and the d first.
+    # Otherwise X^T A X has `length - dim` more zeros than S^{1/2} A S^{1/2}. If its largest
+    # eigenvalue is positive, both share it. If none is positive, these zeros come last in ascending
+    # order, and the largest eigenvalue of S^{1/2} A S^{1/2} is at index dim - 1.
     rounding = length * jnp.finfo(u.dtype).eps * jnp.abs(ascending).max(-1)
     return 1 - jnp.where(ascending[..., -1] > rounding, ascending[..., -1], ascending[..., dim - 1])

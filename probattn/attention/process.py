@@ -1,5 +1,4 @@
-"""The attention process: the law of an embedding sequence, as a NumPyro distribution (theory,
-sections 1 to 5)."""
+"""The law of an embedding path, as a NumPyro distribution (theory, sections 1 to 5)."""
 
 from typing import Any, ClassVar
 
@@ -20,29 +19,30 @@ from probattn.errors import InputError
 
 
 class AttentionProcess(dist.Distribution):
-    """Law of embeddings u (length, dim) that are each the attention-weighted mean of their past
-    plus noise.
+    """Law of embedding paths u: each embedding is the weighted mean of its past plus noise.
 
         u_t = mu_t(u_t; u_<t) + e_t,   e_t ~ N(0, scale^2 I)
         log p(u) = sum_t [ log N(e_t; 0, scale^2 I) + log det J_t ]
 
-    `log_prob` is -inf outside the local domain: where some `det J_t <= 0`, or for an attention
-    declared symmetric some linear matrix inequality does not hold. It integrates to one where a
-    certificate holds (`certified`), under the contraction cap always. Without one the implicit
-    equation may have several solutions: the density over the local domain then integrates to
-    E[(roots + 1) / 2], and `sample` refuses unless told which solution to take.
+    A path has shape (length, dim). `log_prob` is -inf outside the local domain: where some
+    `det J_t <= 0`, or, for an attention declared symmetric, where some linear matrix inequality
+    does not hold. The density integrates to one where a certificate holds (`certified`), and always
+    under the contraction cap. Without a certificate the implicit equation may have several
+    solutions: the density over the local domain then integrates to E[(roots + 1) / 2], and `sample`
+    refuses unless `branch` says which solution to take.
 
     Args:
         attention: with the strict mask; a batch of maps makes a batch of processes.
         scale: standard deviation sigma > 0 of the noise, broadcast against that batch.
         length: number T >= 1 of embeddings.
-        branch: of `AttentionTransform`: None or "fixed_point". Of traced parameters (inside jit, or
-            drawn from a prior) only the cap is known to certify them.
+        branch: None or "fixed_point", as in `AttentionTransform`. If parameters are traced (inside
+            jit, or drawn from a prior) only the cap certifies them.
 
     Raises:
         InputError: at construction an inclusive mask, a scale that is not positive, batches that do
             not broadcast, a length below 1 or beyond the position bias; in `sample` an attention
-            without a certificate; in `log_prob` a value of another length or dim, or a NaN.
+            without a certificate, unless a branch is named; in `log_prob` a value of another length
+            or dim, or a NaN.
 
     Source: arXiv:2602.22271; theory, sections 1 to 5.
 
@@ -55,7 +55,7 @@ class AttentionProcess(dist.Distribution):
         >>> process = AttentionProcess(attention, scale=1.0, length=3)
         >>> process.sample(jax.random.key(0), (10,)).shape
         (10, 3, 1)
-        >>> # no spread, no barrier: 3 log N(0; 0, 1)
+        >>> # all embeddings are 0, so S_t = 0 and J_t = I: 3 log N(0; 0, 1)
         >>> print(process.log_prob(jnp.zeros((3, 1))).round(4))
         -2.7568
     """
@@ -75,7 +75,7 @@ class AttentionProcess(dist.Distribution):
         branch: str | None = None,
         validate_args: bool | None = None,
     ):
-        AttentionTransform(attention, branch)  # checks both
+        AttentionTransform(attention, branch)  # for its checks
         length = whole_number("length", length)
         bias = attention.position_bias
         if bias is not None and bias.shape[-1] < length:
@@ -91,15 +91,19 @@ class AttentionProcess(dist.Distribution):
     def infer_shapes(
         attention: Attention, scale: tuple[int, ...] = (), length: int = 1, **_: Any
     ) -> tuple:
-        """Batch and event shape, from the shape of `scale` and an attention whose leaves need only
-        have shapes."""
+        """Batch and event shape of the process.
+
+        Args: attention, whose leaves need only have shapes; scale, the shape of the scale; length.
+        """
         require_strict(attention)
         return np.broadcast_shapes(attention.batch_shape, scale), (length, attention.dim)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Shape of the batch of processes, of the arrays as they are: vmap may have added or hidden
-        an axis."""
+        """Shape of the batch of processes.
+
+        It is read off the arrays at each access, since vmap may have added or hidden an axis.
+        """
         return np.broadcast_shapes(self.attention.batch_shape, jnp.shape(self.scale))
 
     @property
@@ -110,20 +114,23 @@ class AttentionProcess(dist.Distribution):
     def sample(
         self, key: Array, sample_shape: tuple[int, ...] = ()
     ) -> Float[Array, "*shape length dim"]:
-        """Draws of shape `sample_shape + batch_shape + (length, dim)`, differentiable in attention
-        and scale.
+        """Draws of shape `sample_shape + batch_shape + (length, dim)`.
 
-        A draw whose equation the solver could not solve is NaN; on the fixed-point branch that is
-        common.
-        Raises: InputError where a draw may not be unique.
+        They are differentiable in attention and scale. Where the solver does not converge, an
+        embedding and all later ones are NaN; on the fixed-point branch that is common. Raises:
+        InputError where a draw may not be unique and no branch is named.
         """
         noise = jax.random.normal(key, (*sample_shape, *self.batch_shape, *self.event_shape))
         return self.transform(self.scale[..., None, None] * noise)
 
     def log_prob(self, value: ArrayLike) -> Float[Array, "*shape"]:
-        """Log density in nats, shape `sample_shape + batch_shape`."""
+        """Log density in nats of embeddings (..., length, dim), shape (...).
+
+        Raises: InputError on another shape or a NaN.
+        """
         if jnp.shape(value)[-2:] != self.event_shape:
             raise InputError(
-                f"embeddings: expected shape (..., {self.event_shape}), got {jnp.shape(value)}"
+                "embeddings: expected shape (..., length, dim) with (length, dim) = "
+                f"{self.event_shape}, got {jnp.shape(value)}"
             )
         return path_log_density(self.attention, value, self.scale).sum(-1)

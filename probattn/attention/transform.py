@@ -76,10 +76,10 @@ class AttentionTransform(Transform):
             return over_sequences(_newton, self.attention, x, "noise")
         if self.branch is None:
             raise InputError(
-                "attention: the equation u = mu(u) + noise may have several solutions, so a sample "
-                "is not unique (inside jit only a cap can rule that out, since values are not "
-                "known); use contraction=0.9 (always unique), or ask for "
-                'branch="fixed_point" and check draws with `certified`'
+                "attention: the equation u = mu(u) + noise may have several solutions (of traced "
+                "parameters nothing but the cap is known), so a sample is not unique; use "
+                'contraction=0.9 (always unique), or ask for branch="fixed_point" and check draws '
+                "with `certified`"
             )
         return over_sequences(_iterate, self.attention, x, "noise")
 

@@ -62,8 +62,8 @@ def require_strict(attention: Any) -> None:
 def always_unique(attention: Attention, length: int) -> bool:
     """Whether there is one root whatever the history of up to `length` positions.
 
-    So it is under the cap, for up to two positions, and if `_gain` is not positive (one head,
-    V = I and `A + A^T <= 0`). The last is not known of traced arrays: False.
+    So it is under the cap, for up to two positions, and if `_gain` is not positive (for instance
+    with one head, V = I and `A + A^T <= 0`). The last is not known of traced arrays: False.
     """
     if attention.contraction is not None or length <= 2:
         return True
