@@ -158,9 +158,7 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
         ax.set_xticks(range(heads * dim), names)
         ax.set_ylim(bottom=0)
         ax.set_xlabel(
-            "rank, the largest value first"
-            if heads == 1
-            else "head : rank, the largest value first"
+            "number, the largest first" if heads == 1 else "head : number, the largest first"
         )
         ax.set_ylabel("singular values of the\ninteraction A, no unit")
         ax.legend(fontsize=9)

@@ -66,7 +66,7 @@ def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
                 label=f"{name}, ECE {one.calibration_error:.3f}",
             )
         ax.set_xlabel("confidence: probability of the likeliest next token")
-        ax.set_ylabel("accuracy: share of cases in which it occurs")
+        ax.set_ylabel("accuracy: share of likeliest tokens that occurred")
         ax.legend(loc="upper left", fontsize=9)
     return ax
 

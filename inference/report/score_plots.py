@@ -82,8 +82,8 @@ def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
     shown = looks({score.name: score.method for score in sampled})
     with mpl.rc_context(STYLE):
         for score in sampled:
-            per_token = score.per_draw.sum(-1) / score.num_tokens  # [chains, draws]
-            for chain, values in enumerate(per_token):
+            # per_draw is [chains, draws, n]; its sum over the n sequences is [chains, draws].
+            for chain, values in enumerate(score.per_draw.sum(-1) / score.num_tokens):
                 style = ("-", "--", ":", "-.")[chain % 4]
                 ax.plot(
                     values,

@@ -1,5 +1,4 @@
-"""What the numbers of a comparison say, in sentences: no verdict without an interval, and noise is
-called noise."""
+"""Sentences on a comparison: each difference has its standard error, and noise is called noise."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -11,11 +10,11 @@ from probattn.inference.fitting.map_verdict import SAME_MODE
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.summary_table import NOISE_SHOWN, reference_of
 
-NEGLIGIBLE = 0.0005  # nats: less mutual information than this is that of one draw, rounded
+NEGLIGIBLE = 0.0005  # nats: mutual information below this is not mentioned; one draw has none
 
 
 class Finding(NamedTuple):
-    """A sentence, what it is about, and the fit that it is about, if it is one."""
+    """A sentence, its topic, and the name of the fit that it concerns, empty without one."""
 
     topic: str
     text: str
@@ -23,8 +22,10 @@ class Finding(NamedTuple):
 
 
 def warnings_of(comparison: Comparison) -> list[Finding]:
-    """What a reader must know before the findings: runs that are unfinished or have not converged,
-    densities that differ."""
+    """Warnings to read before the findings.
+
+    They name fits that are unfinished or have not converged, densities that differ, and notes.
+    """
     found = [
         Finding(
             "unfinished",
@@ -52,7 +53,7 @@ def warnings_of(comparison: Comparison) -> list[Finding]:
 
 
 def findings(comparison: Comparison) -> list[Finding]:
-    """What was found, the most important first."""
+    """The findings of a comparison as sentences, the most important first."""
     parts = (
         _predictions,
         _modes,
@@ -87,9 +88,9 @@ def _predictions(comparison: Comparison) -> Iterator[tuple[str, str]]:
         if score.monte_carlo_error:
             yield (
                 "prediction",
-                f"{score.name}: its held-out log probability is estimated by particles, to "
-                f"within {score.monte_carlo_error:.4f} "
-                f"nats per token, and on average too low by about {score.monte_carlo_bias:.4f}.",
+                f"{score.name}: its held-out log probability is estimated by particles, with a "
+                f"standard error from these of {score.monte_carlo_error:.4f} nats per token, and "
+                f"is on average too low by about {score.monte_carlo_bias:.4f}.",
             )
 
 
@@ -144,8 +145,8 @@ def _uncertainty(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield (
             "uncertainty",
             (
-                "Of the uncertainty of the next token, in nats, the draws disagree about: "
-                f"{'; '.join(parts)}. The rest each draw sees in the data."
+                "The draws disagree about a part of the uncertainty of the next token, in nats: "
+                f"{'; '.join(parts)}. The rest is data uncertainty."
             ),
         )
 
@@ -163,13 +164,15 @@ def _detection(comparison: Comparison) -> Iterator[tuple[str, str]]:
         )
         gap = surprise.minus(best)
         compared = (
-            "as well within noise" if not gap.sure else ("better" if gap.value > 0 else "worse")
+            "equally well within noise"
+            if not gap.sure
+            else ("better" if gap.value > 0 else "worse")
         )
         yield (
             "detection",
-            f"Sequences that are {where} are told from held-out ones with area {best.area} by "
-            f"the uncertainty that does it best ({best.score} "
-            f"of {whose}; 0.5 is chance); by plain surprise with {surprise.area}, {compared}.",
+            f"Of the uncertainties, {best.score} of {whose} is the best at detecting sequences "
+            f"that are {where}: its area under the ROC curve is {best.area} (0.5 is chance). "
+            f"Surprise detects them {compared}, with area {surprise.area}.",
         )
 
 
@@ -181,12 +184,16 @@ def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
         one = noise[reference]
         at = one.levels.index(NOISE_SHOWN)
         gaps = {name: one.minus(noise[name], at) for name in others}
-        alone = f"; {reference} without averaging loses {one.loss[at]}" if one.averaged else ""
+        alone = (
+            f". Without averaging, the loss of {reference} is {one.loss[at]}"
+            if one.averaged
+            else ""
+        )
         yield (
             "robustness",
-            f"Under embedding noise of {NOISE_SHOWN} root mean squares, against {reference}, "
-            "all averaged over as many noises, in "
-            f"nats per token: {_list(gaps, 'better', 'worse')}{alone}.",
+            f"Under embedding noise of {NOISE_SHOWN} root mean squares, against {reference}, in "
+            "nats per token, with all fits averaged over as many noises: "
+            f"{_list(gaps, 'better', 'worse')}{alone}.",
         )
     typos = {kind: by_name for kind, by_name in comparison.robustness.items() if kind != NOISE}
     for name in others if typos else []:
@@ -197,8 +204,8 @@ def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield (
             "robustness",
             (
-                f"With {most} typos in each sequence, against {reference}, in nats per token, "
-                f"{name}: {_list(gaps, 'better', 'worse')}."
+                f"With {most} typos in each sequence, {name} against {reference}, in nats per "
+                f"token by kind of typo: {_list(gaps, 'better', 'worse')}."
             ),
         )
 
@@ -210,8 +217,8 @@ def _curve(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _modes(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    """Whether a better mode than a MAP is among the draws of another fit of the same density."""
-    if comparison.mixed:
+    """Findings on MAPs whose joint density is exceeded by a draw of another fit."""
+    if comparison.mixed:  # values of different joint densities are not comparable
         return
     for name, method in comparison.methods.items():
         others = {
@@ -236,9 +243,9 @@ def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for one in comparison.disagreements:
         yield (
             "support tokens",
-            f"{one.point} and {one.draws} name different support tokens in "
-            f"{_percent(one.share)} of the sequences that have a "
-            f"choice; in {_percent(one.unsure)} {one.draws} gives no position more than one half.",
+            f"{one.point} and {one.draws} have different support tokens in {_percent(one.share)} "
+            f"of the sequences with more than two positions. In {_percent(one.unsure)} no position "
+            f"is the support token with probability above one half under {one.draws}.",
         )
     for name, unique in comparison.uniqueness.items():
         yield "density", f"{name}: {unique.verdict()}."
@@ -246,9 +253,9 @@ def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
         per = f"{found.log_prob:.1f} ± {found.standard_error:.1f}"
         yield (
             "leave-one-out",
-            f"{name}: PSIS-LOO gives the training sequences {per} nats, with "
-            f"{found.effective_parameters:.0f} effective "
-            f"parameters. {found.verdict.findings[0]}",
+            f"{name}: by PSIS-LOO the log probability of the training sequences is {per} nats, "
+            f"with {found.effective_parameters:.0f} effective parameters. "
+            f"{found.verdict.findings[0]}",
         )
 
 
@@ -258,7 +265,7 @@ def _left_out(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _list(gaps: Mapping[str, Measured], positive: str, negative: str) -> str:
-    """Each difference with the word for its sign, or for noise."""
+    """The differences as text, each with the word for its sign, or called noise."""
     words = {
         name: "the same within noise" if not gap.sure else (positive if gap.value > 0 else negative)
         for name, gap in gaps.items()

@@ -1,5 +1,7 @@
-"""One look for every figure; colours are those of Okabe and Ito, told apart by colour-blind
-readers."""
+"""The style of all figures.
+
+Most colours are those of Okabe and Ito, which colour-blind readers can distinguish.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ COLOURS = {
     "microcanonical": "#56B4E9",
     "baseline": "#767676",
 }
-MORE_COLOURS = ("#E69F00", "#8C6D31", *COLOURS.values())  # the first two are no method's
+MORE_COLOURS = ("#E69F00", "#8C6D31", *COLOURS.values())  # the first two belong to no method
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 MARKERS = ("o", "v", "s", "D", "^", "P")
 STYLE: dict[Any, Any] = {
@@ -31,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "probattn",
 }
-INK, PAPER = "#e8e8e8", "none"
+INK, PAPER = "#e8e8e8", "none"  # colours of text and of the background in dark figures
 DARK: dict[Any, Any] = STYLE | {
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
@@ -41,13 +43,18 @@ DARK: dict[Any, Any] = STYLE | {
 
 
 def ink() -> str:
-    """The colour of text and of lines that are no fit's, on light or on dark paper."""
+    """The colour of text and of lines that belong to no fit, in the light or dark style in use."""
     return mpl.rcParams["text.color"]
 
 
 def looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each fit by name: the colour of its method, and another one where
-    that is taken."""
+    """Colour, line style and marker of each fit.
+
+    A fit has the colour of its method, or a spare one if an earlier fit has taken it. Baselines
+    share their colour.
+
+    Args: methods, by fit, its method.
+    """
     given = {*methods.values(), "baseline"}
     spare = itertools.cycle(
         [colour for colour in MORE_COLOURS if colour not in {COLOURS[method] for method in given}]
@@ -67,7 +74,10 @@ def looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def own_axes(ax: Axes | None, width: float = 6.4, height: float = 3.6) -> Axes:
-    """`ax`, or that of a new figure of this size in inches, which a notebook shows."""
+    """`ax`, or the axes of a new figure of this size in inches.
+
+    The new figure is made by pyplot, so that a notebook shows it.
+    """
     if ax is not None:
         return ax
     with mpl.rc_context(STYLE):
@@ -75,17 +85,21 @@ def own_axes(ax: Axes | None, width: float = 6.4, height: float = 3.6) -> Axes:
 
 
 def side_by_side(number: int) -> np.ndarray:
-    """By how much each of several fits stands beside the place that they share."""
+    """Offsets that separate the marks of several fits at one position, (number,)."""
     return (np.arange(number) - (number - 1) / 2) * min(0.16, 0.7 / number)
 
 
 def draw_intervals(
     ax: Axes, at: np.ndarray, quantiles: np.ndarray, name: str, look: Mapping[str, Any]
 ) -> None:
-    """The median of each column, with thick lines over a half of the values and thin ones over nine
-    tenths.
+    """Draw medians, with thick lines over half of the values and thin ones over nine tenths.
 
-    Args: quantiles, those of `measured.QUANTILES`, (5, len(at)).
+    Args:
+        ax: axes to draw on.
+        at: where on the x-axis, (places,).
+        quantiles: at the levels `measured.QUANTILES`, (5, places).
+        name: of the fit, for the legend.
+        look: of the fit, from `looks`.
     """
     low, lower, middle, upper, high = quantiles
     ax.vlines(at, low, high, color=look["color"], linewidth=1)

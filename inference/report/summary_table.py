@@ -1,5 +1,4 @@
-"""The comparison in short: each figure of each fit, its paired difference from a reference, and
-what is noise."""
+"""The summary table: each figure of each fit, and its paired difference from a reference."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,21 +10,23 @@ from probattn.inference.evaluation.measured import Measured, ratio
 from probattn.inference.evaluation.out_of_distribution import Detection
 from probattn.inference.evaluation.perturbations import NOISE, Robustness
 
-NOISE_SHOWN = 0.4  # root mean squares: the level of noise that stands in the table
-TYPOS_SHOWN = 1
+NOISE_SHOWN = 0.4  # level of the noise in the table, in root mean squares of the embeddings
+TYPOS_SHOWN = 1  # typos in each sequence in the table
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One figure of several fits.
+    """One row of the summary table: one figure of several fits.
 
     Args:
-        figure: what it is, in words; unit, of it.
-        lower_is_better: or, if not, higher.
-        reference: the fit that the others are compared with.
-        values: by fit; differences: by fit, value minus that of the reference, paired over
-            sequences.
-        note: what a reader must know of it.
+        figure: the name of the figure.
+        unit: its unit.
+        lower_is_better: whether lower values are better; otherwise higher ones are.
+        reference: name of the fit that the others are compared with.
+        values: by fit, the value of the figure.
+        differences: by fit other than the reference, its value minus that of the reference, paired
+            over sequences.
+        note: what a reader must know about the figure.
     """
 
     figure: str
@@ -37,7 +38,10 @@ class Answer:
     note: str = ""
 
     def word(self, name: str) -> str:
-        """Whether a fit is better or worse than the reference, or the same within noise."""
+        """The word for the difference of a fit: "better", "worse" or "within noise".
+
+        Empty for the reference itself and for a fit without a difference.
+        """
         if name == self.reference or name not in self.differences:
             return ""
         difference = self.differences[name]
@@ -47,12 +51,15 @@ class Answer:
 
 
 def reference_of(methods: Mapping[str, str]) -> str:
-    """The fit that others are compared with: the first MAP, else the first fit."""
+    """Name of the fit that others are compared with: the first MAP, else the first fit.
+
+    Args: methods, by fit, its method.
+    """
     return next((name for name, method in methods.items() if method == "map"), next(iter(methods)))
 
 
 def answers(found: Any) -> tuple[Answer, ...]:
-    """The table of a comparison; what was left out of it is left out here."""
+    """The rows of a comparison's summary table; what the comparison lacks has no row."""
     parts = (_of_loss, _of_calibration, _of_detection, _of_robustness)
     return tuple(answer for part in parts for answer in part(found, reference_of(found.methods)))
 
@@ -67,6 +74,7 @@ def _answer(
     lower: bool = True,
     note: str = "",
 ) -> Answer:
+    """A row; `minus(name)` is the difference of a fit from the reference."""
     differences = {name: minus(name) for name in values if name != reference}
     return Answer(figure, unit, lower, reference, values, differences, note)
 
@@ -92,7 +100,8 @@ def _of_calibration(found: Any, reference: str) -> Iterator[Answer]:
         return ratio(of[name].brier_sums - of[reference].brier_sums, of[name].counts)
 
     def error(name: str) -> Measured:
-        resampled = of[name].resampled - of[reference].resampled  # over the same resamples
+        # Paired, since both are over the same resamples.
+        resampled = of[name].resampled - of[reference].resampled
         return Measured(
             of[name].calibration_error - of[reference].calibration_error,
             float(resampled.std(ddof=1)),
@@ -121,11 +130,11 @@ def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
                 return picked[name].minus(picked[reference])
 
             one = picked[reference]
-            note = f"{len(one.ours):,} against {len(one.theirs):,} sequences"
+            note = f"{len(one.ours):,} held-out sequences against {len(one.theirs):,} others"
             if title == "uncertainty":
-                note += "; mutual information, or data uncertainty of a fit with one draw"
+                note += "; by mutual information, or data uncertainty of a fit with one draw"
             yield _answer(
-                f"finds sequences that are {elsewhere}, by {title}",
+                f"detection of sequences that are {elsewhere}, by {title}",
                 "area under the ROC curve",
                 reference,
                 {name: one.area for name, one in picked.items()},
@@ -146,14 +155,14 @@ def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
         yield _answer(
             f"loss under noise of {NOISE_SHOWN} of the embeddings' size"
             if of_noise
-            else f"loss of the other tokens after one typo ({disturbance})",
+            else f"loss of the unchanged tokens after one typo ({disturbance})",
             "nats per token",
             reference,
             {name: (one.averaged or one.loss)[at] for name, one in by_name.items()},
             minus,
             note=(
                 f"{by_name[reference].counts.shape[1]:,} "
-                f"sequences{', all averaged over as many noises' if of_noise else ''}"
+                f"sequences{', all fits averaged over as many noises' if of_noise else ''}"
             ),
         )
 
