@@ -1,4 +1,5 @@
-"""Tokens emitted by latent embeddings, which a particle filter integrates out. Theory, section 9.
+"""Tokens emitted by latent embeddings, which a particle filter integrates out (theory, section 9).
 
-It stands on `attention` and on `sequence`; the model with priors is
-`probattn.models.EmissionModel`."""
+This package uses `attention` and `sequence`. The model with priors is
+`probattn.models.EmissionModel`.
+"""

@@ -18,31 +18,34 @@ from probattn.sequence.sampling import CachedStep
 from probattn.sequence.sequence_process import SequenceProcess
 from probattn.sequence.tokens import END, as_tokens, counted
 
-AT_ONCE = 12_800  # particles of all sequences that are filtered side by side, which bounds memory
+AT_ONCE = 12_800  # particles of all sequences in one vectorised batch; bounds memory
 
 
 class EmissionProcess(SequenceProcess):
-    """Law of tokens that latent embeddings emit: again a causal process, whose conditionals are
-    estimates.
+    """Law of tokens that latent embeddings emit: a sequence process with estimated conditionals.
 
         P(x) = integral of p(u) prod_t softmax(O u_t + b)[x_t] du,   u ~ AttentionProcess
 
-    Draws are exact: embeddings of the process, then tokens. Probabilities come from a particle
-    filter with a fixed key: `log_prob` from its guided form, whose exponential is unbiased;
-    next-token rows from guided particles of the past, each moved on by the prior. So `log_prob` and
-    the rows agree up to their errors, which `filter` and `next_token` give. Marginals, survival and
-    random sets are by Monte Carlo over exact draws, with standard errors; "exact" is refused.
+    Draws are exact: first a path of embeddings, then its tokens. Probabilities come from a particle
+    filter with a fixed key. `log_prob` is from guided particles, and its exponential is unbiased.
+    Next-token rows are from guided particles of the past, each moved on by the prior. So `log_prob`
+    and the rows agree up to their errors, which `filter` and `next_token` report. Marginals,
+    survival and random sets are by Monte Carlo over exact draws, with standard errors;
+    `method="exact"` is refused.
 
     Args:
-        emission: attention (strict mask, with the contraction cap), scale, readout (V, d), bias
-            (V,).
+        emission: an `Emission`: attention (strict mask, with the contraction cap), scale, readout
+            (V, d) and bias (V,).
         length: positions T >= 1.
-        num_particles: of the filter, at least 2.
-        key: of its draws; None is `jax.random.key(0)`. Another key gives another, independent
-            estimate.
+        num_particles: number of particles of the filter, at least 2.
+        key: random key of the filter; None is `jax.random.key(0)`. Another key gives another,
+            independent estimate.
 
-    Raises: InputError on an attention without the cap, on shapes that do not go together, on counts
-    out of range. Source: theory, section 9.
+    Raises:
+        InputError: at construction an attention without the cap, shapes that do not fit together,
+            or a number out of range.
+
+    Source: theory, section 9.
     """
 
     pytree_data_fields = ("params", "key")
@@ -87,17 +90,20 @@ class EmissionProcess(SequenceProcess):
         )
 
     def filter(self, tokens: Any, *, bootstrap: bool = False, predict: bool = False) -> Filtered:
-        """Filter sequences: log probabilities with errors, effective sample sizes, embeddings given
-        tokens.
+        """Log probabilities of sequences with errors, and the embeddings given their tokens.
 
         Args:
             tokens: ids of shape (..., n), n <= length.
             bootstrap: propose embeddings from the prior alone; for comparison.
-            predict: give next-token rows too.
+            predict: also give the next-token rows.
 
-        Returns: a Filtered with the leading axes of the tokens. Where a symbol follows the end
-            log_prob is -inf; of fewer than `length` tokens without an end it is that of all
+        Returns:
+            A Filtered with the leading axes of the tokens. log_prob is -inf where a symbol follows
+            the end. For fewer than `length` tokens without an end it is that of the cylinder, all
             sequences that start so.
+
+        Raises:
+            InputError: ids out of range, or more than `length` of them.
         """
         tokens = as_tokens(tokens, self.vocab_size)
         if tokens.shape[-1] > self.length:
@@ -111,10 +117,13 @@ class EmissionProcess(SequenceProcess):
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), filtered)
 
     def next_token(self, tokens: Any) -> Estimate:
-        """`p(x_t | x_<t)` for every token and position, with standard errors; shape (..., length,
-        vocab_size)."""
+        """`p(x_t | x_<t)` for every token and position, with standard errors.
+
+        Args: tokens, ids of shape (..., n), n <= length. Returns an Estimate of shape
+        (..., n, vocab_size). Raises: InputError as in `filter`.
+        """
         filtered = self.filter(tokens, predict=True)
-        value, error = jnp.moveaxis(filtered.next_token, -3, 0)
+        value, error = jnp.moveaxis(filtered.next_token, -3, 0)  # from (..., 2, n, vocab_size)
         ended = ~counted(as_tokens(tokens, self.vocab_size), END)[..., None]
         certain = (jnp.arange(self.vocab_size) == END).astype(value.dtype)
         return Estimate(
@@ -125,28 +134,39 @@ class EmissionProcess(SequenceProcess):
         )
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
+        """`log_prob`, unchecked and not compiled; -inf for ids out of range or after the end."""
         possible = _stops(tokens) & (tokens >= 0).all(-1) & (tokens < self.vocab_size).all(-1)
         inside = jnp.clip(tokens, 0, self.vocab_size - 1)
         return jnp.where(possible, _filter(self, inside, False, False).log_prob, -jnp.inf)
 
     def conditionals(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length vocab"]:
-        rows = _filter(self, tokens, False, True).next_token[:, 0]
+        """Estimated rows of `next_token_log_probs`, unchecked and not compiled."""
+        rows = _filter(self, tokens, False, True).next_token[:, 0]  # the means, without errors
         return self.absorb(tokens, jnp.log(rows))
 
     def at(self, params: Any, number: Any = 0) -> "EmissionProcess":
+        """The process at other parameters.
+
+        `number` is folded into the key, so that processes with different numbers have independent
+        errors.
+        """
         changed: Any = super().at(params)
         changed.key = jax.random.fold_in(self.key, number)
         return changed
 
     def components(self, key: Array, number: int) -> tuple[Any, int]:
-        """Embeddings for `number` draws: given these, tokens are independent."""
+        """Logits (number, length, vocab_size) of as many draws of embeddings, and their axis, 0.
+
+        Given its logits the tokens of a draw are independent.
+        """
         u = AttentionProcess(self.params.attention, self.params.scale, self.length).sample(
             key, (number,)
         )
         return u @ self.params.readout.T + self.params.bias, 0
 
 
-# What `draw` walks under: the logits that the embeddings of one draw give, (length, vocab).
+# The step by which `draw` samples tokens. Its parameters are the logits (length, vocab_size) of one
+# draw from `components`; the row at the position does not depend on earlier tokens: no cache.
 _AT_EMBEDDINGS = CachedStep(
     lambda logits: (), lambda logits, cache, previous, position: (cache, logits[position])
 )
@@ -154,35 +174,37 @@ _AT_EMBEDDINGS = CachedStep(
 
 @jax.jit(static_argnums=(2, 3))
 def _filter(process: EmissionProcess, tokens: Array, bootstrap: bool, predict: bool) -> Filtered:
+    """Results of the filter for tokens [sequence, position]; each sequence has its own key."""
+
     def one(inputs: tuple[Array, Array]) -> Filtered:
         return run_filter(process.params, *inputs, process.num_particles, bootstrap, predict)
 
     keys = jax.random.split(process.key, len(tokens))
-    side_by_side = max(1, AT_ONCE // process.num_particles)
-    return map_in_batches(one, (tokens, keys), side_by_side)
+    batch_size = max(1, AT_ONCE // process.num_particles)
+    return map_in_batches(one, (tokens, keys), batch_size)
 
 
 def _stops(tokens: Array) -> Array:
-    """Whether only the end follows the end, (...)."""
+    """Whether nothing but the end token follows the end, (...) for tokens (..., n)."""
     return (counted(tokens) | (tokens == END)).all(-1)
 
 
 def _checked(emission: Emission, length: int) -> Emission:
+    """The emission with its fields as arrays. Raises: InputError as in `EmissionProcess`."""
     attention = emission.attention
-    if not isinstance(attention, Attention) or attention.batch_shape:
+    if not isinstance(attention, Attention):
+        raise InputError(f"emission: expected one Attention, got {type(attention).__name__}")
+    if attention.batch_shape:
         raise InputError(
-            "emission: expected one Attention, got "
-            f"{getattr(attention, 'batch_shape', type(attention).__name__)} as its "
-            "batch; take one draw of the parameters, use particle_log_prob for all of them, or "
-            "jax.vmap"
+            f"emission: expected one Attention, got a batch {attention.batch_shape}; take one draw "
+            "of the parameters, use particle_log_prob for all of them, or jax.vmap"
         )
     if attention.contraction is None:
         raise InputError(
-            "attention: expected a contraction cap; without it the law of the embeddings need "
-            "not integrate to one, and "
-            "tokens have no probability; use contraction=0.9"
+            "attention: expected a contraction cap; without it the density of the embeddings need "
+            "not integrate to one, and tokens have no probability; use contraction=0.9"
         )
-    AttentionProcess(attention, 1.0, length)
+    AttentionProcess(attention, 1.0, length)  # for its checks
     scale = as_scale(emission.scale)
     readout, bias = (
         as_float_array("readout", emission.readout),

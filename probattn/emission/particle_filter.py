@@ -1,8 +1,11 @@
-"""Tokens emitted by latent embeddings, one sequence at a time: a particle filter (theory, section
-9).
+"""A particle filter for the tokens of one sequence, emitted by embeddings (theory, section 9).
 
-A particle is a whole path u_1 ... u_t, since attention looks at all of it. Particles are the last
-axis, as in `mean_at_position`."""
+A particle is a whole path u_1 ... u_t, since attention looks at all of it.
+
+Letters in shapes: n particle, s and t position, i component of an embedding, v token. Particles are
+the last axis, as in `mean_at_position`. In `Filtered`, T, d, V and n are the numbers of positions,
+dimensions, tokens and particles.
+"""
 
 import math
 from functools import partial
@@ -16,16 +19,23 @@ from probattn.attention.attention import Attention
 from probattn.emission.proposal import Proposed, from_prior, guided
 from probattn.sequence.tokens import counted
 
-RESAMPLE_BELOW = (
-    0.5  # of the particles: where the effective sample size falls under it, paths are drawn anew
-)
+# Paths are resampled where the effective sample size is below this share of the particles.
+RESAMPLE_BELOW = 0.5
 
 
 class Emission(NamedTuple):
-    """What emits tokens: `u ~ AttentionProcess(attention, scale)`, `x_t ~ softmax(readout u_t +
-    bias)`.
+    """Parameters of the law of embeddings and of the tokens that they emit.
 
-    Leading axes of the arrays (attention's too) are a batch, of posterior draws say.
+        u ~ AttentionProcess(attention, scale),   x_t ~ softmax(readout u_t + bias)
+
+    Axes in front of the shapes below, and of the arrays of the attention, are a batch, for instance
+    of posterior draws.
+
+    Args:
+        attention: the map, with the strict mask.
+        scale: standard deviation of the noise, a number.
+        readout: O, shape (V, d).
+        bias: b, shape (V,).
     """
 
     attention: Attention
@@ -34,28 +44,29 @@ class Emission(NamedTuple):
     bias: Any
 
     def log_prob(self, u: Array) -> Array:
-        """`log p(x | u)` of every token at embeddings [i, ...], as [v, ...]."""
+        """`log p(x | u)` of every token x at embeddings u [i, ...], as [v, ...]."""
         logits = jnp.tensordot(self.readout, u, 1) + self.bias.reshape(-1, *[1] * (u.ndim - 1))
         return jax.nn.log_softmax(logits, axis=0)
 
 
 class Filtered(NamedTuple):
-    """What the filter knows of one sequence; T positions, d dimensions, n particles, V tokens.
+    """Results of the filter for one sequence; leading axes are a batch of sequences.
 
     Args:
-        log_prob: of the sequence, in nats; its exponential is an unbiased estimate of the
-            probability.
-        standard_error: of log_prob, also the relative one of the probability.
-        log_increments: `log p(x_t | x_<t)` of each position (T,); 0 after the end.
-        effective_sample_size: at each position (T,), of the weighted particles once they have seen
-            the token.
-        smoothed_sample_size: how many distinct particles of each position (T,) the final paths
-            still hold, weighted.
-        filtered: embeddings given the tokens up to their own, mean and standard deviation (2, T,
-            d); NaN after the end.
-        paths: final paths (n, T, d), zero after the end.
-        weights: of the paths (n,), given all tokens; they sum to one.
-        next_token: rows `p(x_t | x_<t)` and their standard errors (2, T, V), if asked for.
+        log_prob: log probability of the sequence in nats; its exponential is an unbiased estimate
+            of the probability.
+        standard_error: standard error of log_prob, which is the relative one of the probability.
+        log_increments: `log p(x_t | x_<t)` at each position (T,); 0 after the end.
+        effective_sample_size: effective number of particles at each position (T,), under their
+            weights given the token there; NaN after the end.
+        smoothed_sample_size: effective number of different embeddings at each position (T,) among
+            the final paths, under their weights; NaN after the end.
+        filtered: mean and standard deviation of each embedding given the tokens up to its own
+            (2, T, d); NaN after the end.
+        paths: final paths (n, T, d); 0 after the end.
+        weights: weights of the paths (n,) given all tokens; they sum to one.
+        next_token: `p(x_t | x_<t)` of every token and their standard errors (2, T, V), or None
+            without `predict`.
     """
 
     log_prob: Any
@@ -69,8 +80,10 @@ class Filtered(NamedTuple):
     next_token: Any
 
     def smoothed(self) -> tuple[Array, Array]:
-        """Embeddings given all tokens: mean and standard deviation, each (..., T, d); NaN after the
-        end."""
+        """Mean and standard deviation of each embedding given all tokens, each (..., T, d).
+
+        Both are NaN after the end.
+        """
         mean = jnp.einsum("...n,...ntd->...td", self.weights, self.paths)
         squares = jnp.einsum(
             "...n,...ntd->...td", self.weights, (self.paths - mean[..., None, :, :]) ** 2
@@ -80,10 +93,20 @@ class Filtered(NamedTuple):
 
 
 class _Particles(NamedTuple):
-    u: Array  # [s, i, n]
-    squared_diameter: Array  # [n], of what u holds
-    log_weight: Array  # [n], normalised
-    born: Array  # [s, n], which of the n draws at position s a path went through
+    """The particles before some position: n weighted paths. The last axis of each field is n.
+
+    Args:
+        u: embeddings [s, i, n]; only the positions so far are filled.
+        squared_diameter: squared diameter of each path [n], which the contraction cap needs.
+        log_weight: log weights [n], normalised.
+        born: for each path and position [s, n], the number of the particle that drew its embedding
+            there. Paths that share it share the embedding and all before.
+    """
+
+    u: Array
+    squared_diameter: Array
+    log_weight: Array
+    born: Array
 
 
 @partial(jax.jit, static_argnames=("num_particles", "bootstrap", "predict"))
@@ -95,25 +118,33 @@ def run_filter(
     bootstrap: bool = False,
     predict: bool = False,
 ) -> Filtered:
-    """Filter one sequence of tokens [t]; `bootstrap` proposes from the prior and does not look at
-    the token."""
+    """Filter one sequence of tokens [t].
+
+    Args:
+        emission: one set of parameters, without leading axes; the attention has the cap.
+        tokens: ids [t].
+        key: random key.
+        num_particles: number of particles.
+        bootstrap: propose embeddings from the prior, ignoring the token, and not by `guided`.
+        predict: also give the next-token rows.
+    """
     length, dim, n = len(tokens), emission.attention.dim, num_particles
     dtype = jnp.result_type(emission.readout, float)
     propose = from_prior if bootstrap else guided
 
     def step(particles: _Particles, inputs: tuple) -> tuple[_Particles, tuple]:
-        position, token, goes_on, key = inputs
+        position, token, counts, key = inputs
         for_choice, for_proposal, for_prediction = jax.random.split(key, 3)
         particles = _resample(particles, for_choice)
         rows = None
-        if predict:
+        if predict:  # move each particle on by the prior, and average what it predicts
             ahead = from_prior(emission, particles, position, token, for_prediction).u
             rows = _weighted_rows(particles, jnp.exp(emission.log_prob(ahead)), position)
         proposed: Proposed = propose(emission, particles, position, token, for_proposal)
         log_weight = particles.log_weight + proposed.log_weight
-        increment = jax.nn.logsumexp(log_weight)
-        squared = ((particles.u - proposed.u) ** 2).sum(1)
-        farthest = jnp.where(jnp.arange(length)[:, None] < position, squared, 0).max(0)
+        increment = jax.nn.logsumexp(log_weight)  # log of the weighted mean: log p(x_t | x_<t)
+        squared = ((particles.u - proposed.u) ** 2).sum(1)  # to each earlier embedding, [s, n]
+        farthest = jnp.where(jnp.arange(length)[:, None] < position, squared, 0).max(0)  # [n]
         moved = _Particles(
             particles.u.at[position].set(proposed.u),
             jnp.maximum(particles.squared_diameter, farthest),
@@ -121,11 +152,12 @@ def run_filter(
             particles.born.at[position].set(jnp.arange(n)),
         )
         weight = jnp.exp(moved.log_weight)
-        mean = proposed.u @ weight
+        mean = proposed.u @ weight  # [i]
         spread = jnp.sqrt(((proposed.u - mean[:, None]) ** 2) @ weight)
-        moments = jnp.where(goes_on, jnp.stack([mean, spread]), jnp.nan)
-        kept = jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), moved, particles)
-        return kept, (jnp.where(goes_on, increment, 0), 1 / (weight**2).sum(), moments, rows)
+        moments = jnp.where(counts, jnp.stack([mean, spread]), jnp.nan)  # [2, i]
+        # After the end the particles stay as they are.
+        kept = jax.tree.map(lambda new, old: jnp.where(counts, new, old), moved, particles)
+        return kept, (jnp.where(counts, increment, 0), 1 / (weight**2).sum(), moments, rows)
 
     start = _Particles(
         jnp.zeros((length, dim, n), dtype),
@@ -137,11 +169,11 @@ def run_filter(
     inputs = (jnp.arange(length), tokens, is_counted, jax.random.split(key, length))
     final, (increments, sizes, moments, rows) = jax.lax.scan(step, start, inputs)
     weight = jnp.exp(final.log_weight)
-    squares = jax.vmap(partial(_squared_masses, weight))(final.born)
+    squares = jax.vmap(partial(_squared_masses, weight))(final.born)  # [s]
     return Filtered(
         increments.sum(),
-        # Paths that go back to one first draw are no independent ones: each such family is one
-        # term.
+        # Paths that go back to the same first draw are not independent: each such family counts as
+        # one term (Lee and Whiteley 2018; theory, section 9).
         jnp.sqrt(jnp.maximum(squares[0] - 1 / n, 0) * (n / max(n - 1, 1))),
         increments,
         jnp.where(is_counted, sizes, jnp.nan),
@@ -154,7 +186,10 @@ def run_filter(
 
 
 def _resample(particles: _Particles, key: Array) -> _Particles:
-    """Paths drawn in proportion to their weights, where too few of these count."""
+    """Paths drawn in proportion to their weights if the effective sample size is low.
+
+    Otherwise the particles as they are.
+    """
     weight = jnp.exp(particles.log_weight)
     n = len(weight)
     chosen = jax.random.choice(key, n, (n,), p=weight)
@@ -169,16 +204,20 @@ def _resample(particles: _Particles, key: Array) -> _Particles:
 
 
 def _squared_masses(weight: Array, family: Array) -> Array:
-    """Sum over families of the squared weight of each."""
+    """Sum over families of (total weight of the family)^2; `family` [n] numbers each path's."""
     return (jax.ops.segment_sum(weight, family, num_segments=len(weight)) ** 2).sum()
 
 
 def _weighted_rows(particles: _Particles, rows: Array, position: Array) -> Array:
-    """Mean of rows [v, n] under the weights and its standard error, as [2, v]."""
+    """Weighted mean over particles of rows [v, n], and its standard error, as [2, v].
+
+    Particles that go back to the same first draw form one family, one term of the variance.
+    """
     weight = jnp.exp(particles.log_weight)
     mean = rows @ weight
-    # At the first position nothing was drawn before: each particle is a family of its own.
+    # At the first position no embedding was drawn before: each particle is a family of its own.
     family = jnp.where(position == 0, jnp.arange(len(weight)), particles.born[0])
+    # The deviations from the mean, added up in each family: [v, family].
     terms = jax.vmap(lambda row: jax.ops.segment_sum(row, family, num_segments=len(weight)))(
         weight * (rows - mean[:, None])
     )
