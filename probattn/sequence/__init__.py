@@ -1,5 +1,5 @@
-"""The law of token sequences that a causal model makes: sampling, marginals, survival, the random
-set, mixtures.
+"""The law of token sequences that a causal model defines (theory, section 8).
 
-What attention computes is not known here: a model is a function from tokens to logits. Theory,
-sections 6 to 8."""
+Sampling, marginals, termination, the random set of visited tokens, and mixtures. Here a model is a
+function from tokens to logits; nothing in this room may depend on attention.
+"""

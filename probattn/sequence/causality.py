@@ -1,4 +1,4 @@
-"""Whether a function of tokens is causal, found out by changing what it must not see."""
+"""A check that a function of tokens is causal: it changes tokens that logits must not see."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 
 from probattn.errors import InputError
 
-# positions from which on the tokens are changed; shorter sequences are tried at every position
+# Most positions from which on tokens are changed; sequences up to this length are tried at all.
 MOST_CUTS = 64
 
 
@@ -22,15 +22,22 @@ def check_causal(
     batched: bool,
     cached_step: Any,
 ) -> None:
-    """Change the tokens from each position on and see that no logit up to that position moves.
+    """Change the tokens from each position on and check that no logits up to that position change.
 
-    Rows may differ by rounding, sqrt(machine epsilon) of the largest logit; a leak below that is
-    not noticed. Traced
-    parameters have no values: random ones of their shapes take their place. A cached step is held
-    against the rows.
+    To allow for rounding, rows may differ by sqrt(machine epsilon) times one plus the largest logit; a
+    smaller leak is not noticed. Traced parameters have no values, and random ones of the same
+    shapes are used instead. A cached step must give the same rows.
 
-    Raises: InputError where a shape is wrong, a row sees its own token or a later one, or a cached
-    step disagrees."""
+    Args:
+        next_token_logits: from tokens (length,) to logits (length, vocab_size).
+        params: its parameters, a pytree of arrays.
+        length, vocab_size: of the sequences.
+        batched: whether it also takes tokens (n, length).
+        cached_step: a CachedStep, or None.
+
+    Raises: InputError if the function is not hashable, a shape is wrong, logits are NaN, a row
+        depends on its own token or a later one, or a cached step disagrees.
+    """
     try:
         hash(next_token_logits)
     except TypeError as error:
@@ -62,7 +69,7 @@ def check_causal(
 
 
 def is_traced(params: Any) -> bool:
-    """Whether some of the parameters have no values yet."""
+    """Whether some of the parameters are traced, and so have no values yet."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
 
 
@@ -70,6 +77,7 @@ def is_traced(params: Any) -> bool:
 def _try_random(
     next_token_logits, structure, leaves, length, vocab_size, batched, cached_step
 ) -> None:
+    """`_try` at random parameters, once for each function and shapes of its parameters."""
     rng = np.random.default_rng(0)
     drawn = [
         rng.standard_normal(leaf.shape).astype(leaf.dtype) / 2
@@ -78,30 +86,33 @@ def _try_random(
         for leaf in leaves
     ]
     params = jax.tree.unflatten(structure, drawn)
-    # Random values may be outside what the function accepts, such as a negative scale: their NaN
-    # says nothing.
+    # Random parameters may be invalid, such as a negative scale, so a NaN is no error here.
     _try(next_token_logits, params, length, vocab_size, batched, cached_step, report_nan=False)
 
 
 def _try(
     next_token_logits, params, length, vocab_size, batched, cached_step, report_nan=True
 ) -> None:
+    """Compare the logits of sequences that differ from some position on; raise as `check_causal`.
+
+    Letters in shapes: b base sequence (there are two), c changed sequence, t position, v token.
+    """
     rng = np.random.default_rng(0)
     cuts = np.unique(np.linspace(0, length - 1, min(length, MOST_CUTS)).round().astype(int))
     tried = []
-    for least in (0, 1):
-        base = rng.integers(least, vocab_size, length)
-        # Every token from the cut on becomes another one.
+    for least in (0, 1):  # the second base has no token 0, which often is the end token
+        base = rng.integers(least, vocab_size, length)  # [t]
+        # Each token from the cut on is replaced by another one, [c, t].
         other = (base + rng.integers(1, vocab_size, (len(cuts), length))) % vocab_size
         tried.append(
             np.concatenate([base[None], np.where(np.arange(length) >= cuts[:, None], other, base)])
         )
-    with (
-        jax.ensure_compile_time_eval()
-    ):  # the answer is needed now, even while something else is being traced
+    # Values are needed now, even if the caller is being traced.
+    with jax.ensure_compile_time_eval():
         results = _evaluate(
             next_token_logits, cached_step, batched, params, jnp.asarray(np.stack(tried))
         )
+        # rows [b, 1 + c, t, v], where index 0 is the base; alone and stepped [b, t, v]
         rows, alone, stepped = (np.asarray(result) for result in results)
     if np.isnan(rows).any() and report_nan:
         raise InputError(
@@ -118,15 +129,13 @@ def _try(
                 row = int(moved.argmax())
                 raise InputError(
                     "next_token_logits: expected row t to depend on the tokens before t only, "
-                    f"but row {row} moved by "
-                    f"{moved[row]:.3g} when tokens {cut} to {length - 1} changed (counted from "
-                    "0); shift the tokens by "
-                    "one or mask what follows"
+                    f"but row {row} moved by {moved[row]:.3g} when tokens {cut} to {length - 1} "
+                    "changed (counted from 0); shift the tokens by one or mask what follows"
                 )
     for name, others in (("next_token_logits(one sequence)", alone), ("cached_step", stepped)):
         moved = _difference(others, rows[:, 0]).max(-1)
-        # Another order of the same sums: rounding through a whole model, not one row compared with
-        # itself.
+        # The tolerance is larger here: another program sums in another order, and so its rounding
+        # differs throughout the model.
         if (moved > 16 * tolerance).any():
             raise InputError(
                 f"{name}: expected the rows of next_token_logits, got logits that differ by "
@@ -135,7 +144,7 @@ def _try(
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Largest difference in each row; two equal infinities, or two NaN, do not differ."""
+    """Largest difference over the last axis; two equal infinities, or two NaN, do not differ."""
     same = (first == second) | (np.isnan(first) & np.isnan(second))
     with np.errstate(invalid="ignore"):
         apart = np.where(same, 0, abs(first - second))
@@ -144,7 +153,11 @@ def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @jax.jit(static_argnums=(0, 1, 2))
 def _evaluate(next_token_logits, cached_step, batched, params, tried):
-    """Rows of all tried sequences; of the bases one by one; and of the bases by cached steps."""
+    """Logits of all sequences in `tried`, of the bases one by one, and of these by cached steps.
+
+    Shapes with the letters of `_try`: tried [b, 1 + c, t]; results [b, 1 + c, t, v] and twice
+    [b, t, v].
+    """
     flat = tried.reshape(-1, tried.shape[-1])
     every = jax.vmap(next_token_logits, (None, 0))
     rows = (next_token_logits if batched else every)(params, flat).reshape(*tried.shape, -1)
@@ -152,7 +165,7 @@ def _evaluate(next_token_logits, cached_step, batched, params, tried):
     if cached_step is None:
         return rows, alone, alone
 
-    def steps(base):
+    def steps(base):  # [t] -> [t, v]
         def step(cache, position_and_previous):
             position, previous = position_and_previous
             return cached_step.step(params, cache, previous, position)

@@ -1,4 +1,4 @@
-"""Exact sums over all paths of a sequence process."""
+"""Exact sums over all token sequences of a process, by enumeration."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,17 +8,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-CHUNK_LOGITS = 2**22  # logits held at a time, which bounds memory: 32 MiB in float64
+CHUNK_LOGITS = 2**22  # logits held at once: 32 MiB in float64
 
 
 def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: Any) -> Any:
-    """Carry `fold` over all paths that take their t-th token from the array `alphabets[t]`, chunk
-    by chunk.
+    """Fold over all sequences whose t-th token is in the array `alphabets[t]`, chunk by chunk.
 
-    `fold(carry, tokens, log_prefix, rows)` sees tokens (chunk, n) for n alphabets, and for each of
-    the n + 1 prefixes `log_prefix` (chunk, n + 1), its log probability (the empty one's is 0), and
-    `rows` (chunk, n + 1, vocab), the law of the token after it. Paths that only fill the last chunk
-    have log probability -inf throughout."""
+    With n alphabets a sequence has n tokens and n + 1 prefixes, the empty one included.
+    `fold(carry, tokens, log_prefix, rows)` returns the next carry, which is `start` at first:
+
+        tokens        (chunk, n)
+        log_prefix    (chunk, n + 1), the log probability of each prefix; 0 for the empty one
+        rows          (chunk, n + 1, vocab), log probabilities of the token after each prefix
+
+    In the last chunk, entries beyond the last sequence have log_prefix -inf.
+    """
     sizes = [len(alphabet) for alphabet in alphabets]
     total, n = math.prod(sizes), len(alphabets)
     chunk = min(total, max(1, CHUNK_LOGITS // (process.length * process.vocab_size)))
@@ -27,7 +31,9 @@ def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: 
         index = first + jnp.arange(chunk)
         tokens = _path(jnp.minimum(index, total - 1), alphabets)
         rows = process.conditionals(jnp.pad(tokens, ((0, 0), (0, process.length - n))))[:, : n + 1]
+        # [chunk, n], log p(x_t | x_<t) of the tokens themselves
         chosen = jnp.take_along_axis(rows[:, :n], tokens[..., None], axis=-1)[..., 0]
+        # [chunk, n + 1]
         log_prefix = jnp.pad(jnp.cumsum(chosen, axis=-1), ((0, 0), (1, 0)))
         log_prefix = jnp.where((index < total)[:, None], log_prefix, -jnp.inf)
         return fold(carry, tokens, log_prefix, rows), None
@@ -36,7 +42,7 @@ def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: 
 
 
 def _path(index: Array, alphabets: Sequence[Array]) -> Int[Array, "chunk n"]:
-    """Paths by number, the last position counting fastest."""
+    """The sequences with these numbers, counted so that the last token changes fastest."""
     if not alphabets:
         return jnp.zeros((len(index), 0), int)
     digits = jnp.unravel_index(index, tuple(map(len, alphabets)))

@@ -1,4 +1,4 @@
-"""A number with its standard error, and what it rests on: an exact sum or draws."""
+"""Estimates of probabilities with standard errors, by exact sums or by Monte Carlo."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from probattn.errors import InputError
 
-MOST_PATHS = 2**22  # paths that are enumerated: seconds to minutes for a small model
-MOST_CELLS = 2**24  # cells of a table: 128 MiB in float64
+MOST_PATHS = 2**22  # most sequences to enumerate: seconds to minutes for a small model
+MOST_CELLS = 2**24  # most cells of a table: 128 MiB in float64
 METHODS = ("auto", "exact", "monte_carlo")
 
 
@@ -23,15 +23,16 @@ METHODS = ("auto", "exact", "monte_carlo")
 )
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A probability, or a table of them, and how it was computed.
+    """A probability or a table of probabilities, with standard errors and how it was computed.
 
     Args:
         value: the probabilities.
-        standard_error: of each; 0 where `method` is an exact sum. Where no draw fell in an event,
-            or all did, it is
-            that of one draw: the event is not called impossible, or certain.
+        standard_error: standard error of each probability; 0 for an exact sum. For a share of draws
+            that is 0 or 1 it is 1 / effective_sample_size, since the event need not be impossible
+            or certain.
         method: in words, "exact: 64 paths" or "Monte Carlo: 10,000 draws".
-        effective_sample_size: of weighted draws, `(sum w)^2 / sum w^2`; None for an exact sum.
+        effective_sample_size: `(sum w)^2 / sum w^2` of the weights w of draws; None for an exact
+            sum.
     """
 
     value: Any
@@ -41,7 +42,7 @@ class Estimate:
 
     @property
     def exact(self) -> bool:
-        """Whether no draws were used."""
+        """Whether the value is an exact sum."""
         return self.effective_sample_size is None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -63,14 +64,21 @@ class Estimate:
 
 
 def exactly(value: Array, paths: int) -> Estimate:
-    """The estimate that a sum over so many paths is."""
+    """The Estimate for `value`, an exact sum over this number of paths."""
     return Estimate(
         value, jnp.zeros_like(value), f"exact: {paths:,} path{'' if paths == 1 else 's'}"
     )
 
 
 def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 1) -> bool:
-    """Whether to sum over `paths` paths or to draw.
+    """Whether to sum over `paths` paths, and not to draw.
+
+    Args:
+        process: the sequence process.
+        method: "exact", "monte_carlo" or "auto", which sums where there are at most MOST_PATHS.
+        paths: number of token sequences in the sum.
+        what: the quantity asked for, named in messages.
+        cells: number of entries of the result.
 
     Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there
         are too many paths, or where the process itself only estimates its probabilities.
@@ -80,8 +88,7 @@ def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 
     if cells > MOST_CELLS:
         raise InputError(
             f"{what}: expected a table of at most {MOST_CELLS:,} cells, got {_large(cells)} "
-            f"({_memory(cells)}); ask "
-            "for fewer positions or tokens at a time"
+            f"({_memory(cells)}); ask for fewer positions or tokens at a time"
         )
     if not process.enumerable:
         if method == "exact":
@@ -93,15 +100,14 @@ def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 
     if method == "exact" and paths > MOST_PATHS:
         raise InputError(
             f"{what}: expected at most {MOST_PATHS:,} paths to enumerate, got {_large(paths)} "
-            f"({_memory(paths)} for "
-            'their probabilities alone); method="monte_carlo" draws instead, with a standard error'
+            f"({_memory(paths)} for their probabilities alone); "
+            'method="monte_carlo" draws instead, with a standard error'
         )
     return method == "exact" or (method == "auto" and paths <= MOST_PATHS)
 
 
 def mean_weight(log_weight: Float[Array, " draws"]) -> Estimate:
-    """Estimate of a probability as the mean of importance weights, with the standard error of that
-    mean."""
+    """Estimate of a probability by the mean of importance weights, with its standard error."""
     weight = jnp.exp(log_weight)
     number = len(weight)
     size = weight.sum() ** 2 / jnp.maximum((weight**2).sum(), jnp.finfo(weight.dtype).tiny)
@@ -109,26 +115,32 @@ def mean_weight(log_weight: Float[Array, " draws"]) -> Estimate:
 
 
 def frequencies(cell: Array, cells: int, log_weight: Float[Array, " draws"]) -> Estimate:
-    """Share of weighted draws in each of `cells` cells; `cell`, shape (draws, ...), may put a draw
-    in several.
+    """Share of weighted draws in each of `cells` cells, with standard errors.
 
-    A cell outside 0 ... cells - 1 is no cell. Self-normalised: with the weights w divided by their
-    sum, the standard error is `sqrt(sum w^2 (1[in cell] - p)^2)`.
+    Self-normalised: with the weights w divided by their sum, the share is `p = sum w 1[in cell]`
+    and its standard error `sqrt(sum w^2 (1[in cell] - p)^2)`.
+
+    Args:
+        cell: the cells of each draw, (draws,) or (draws, ...) where a draw may be in several
+            different ones; numbers outside 0 ... cells - 1 are ignored.
+        cells: number of cells.
+        log_weight: log importance weights.
     """
-    weight = jnp.exp(log_weight - log_weight.max())  # of free draws exactly 1: counts are exact
-    cell = cell.reshape(len(weight), -1)
+    # Draws without restrictions have weight exactly 1, so that sums of weights are exact counts.
+    weight = jnp.exp(log_weight - log_weight.max())
+    cell = cell.reshape(len(weight), -1)  # [draws, cells of a draw]
     cell = jnp.where((cell >= 0) & (cell < cells), cell, cells)
 
-    def per_cell(values: Array) -> Array:
+    def per_cell(values: Array) -> Array:  # sums, [draws] -> [cells]
         everywhere = jnp.broadcast_to(values[:, None], cell.shape)
         return jnp.zeros(cells, values.dtype).at[cell].add(everywhere, mode="drop")
 
     total = weight.sum()
     squares = (weight**2).sum() / total**2
-    # A draw that failed is in no cell; its weight is NaN, and so must every share be.
+    # A draw that failed has weight NaN and is in no cell: make every share NaN.
     probability = jnp.where(jnp.isnan(total), jnp.nan, per_cell(weight) / total)
     variance = per_cell(weight**2) / total**2 * (1 - 2 * probability) + probability**2 * squares
-    # With no draw inside, or none outside, what is left is rounding.
+    # With no draw inside, or none outside, the variance is 0 up to rounding.
     certain = variance < jnp.finfo(variance.dtype).eps * squares
     error = jnp.sqrt(jnp.where(certain, squares**2, variance))
     return Estimate(probability, error, _draws(len(weight)), 1 / squares)
@@ -139,6 +151,7 @@ def _draws(number: int) -> str:
 
 
 def _large(number: int) -> str:
+    """The number as text, however large; floats end near 1e308."""
     return (
         f"{number:,}"
         if number < 10**12
@@ -149,6 +162,7 @@ def _large(number: int) -> str:
 
 
 def _memory(numbers: int) -> str:
+    """Memory that so many numbers of 8 bytes take, as text."""
     size, units = 8 * numbers, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
     while size >= 1024 and len(units) > 1:
         size, units = size // 1024, units[1:]

@@ -1,5 +1,4 @@
-"""Laws of a sequence process at any finite set of positions, alone or given tokens at others
-(theory, section 8)."""
+"""Marginal and conditional laws of a sequence process at some positions (theory, section 8)."""
 
 import math
 from collections.abc import Mapping
@@ -30,11 +29,13 @@ def marginal(
 
     Args:
         positions: distinct, counted from 0, in the order of the result's axes.
-        method: "exact" sums over the V^(last position) prefixes; "monte_carlo" counts draws; "auto"
-            is the first where there are not too many. The result's `method` says which it was.
-        num_samples, key: of Monte Carlo; key None is `jax.random.key(0)`.
+        method: "exact" sums over all vocab_size^(last position) prefixes; "monte_carlo" counts
+            draws; "auto" sums unless there are too many. The `method` of the result says which was
+            used.
+        num_samples, key: number of draws and random key of Monte Carlo; key None is
+            `jax.random.key(0)`.
 
-    Returns: an Estimate of shape (vocab_size, ..., vocab_size), an axis a position.
+    Returns: an Estimate of shape (vocab_size, ..., vocab_size), with one axis for each position.
     Raises: InputError on positions out of range or repeated, and on a sum or table that is too
     large. Source: theory, section 8.
     """
@@ -50,16 +51,17 @@ def conditional(
     num_samples: int = 10_000,
     key: Array | None = None,
 ) -> Estimate:
-    """Joint law of the tokens at some positions given those at others, earlier or later (infilling,
-    looking back).
+    """Joint law of the tokens at some positions given those at others, earlier or later.
 
-    By Monte Carlo, draws take the given tokens at their positions and are weighted by how probable
-    these were; the effective sample size says how many draws the weighted ones are worth.
+    An exact sum runs over the free positions only. By Monte Carlo, draws take the given tokens at
+    their positions and are weighted by the probability that these had; the effective sample size
+    says how many unweighted draws they are worth.
 
-    Args: as for `marginal`; given, token by position. An exact sum runs over the free positions
-        only.
-    Raises: InputError as `marginal`, on a position both asked for and given, and on given tokens of
-    probability 0."""
+    Args: as for `marginal`; given, a mapping from position to token.
+    Returns: an Estimate as `marginal` does.
+    Raises: InputError as `marginal`, on a position both asked for and given, and on given tokens
+    that together have probability 0. Source: theory, section 8.
+    """
     given = {_position(process, "given", place): token for place, token in dict(given).items()}
     for token in given.values():
         if whole_number("given", token, 0) >= process.vocab_size:
@@ -76,6 +78,7 @@ def _law(
     num_samples: int,
     key: Array | None,
 ) -> Estimate:
+    """The law for `marginal` and `conditional`; `what` is the one of them to name in messages."""
     positions = tuple(
         _position(process, "positions", place) for place in np.ravel(np.asarray(positions)).tolist()
     )
@@ -94,7 +97,7 @@ def _law(
     if choose_exact(process, method, vocab_size ** len(before), what, cells):
         table = _exact(process, positions, alphabets)
         law = exactly(table, vocab_size ** len(before))
-        total = table.sum()
+        total = table.sum()  # the probability of the given tokens
     else:
         allowed = None
         if given:
@@ -107,7 +110,7 @@ def _law(
             process, jax.random.key(0) if key is None else key, number, last + 1, allowed
         )
         law = frequencies(_cell(tokens, positions, vocab_size), cells, log_weight)
-        total = jnp.exp(log_weight.max())
+        total = jnp.exp(log_weight.max())  # 0 if no draw could take the given tokens
     if given and not isinstance(total, jax.core.Tracer) and total == 0:
         raise InputError(
             f"given: expected tokens that can occur together, got {given}, which have probability 0"
@@ -123,6 +126,7 @@ def _law(
 
 
 def _position(process: Any, name: str, place: Any) -> int:
+    """`place` as an int. Raises: InputError that names the argument, unless it is a position."""
     if (
         isinstance(place, bool)
         or not isinstance(place, (int, np.integer))
@@ -133,8 +137,10 @@ def _position(process: Any, name: str, place: Any) -> int:
 
 
 def _cell(tokens: Array, positions: tuple[int, ...], vocab_size: int) -> Array:
-    """Where in a flat table the tokens at these positions fall; positions beyond the tokens count
-    as token 0."""
+    """Index of each sequence of tokens in a flat table over the tokens at these positions.
+
+    A position beyond the tokens counts as token 0. Tokens (..., n) give indices (...).
+    """
     cell = jnp.zeros(tokens.shape[:-1], int)
     for place in positions:
         cell = vocab_size * cell + (tokens[..., place] if place < tokens.shape[-1] else 0)
@@ -143,14 +149,19 @@ def _cell(tokens: Array, positions: tuple[int, ...], vocab_size: int) -> Array:
 
 @partial(jax.jit, static_argnums=1)
 def _exact(process: Any, positions: tuple[int, ...], alphabets: list[Array]) -> Array:
-    """Flat table of the joint probability of the positions and of the tokens that the alphabets
-    prescribe."""
+    """Flat table of the tokens' joint probability at `positions`, (vocab_size^len(positions),).
+
+    It is summed over the sequences with x_t in `alphabets[t]` for each t: the tokens prescribed at
+    other positions are part of the event. The last token is not enumerated, since the row after its
+    prefix has the probabilities of all its values.
+    """
     *before, ends = alphabets
     last, vocab_size = len(before), process.vocab_size
+    # `_cell` counts the last token as 0; each step of it moves the index by `stride`.
     stride = vocab_size ** (len(positions) - 1 - positions.index(last)) if last in positions else 0
 
     def fold(table: Array, tokens: Array, log_prefix: Array, rows: Array) -> Array:
-        probability = jnp.exp(log_prefix[:, -1:] + rows[:, -1, ends])
+        probability = jnp.exp(log_prefix[:, -1:] + rows[:, -1, ends])  # [chunk, len(ends)]
         return table.at[_cell(tokens, positions, vocab_size)[:, None] + stride * ends].add(
             probability
         )

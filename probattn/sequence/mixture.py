@@ -1,5 +1,4 @@
-"""A mixture of sequence processes, such as a posterior over their parameters makes (theory, section
-8)."""
+"""A mixture of sequence processes, for instance over draws of a posterior (theory, section 8)."""
 
 from typing import Any
 
@@ -14,23 +13,23 @@ from probattn.sequence.sequence_process import SequenceProcess
 
 
 class ProcessMixture(SequenceProcess):
-    """Law of sequences whose parameters are one of several draws, each as probable: again a causal
-    process.
+    """Law of sequences under equally probable draws of the parameters: again a causal process.
 
         P(x_1 ... x_n) = mean over draws of P_theta(x_1 ... x_n)
         P(x_t | x_<t) = sum over draws of w_theta(x_<t) p_theta(x_t | x_<t),
         w_theta(x_<t) proportional to P_theta(x_<t)
 
-    Its conditionals reweight the draws by how probable each found the prefix. Averages of per-token
-    conditionals with equal weights are another law. Everything a SequenceProcess offers is offered
-    of the mixture; `sample` takes a draw for each sequence and walks under it.
+    A conditional weighs each draw of the parameters by the probability of the prefix under it.
+    Averages of per-token conditionals with equal weights are another law. The mixture has all
+    methods of a SequenceProcess; `sample` takes one draw of the parameters for each sequence.
 
     Args:
-        process: of one value of the parameters; its own value is not used.
+        process: the process at any one value of the parameters; that value is not used.
         draws: its parameters with one more axis in front, (num_draws, ...).
 
     Raises:
-        InputError: draws of another structure or shape than the process's parameters, or none.
+        InputError: draws of another structure or shape than the parameters of the process, or no
+            draws.
 
     Source: theory, section 8.
 
@@ -44,7 +43,7 @@ class ProcessMixture(SequenceProcess):
         >>> # two coins, each with one side likelier
         >>> mixture = ProcessMixture(process, jnp.array([2.0, -2.0]))
         >>> second = jnp.exp(mixture.next_token_log_probs(jnp.array([1, 1])))[1, 1]
-        >>> print(f"{second:.2f}")  # not 0.50: the first throw tells something of which coin it is
+        >>> print(f"{second:.2f}")  # not 0.50: the first throw is evidence of which coin it is
         0.79
     """
 
@@ -64,8 +63,7 @@ class ProcessMixture(SequenceProcess):
         if [shape[1:] for shape in got] != wanted or len(numbers) != 1 or numbers & {(), (0,)}:
             raise InputError(
                 "draws: expected leaves (num_draws, *shape) of the parameters' shapes "
-                f"{wanted} with one number of "
-                f"draws, at least 1, got {got}"
+                f"{wanted} with one number of draws, at least 1, got {got}"
             )
         for name in SequenceProcess.pytree_aux_fields:
             setattr(self, name, getattr(process, name))
@@ -74,30 +72,40 @@ class ProcessMixture(SequenceProcess):
 
     @property
     def num_draws(self) -> int:
+        """Number of draws of the parameters."""
         return jax.tree.leaves(self.params)[0].shape[0]
 
     @property
     def enumerable(self) -> bool:
+        """Whether conditionals are exact, as in the process that is mixed."""
         return self.template.enumerable
 
     @property
     def _numbered(self) -> tuple[Any, Array]:
+        """The draws with their numbers, as arguments of `SequenceProcess.at`."""
         return self.params, jnp.arange(self.num_draws)
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
+        """`log_prob` of the mixture, unchecked and not compiled."""
+        # [draws, n]
         per_draw = jax.lax.map(lambda draw: self.template.at(*draw).score(tokens), self._numbered)
         return jax.nn.logsumexp(per_draw, axis=0) - jnp.log(self.num_draws)
 
     def conditionals(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length vocab"]:
-        """Rows of the mixture; after a prefix that no draw finds possible, the plain average of the
-        draws' rows."""
+        """Log probabilities of each next token, unchecked and not compiled.
+
+        After a prefix with probability 0 under every draw, they are the average over the draws.
+        """
 
         def weigh(
             sums: tuple[Array, Array, Array], draw: Any
         ) -> tuple[tuple[Array, Array, Array], None]:
+            # Log sums over the draws so far: of P(x_<t) p(x_t | x_<t), [n, t, v]; of P(x_<t),
+            # [n, t]; of p(x_t | x_<t), [n, t, v].
             joint, prefix, plain = sums
             rows = self.template.at(*draw).conditionals(tokens)
             chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
+            # log P(x_<t) under this draw, [n, t]
             before = jnp.pad(jnp.cumsum(chosen, axis=-1)[:, :-1], ((0, 0), (1, 0)))
             joint = jnp.logaddexp(joint, before[..., None] + rows)
             return (joint, jnp.logaddexp(prefix, before), jnp.logaddexp(plain, rows)), None
@@ -110,15 +118,20 @@ class ProcessMixture(SequenceProcess):
         possible = (prefix > -jnp.inf)[..., None]
         return jnp.where(
             possible,
+            # The inner `where` avoids -inf - (-inf), whose NaN would reach gradients.
             joint - jnp.where(possible, prefix[..., None], 0),
             plain - jnp.log(self.num_draws),
         )
 
     def components(self, key: Array, number: int) -> tuple[Any, int | None]:
+        """Parameters for `number` draws of sequences, one random draw of the parameters for each.
+
+        Returns: what a cached step takes as its first argument, with the sequences on axis 0; and 0.
+        """
         for_choice, for_each = jax.random.split(key)
         chosen = jax.random.randint(for_choice, (number,), 0, self.num_draws)
 
-        def one(params: Any, key: Array) -> Any:
+        def one(params: Any, key: Array) -> Any:  # components of the template for one sequence
             found, axis = self.template.at(params).components(key, 1)
             return found if axis is None else jax.tree.map(lambda leaf: leaf[0], found)
 
@@ -126,5 +139,5 @@ class ProcessMixture(SequenceProcess):
         return jax.vmap(one)(params, jax.random.split(for_each, number)), 0
 
     def end_bound(self) -> Array:
-        """The least bound of all draws."""
+        """Least probability of ending at any step: the least bound of all draws."""
         return jax.lax.map(lambda params: self.template.at(params).end_bound(), self.params).min()
