@@ -24,9 +24,9 @@ def check_causal(
 ) -> None:
     """Change the tokens from each position on and check that no logits up to that position change.
 
-    To allow for rounding, rows may differ by sqrt(machine epsilon) times one plus the largest logit; a
-    smaller leak is not noticed. Traced parameters have no values, and random ones of the same
-    shapes are used instead. A cached step must give the same rows.
+    To allow for rounding, rows may differ by sqrt(machine epsilon) times one plus the largest
+    logit; a smaller leak is not noticed. Traced parameters have no values, and random ones of the
+    same shapes are used instead. A cached step must give the same rows.
 
     Args:
         next_token_logits: from tokens (length,) to logits (length, vocab_size).

@@ -118,7 +118,7 @@ class ProcessMixture(SequenceProcess):
         possible = (prefix > -jnp.inf)[..., None]
         return jnp.where(
             possible,
-            # The inner `where` avoids -inf - (-inf), whose NaN would reach gradients.
+            # The inner `where` avoids the NaN of -inf - (-inf).
             joint - jnp.where(possible, prefix[..., None], 0),
             plain - jnp.log(self.num_draws),
         )
@@ -126,7 +126,7 @@ class ProcessMixture(SequenceProcess):
     def components(self, key: Array, number: int) -> tuple[Any, int | None]:
         """Parameters for `number` draws of sequences, one random draw of the parameters for each.
 
-        Returns: what a cached step takes as its first argument, with the sequences on axis 0; and 0.
+        Returns: the first argument of a cached step, with the sequences on axis 0; and that axis.
         """
         for_choice, for_each = jax.random.split(key)
         chosen = jax.random.randint(for_choice, (number,), 0, self.num_draws)

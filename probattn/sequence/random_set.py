@@ -1,7 +1,8 @@
 """The random set of tokens that a sequence visits before it ends (theory, section 8).
 
-All laws here are of sequences that end within `length`: their total is 1 - survival(length), and
-the rest is the mass of sequences that have not ended yet, whose set is not known.
+All laws here are restricted to sequences that end within `length`: their total is
+1 - survival(length). The rest is the probability of sequences that have not ended by then, whose
+set is not known.
 """
 
 from collections.abc import Callable
@@ -31,24 +32,25 @@ def containment(
     num_samples: int = 10_000,
     key: Array | None = None,
 ) -> Estimate:
-    """`C(K) = P(it ends, and all tokens before the end lie in K)`, by forbidding the others at each
-    step.
+    """Containment functional `C(K) = P(it ends, and all tokens before the end lie in K)`.
 
-    The law is not renormalised: by Monte Carlo, a draw weighs the product of the probabilities that
-    the allowed tokens had, so that small probabilities are estimated well too.
+    Each step is restricted to K and the end token, without renormalising. By Monte Carlo, the
+    weight of a draw is the product of the probabilities of the allowed tokens at each step, so that
+    small probabilities are estimated well too.
 
-    Args: subset, distinct tokens without the end token; the others as for `marginal`.
-    Raises: InputError on a subset without meaning, or a process without an end token.
+    Args: subset, K, distinct tokens without the end token; the others as for `marginal`.
+    Raises: InputError on tokens out of range or repeated, the end token in K, or a process without
+    an end token. Source: theory, section 8.
     """
     subset = _subset(process, subset)
-    # A set of no tokens allows the empty sequence only.
+    # The empty set allows the empty sequence only.
     positions = process.length if subset else 1
     paths = len(subset) ** (positions - 1)
     if choose_exact(process, method, paths, "containment"):
         return exactly(_exact_containment(process, np.asarray(subset, int), positions), paths)
     allowed = np.zeros((positions, process.vocab_size), bool)
     allowed[:, process.end_token] = True
-    allowed[:-1, list(subset)] = True  # at the last position it must have ended
+    allowed[:-1, list(subset)] = True  # and at the last position only the end
     return mean_weight(_draw(process, num_samples, key, jnp.asarray(allowed), positions)[1])
 
 
@@ -62,7 +64,7 @@ def capacity(
 ) -> Estimate:
     """`T(K) = P(it ends, and some token before the end lies in K) = C(all) - C(complement of K)`.
 
-    Args, raises: as for `containment`.
+    Args, raises, source: as for `containment`.
     """
     subset = _subset(process, subset)
     paths = len(symbols(process)) ** (process.length - 1)
@@ -82,15 +84,16 @@ def capacity(
 def set_law(
     process: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
 ) -> Estimate:
-    """`P(it ends, and has visited exactly K)` for every subset K, shape (2^vocab_size,), at index
-    `sum of 2^token`.
+    """`P(it ends, and has visited exactly K)` for every set K of tokens, shape (2^vocab_size,).
 
-    It is the Moebius inverse of the containment functional, `sum_{L in K} (-1)^|K - L| C(L)`;
-    summed here path by path, so that nothing cancels and no entry is negative. Sets with the end
-    token have probability 0.
+    The index of K is the sum of 2^token over its tokens; sets with the end token have probability
+    0. The law is the Moebius inverse of the containment functional, `sum_{L in K} (-1)^|K - L|
+    C(L)`. Here it is summed over sequences instead, so that no terms cancel and no entry is
+    negative.
 
     Args: as for `marginal`. Raises: InputError on a vocabulary with too many subsets, or without an
-    end token."""
+    end token. Source: theory, section 8.
+    """
     _subset(process, ())
     paths = len(symbols(process)) ** (process.length - 1)
     if choose_exact(process, method, paths, "set_law", 2**process.vocab_size):
@@ -105,10 +108,12 @@ def set_law(
 def inclusion_probabilities(
     process: Any, *, method: str = "auto", num_samples: int = 10_000, key: Array | None = None
 ) -> Estimate:
-    """`P(it ends, and has visited v)` for each token v, shape (vocab_size,); 0 for the end token,
-    which is in no set.
+    """`P(it ends, and has visited v)` for each token v, shape (vocab_size,).
 
-    Args: as for `marginal`. Raises: InputError on a process without an end token.
+    The entry of the end token, which is in no set, is 0.
+
+    Args: as for `marginal`. Raises: InputError on a process without an end token. Source: theory,
+    section 8.
     """
     _subset(process, ())
     paths = len(symbols(process)) ** (process.length - 1)
@@ -126,22 +131,25 @@ def sample_set(
 ) -> Bool[Array, "*shape vocab"]:
     """Draws of the random set, as indicators of shape `sample_shape + (vocab_size,)`.
 
-    The end token's column says whether the sequence ended within length; where it did not, the set
-    is of the tokens visited so far. Raises: InputError on a process without an end token.
+    The entry of the end token says whether the sequence ended within `length`; if it did not, the
+    set holds the tokens visited so far. Raises: InputError on a process without an end token.
     """
     _subset(process, ())
     return visited_tokens(process, process.sample(key, sample_shape))
 
 
 def visited_tokens(process: Any, tokens: Array) -> Array:
-    """Indicators of the tokens in each sequence, the end token included: (..., positions) -> (...,
-    vocab)."""
+    """Indicators (..., vocab) of the tokens in sequences (..., positions), with the end token."""
     shape = (*tokens.shape[:-1], process.vocab_size)
     row = jnp.indices(tokens.shape, sparse=True)[:-1]
     return jnp.zeros(shape, bool).at[(*row, tokens)].set(True)
 
 
 def _subset(process: Any, subset: Any) -> Subset:
+    """`subset` as sorted tokens.
+
+    Raises: InputError on a process without an end token, or a subset as in `containment`.
+    """
     if process.end_token is None:
         raise InputError(
             "end_token: expected one, got None; the set of tokens before the end needs an end"
@@ -170,13 +178,14 @@ def _subset(process: Any, subset: Any) -> Subset:
 
 
 def _draw(process: Any, num_samples: Any, key: Array | None, *guide: Any) -> tuple[Array, Array]:
+    """Draws and their log weights; `guide` is `allowed` and `positions` of `draw`, or nothing."""
     key = jax.random.key(0) if key is None else key
     allowed, positions = guide or (None, None)
     return draw(process, key, whole_number("num_samples", num_samples, 2), positions, allowed)
 
 
 def _index(process: Any, visited: Array) -> Array:
-    """`sum of 2^token` over the tokens visited, the end token apart."""
+    """Sum of 2^token over the visited tokens except the end token: (..., vocab) -> (...)."""
     every = jnp.arange(process.vocab_size)
     return jnp.where(visited & (every != process.end_token), 2**every, 0).sum(-1)
 
@@ -184,16 +193,20 @@ def _index(process: Any, visited: Array) -> Array:
 def _fold_endings(
     process: Any, alphabet: Array, positions: int, add: Callable, start: Array
 ) -> Array:
-    """`add(total, ending, visited)` over all paths in an alphabet that end within so many
-    positions.
+    """Fold `add` over all sequences of the alphabet's tokens that end within `positions`.
 
-    `ending` (chunk, n + 1) is the probability to end after each prefix, divided by the number of
-    paths that share it; `visited` (chunk, n + 1, vocab) are the tokens of that prefix.
+    All sequences of n = positions - 1 tokens are enumerated. Each has n + 1 prefixes, after any of
+    which the sequence may end. `add(total, ending, visited)` returns the next total; `ending`
+    (chunk, n + 1) is the probability of each prefix followed by the end, divided by the number of
+    enumerated sequences that share the prefix, and `visited` (chunk, n + 1, vocab) indicates the
+    tokens of the prefix.
     """
+    # [n + 1]; a prefix of k tokens is shared by len(alphabet)^(n - k) sequences.
     sharing = float(len(alphabet)) ** np.arange(positions - 1, -1, -1)
 
     def fold(total: Array, tokens: Array, log_prefix: Array, rows: Array) -> Array:
         ending = jnp.exp(log_prefix + rows[..., process.end_token]) / sharing
+        # [chunk, n, vocab], for prefixes of 1 ... n tokens; padding adds the empty prefix.
         visited = jnp.cumsum(jax.nn.one_hot(tokens, process.vocab_size, dtype=int), axis=1) > 0
         return add(total, ending, jnp.pad(visited, ((0, 0), (1, 0), (0, 0))))
 

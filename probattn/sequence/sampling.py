@@ -1,5 +1,4 @@
-"""Draws from a sequence process: one scan over the positions, free or guided past what is
-forbidden."""
+"""Draws from a sequence process, free or restricted to allowed tokens, by a scan over positions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 @dataclass(frozen=True)
 class CachedStep:
-    """A model's logits one position at a time, from what it kept of the positions before.
+    """A model's logits for one position at a time, from a cache of the positions before.
 
     Args:
         start: `start(params) -> cache`, any pytree.
-        step: `step(params, cache, previous, position) -> (cache, logits)`: the logits, shape
-            (vocab_size,), of the token at `position` (from 0) when `previous` is the token before
-            it; at position 0 `previous` means nothing.
+        step: `step(params, cache, previous, position) -> (cache, logits)` gives the logits
+            (vocab_size,) of the token at `position`, counted from 0. `previous` is the token before
+            it, and has no meaning at position 0.
     """
 
     start: Callable
@@ -36,13 +35,23 @@ def draw(
 ) -> tuple[Int[Array, "number positions"], Float[Array, " number"]]:
     """Draws of the first `positions` tokens and their log importance weights.
 
-    Where only some tokens are allowed, a draw takes one of these in proportion to its probability,
-    and its weight is
-    the product of the probability that all of them had together: the mean weight estimates the
-    probability of the event, and weighted draws follow the law given it. Free draws have weight
-    one.
+    `allowed` defines an event: that each token is among those allowed at its position. A draw takes
+    allowed tokens only, in proportion to their probabilities, and its weight is the product over
+    the positions of the total probability of the allowed tokens. The mean weight estimates the
+    probability of the event, and weighted draws follow the law given it. Without `allowed` every
+    weight is one.
 
-    Where logits are not numbers, a draw holds -1 from there on and its weight is NaN.
+    If logits are NaN, or all of them -inf, a draw that has not ended holds -1 from there on and its
+    weight is NaN.
+
+    Args:
+        process: the sequence process.
+        key: random key.
+        number: number of draws.
+        positions: number of tokens of each draw; None is `length`.
+        allowed: which tokens are allowed at each position; None is all.
+
+    Letters in shapes: n draw, v token.
     """
     positions = process.length if positions is None else positions
     step = process.cached_step or _whole_pass(process)
@@ -53,6 +62,7 @@ def draw(
     def advance(carry: tuple, inputs: tuple) -> tuple[tuple, Array]:
         cache, previous, ended, log_weight = carry
         position, key, allowed_here = inputs
+        # logits and rows [n, v]; previous, ended, log_weight and drawn [n]
         cache, logits = jax.vmap(step.step, (axis, 0, 0, None))(params, cache, previous, position)
         failed = jnp.isnan(logits).any(-1) | jnp.isneginf(logits).all(-1) | (previous < 0)
         rows = jax.nn.log_softmax(logits)
@@ -76,11 +86,10 @@ def draw(
 
 
 def _whole_pass(process: Any) -> CachedStep:
-    """The step of a model that keeps nothing: all tokens so far go through it again at each
-    position."""
+    """A step for a model without a cache: a whole pass over the tokens so far at each position."""
 
     def step(params: Any, tokens: Array, previous: Array, position: Array) -> tuple[Array, Array]:
-        # At position 0 there is no token before: index `length` is dropped.
+        # At position 0 there is no token before; the index `length` is out of range and dropped.
         tokens = tokens.at[jnp.where(position == 0, process.length, position - 1)].set(
             previous, mode="drop"
         )

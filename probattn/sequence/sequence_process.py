@@ -1,5 +1,4 @@
-"""The sequence process: one law over token sequences, as a NumPyro distribution (theory, section
-8)."""
+"""The sequence process: a law of token sequences, as a NumPyro distribution (theory, section 8)."""
 
 import copy
 import math
@@ -29,15 +28,16 @@ from probattn.sequence.tokens import as_tokens, counted
 
 
 class SequenceProcess(dist.Distribution):
-    """Law of token sequences x (length,) under a causal model, padded with the end token.
+    """Law of token sequences under a causal model, padded with the end token.
 
         P(x_1 ... x_n) = prod_t p(x_t | x_<t)
         p(. | x_<t) = softmax(next_token_logits(params, x)[t])
 
-    Once the end token has come it follows with probability one. A sequence without it scores as the
-    prefix event (the cylinder) of all sequences that start so. Prefix laws are consistent, hence
-    one law with a marginal for every finite set of positions; with `end_token=None` it is a law on
-    infinite sequences, of which `length` positions are seen.
+    After the end token only the end token follows, with probability one. The log probability of
+    tokens without it is that of their cylinder, the set of all sequences with this prefix. The laws
+    of prefixes are consistent, so that there is one law, with a marginal for every finite set of
+    positions. With `end_token=None` it is a law on infinite sequences, of which the first `length`
+    positions are modelled.
 
     Shapes: batch (), event (length,); parameters carry no batch (use `jax.vmap` over the
     construction, a plate, or `ProcessMixture`). Positions count from 0, as they index an array of
@@ -46,22 +46,22 @@ class SequenceProcess(dist.Distribution):
     Args:
         next_token_logits: causal and hashable; `next_token_logits(params, tokens)` of tokens
             (length,) gives real logits (length, vocab_size), row t from the tokens before t only.
-            Pass the same function again rather
-            than a new lambda: what is compiled for it is kept.
+            Pass the same function each time, not a new lambda: programs are compiled once for each
+            function.
         params: any pytree of arrays.
-        length: positions T >= 1.
+        length: number of positions T >= 1.
         vocab_size: number of tokens V >= 2.
-        end_token: its id, or None.
+        end_token: the id of the end token, or None.
         batched: whether next_token_logits also takes tokens (n, length), in one pass.
-        cached_step: of a model that can reuse keys and values; without one `sample` costs a whole
-            pass per position.
+        cached_step: a CachedStep that gives the same logits one position at a time; without one
+            `sample` takes a whole pass for each position.
         end_probability_bound: `end_probability_bound(params)` gives delta with p(end | x_<t) >=
-            delta whatever came before; it is what `tightness` rests on.
+            delta for every prefix; `tightness` uses it.
 
     Raises:
-        InputError: at construction sizes out of range, logits of another shape or that see their
-            own token or later ones (found by changing those), a cached step that disagrees; in
-            `log_prob` ids out of range.
+        InputError: at construction, sizes out of range, logits of another shape, logits that depend
+            on their own token or a later one (found by changing these tokens), or a cached step
+            that disagrees; in `log_prob`, ids out of range.
 
     Source: arXiv:2602.22271; theory, section 8.
 
@@ -69,11 +69,11 @@ class SequenceProcess(dist.Distribution):
 
         >>> import jax.numpy as jnp
         >>> from probattn import SequenceProcess
-        >>> # each token is as probable as any other, whatever came before
+        >>> # all tokens are equally probable, whatever came before
         >>> def fair(params, tokens):
         ...     return jnp.zeros((len(tokens), 4)) + params
         >>> process = SequenceProcess(fair, jnp.zeros(4), length=3, vocab_size=4)
-        >>> # of all sequences that start so: 1/16
+        >>> # of all sequences that start with tokens 2, 3: 1/16
         >>> print(jnp.exp(process.log_prob(jnp.array([2, 3]))))
         0.0625
         >>> print(process.survival(3).value)  # (3/4)^3
@@ -81,7 +81,7 @@ class SequenceProcess(dist.Distribution):
     """
 
     arg_constraints: ClassVar[dict] = {}
-    enumerable: Any = True  # whether `conditionals` are exact, so that sums over paths are
+    enumerable: Any = True  # whether `conditionals` are exact, and so are sums over sequences
     pytree_data_fields: ClassVar[tuple[str, ...]] = ("params",)
     pytree_aux_fields: ClassVar[tuple[str, ...]] = (
         "next_token_logits",
@@ -114,8 +114,8 @@ class SequenceProcess(dist.Distribution):
             raise InputError(
                 f"end_token: expected an id 0 to {vocab_size - 1} or None, got {end_token}"
             )
-        # Of traced parameters the check is a program of its own, which a caller that knows its
-        # function can do without.
+        # With traced parameters the check compiles a program of its own; validate_args=False skips
+        # it, for callers that know that their function is causal.
         if validate_args is not False or not is_traced(params):
             check_causal(next_token_logits, params, length, vocab_size, batched, cached_step)
         self.next_token_logits: Any = next_token_logits
@@ -149,10 +149,12 @@ class SequenceProcess(dist.Distribution):
         return draw(self, key, math.prod(sample_shape))[0].reshape(*sample_shape, self.length)
 
     def log_prob(self, value: Any) -> Float[Array, "*shape"]:
-        """Log probability of each sequence or prefix of n <= length tokens, in nats; -inf where a
-        symbol follows the end.
+        """Log probability of each sequence or prefix of n <= length tokens, in nats.
 
-        Args: value, ids of shape (..., n). Returns shape (...): one forward pass for all of them.
+        It is -inf where a symbol follows the end. All sequences take one forward pass together.
+
+        Args: value, ids of shape (..., n). Returns: shape (...). Raises: InputError on tokens of
+        another shape, type or range.
         """
         tokens = as_tokens(value, self.vocab_size)
         if tokens.shape[-1] > self.length:
@@ -162,10 +164,12 @@ class SequenceProcess(dist.Distribution):
         return _score(self, tokens.reshape(-1, tokens.shape[-1])).reshape(tokens.shape[:-1])
 
     def next_token_log_probs(self, tokens: Any) -> Float[Array, "*shape length vocab"]:
-        """`log p(x_t | x_<t)` for every x_t and t, in nats; after the end token it is 0 for the
-        end, -inf else.
+        """`log p(x_t | x_<t)` of every token at every position, in nats.
 
-        Args: tokens, ids of shape (..., length). Returns shape (..., length, vocab_size).
+        After the end token it is 0 for the end token and -inf for symbols.
+
+        Args: tokens, ids of shape (..., length). Returns: shape (..., length, vocab_size). Raises:
+        InputError on tokens of another shape, type or range.
         """
         tokens = as_tokens(tokens, self.vocab_size)
         if tokens.shape[-1] != self.length:
@@ -174,12 +178,11 @@ class SequenceProcess(dist.Distribution):
         return rows.reshape(*tokens.shape, self.vocab_size)
 
     def conditionals(self, tokens: Int[Array, "n length"]) -> Float[Array, "n length vocab"]:
-        """The rows of `next_token_log_probs`, unchecked and not compiled: what the exact sums are
-        made of."""
+        """`next_token_log_probs`, unchecked and not compiled, as exact sums use it."""
         return self.absorb(tokens, jax.nn.log_softmax(self._logits(tokens)))
 
     def absorb(self, tokens: Int[Array, "n length"], rows: Float[Array, "n length vocab"]) -> Array:
-        """Rows after the end token: the end with probability one."""
+        """`rows` with those after the end token replaced: the end has probability one there."""
         if self.end_token is None:
             return rows
         ended = jnp.where(jnp.arange(self.vocab_size) == self.end_token, 0, -jnp.inf).astype(
@@ -188,36 +191,44 @@ class SequenceProcess(dist.Distribution):
         return jnp.where(counted(tokens, self.end_token)[..., None], rows, ended)
 
     def at(self, params: Any, number: Any = 0) -> "SequenceProcess":
-        """The process at other parameters; `number` tells apart the randomness of those that
-        estimate."""
+        """The process at other parameters.
+
+        Args: number, for subclasses that estimate probabilities: different numbers give independent
+        random numbers.
+        """
         changed = copy.copy(self)
         changed.params = params
         return changed
 
     def at_logits(self, logits: Float[Array, "*shape length vocab"]) -> "SequenceProcess":
-        """The law where the logits at the tokens to be scored are known: it scores those tokens and
-        no others."""
+        """The process with logits that were computed before, to score the tokens they belong to.
+
+        Its `log_prob` is right for these tokens only, which must have the leading axes of `logits`.
+        """
         known = self.at(logits)
         known.next_token_logits, known.batched, known.cached_step = _known, True, None
         return known
 
     def end_bound(self) -> Any:
-        """What the model claims to be the least probability of ending."""
+        """The model's lower bound on the probability of ending at any step."""
         bound: Any = self.end_probability_bound
         return bound(self.params)
 
     def components(self, key: Array, number: int) -> tuple[Any, int | None]:
-        """What `number` draws walk under, the first argument of a cached step, and its axis, None
-        if all share it."""
+        """The first argument of a cached step for `number` draws, and its axis over the draws.
+
+        The axis is None where all draws share it, as here.
+        """
         return self.params, None
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
-        """`log_prob`, unchecked and not compiled; what follows the positions given is hidden by
-        causality."""
+        """`log_prob`, unchecked and not compiled."""
         positions = tokens.shape[-1]
+        # Padding changes nothing: logits of a position depend on earlier tokens only.
         padded = jnp.pad(tokens, ((0, 0), (0, self.length - positions)))
         logits = self._logits(padded)[:, :positions]
         inside = jnp.clip(tokens, 0, self.vocab_size - 1)
+        # [n, positions]
         chosen = jnp.take_along_axis(logits, inside[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(
             logits, axis=-1
         )
@@ -233,7 +244,7 @@ class SequenceProcess(dist.Distribution):
         )
         return apply(self.params, tokens)
 
-    # Its laws, each where its idea is.
+    # Methods that are defined in the modules of their topics.
     marginal = marginal
     conditional = conditional
     survival = survival
@@ -246,6 +257,7 @@ class SequenceProcess(dist.Distribution):
 
 
 def _known(logits: Any, tokens: Any) -> Any:
+    """`next_token_logits` whose parameters are the logits themselves."""
     return logits
 
 

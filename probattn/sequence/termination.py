@@ -1,5 +1,4 @@
-"""When sequences end: survival, and whether the law lives on finite sequences (theory, section
-8)."""
+"""When sequences end: survival, and tightness of the law (theory, section 8)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from probattn.sequence.sampling import draw
 
 
 def symbols(process: Any) -> tuple[int, ...]:
-    """All tokens but the end."""
+    """All tokens but the end token, in ascending order."""
     return tuple(token for token in range(process.vocab_size) if token != process.end_token)
 
 
@@ -31,20 +30,21 @@ def survival(
 ) -> Estimate:
     """`P(no end among the first n tokens)`; 1 for a process without an end token.
 
-    By Monte Carlo, draws are kept from ending, and weigh the product of the probabilities of going
-    on: the standard error is far below that of counting. `tightness().survival_bound(n)` bounds it
-    for any n.
+    By Monte Carlo, draws take symbols only, and the weight of a draw is the product of the
+    probabilities of not ending at each step: its standard error is far below that of counting
+    draws. `tightness().survival_bound(n)` is an upper bound for any n.
 
     Args: n, from 0 to length; the others as for `marginal`. Raises: InputError on n out of range.
+    Source: theory, section 8.
     """
     if whole_number("n", n, 0) > process.length:
         raise InputError(
             f"n: expected at most the {process.length} positions of the process, got {n}"
         )
-    going_on = symbols(process)
+    alphabet = symbols(process)
     if n == 0 or process.end_token is None:
         return exactly(jnp.ones(()), 1)
-    paths = len(going_on) ** (n - 1)
+    paths = len(alphabet) ** (n - 1)
     if choose_exact(process, method, paths, "survival"):
         return exactly(_exact_survival(process, n), paths)
     allowed = jnp.broadcast_to(
@@ -58,24 +58,25 @@ def survival(
 
 @partial(jax.jit, static_argnums=1)
 def _exact_survival(process: Any, n: int) -> Array:
-    going_on = symbols(process)
+    alphabet = jnp.asarray(symbols(process))
 
     def fold(total: Array, tokens: Array, log_prefix: Array, rows: Array) -> Array:
-        return total + jnp.exp(log_prefix[:, -1:] + rows[:, -1, jnp.asarray(going_on)]).sum()
+        return total + jnp.exp(log_prefix[:, -1:] + rows[:, -1, alphabet]).sum()
 
-    return fold_paths(process, [jnp.asarray(going_on)] * (n - 1), fold, jnp.zeros(()))
+    return fold_paths(process, [alphabet] * (n - 1), fold, jnp.zeros(()))
 
 
 @dataclass(frozen=True)
 class Tightness:
-    """Whether a process is known to live on finite sequences.
+    """Whether a process is known to be tight, that is, to end with probability one.
 
     Args:
-        tight: whether `P(no end by n) -> 0` is proved. False is no proof of the contrary.
-        delta: each step is known to end with at least this probability, whatever came before; 0
-            where nothing is.
-        horizon: the number of steps that delta is known for; None is all of them.
-        reason: what the claim rests on, or why none is made.
+        tight: whether `P(no end among the first n) -> 0` is proved. False is no proof of the
+            contrary.
+        delta: a lower bound on the probability of ending at each step, for every prefix; 0 where no
+            bound is known.
+        horizon: the number of steps for which delta is known; None is all steps.
+        reason: why the process is tight, or why that is not known, in words.
     """
 
     tight: bool
@@ -84,17 +85,21 @@ class Tightness:
     reason: str
 
     def survival_bound(self, n: int) -> float:
-        """`P(no end among the first n) <= (1 - delta)^n`, n counted up to the horizon."""
+        """The bound `P(no end among the first n) <= (1 - delta)^n`.
+
+        Beyond the horizon it is the bound at the horizon.
+        """
         return (1 - self.delta) ** (n if self.horizon is None else min(n, self.horizon))
 
 
 def tightness(process: Any) -> Tightness:
-    """The bound delta on the probability of ending that proves the law to live on finite sequences.
+    """Whether the process is known to be tight, by a bound delta on the probability of ending.
 
-    Bounded logits end every step with probability at least delta, so that `P(no end by n) <= (1 -
-    delta)^n`. The bound is the model's to give (`end_probability_bound`); finitely many positions
-    prove no limit, so without one tightness is not claimed, and delta is the least probability of
-    ending over all histories within length, where these can be enumerated.
+    If every step ends with probability at least delta > 0, then `P(no end among the first n) <=
+    (1 - delta)^n` and the law is tight. The model gives such a bound as `end_probability_bound`;
+    bounded logits have one. Without it tightness is not claimed, since finitely many positions
+    prove no limit; delta is then the least probability of ending over all prefixes within `length`,
+    if these can be enumerated. Source: theory, section 8.
     """
     if process.end_token is None:
         return Tightness(False, 0.0, None, "no end token: a law on infinite sequences")
@@ -134,7 +139,7 @@ def tightness(process: Any) -> Tightness:
 
 @jax.jit
 def _least_end_probability(process: Any) -> Array:
-    """Over the histories that can occur."""
+    """Least probability of ending over all prefixes of positive probability within `length`."""
 
     def fold(least: Array, tokens: Array, log_prefix: Array, rows: Array) -> Array:
         end = jnp.where(log_prefix > -jnp.inf, jnp.exp(rows[..., process.end_token]), 1)

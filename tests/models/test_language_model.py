@@ -233,8 +233,8 @@ def test_numpyro_default_start_points_lie_in_the_local_domain(dim):
     [
         (np.ones(4, int), r"expected shape \(num_sequences, 4\), got \(4,\)"),
         (np.ones((2, 5), int), "to length 4, got length 5"),
-        (np.ones((2, 4)), "expected whole numbers, got dtype float"),
-        (np.full((2, 4), np.nan), "expected whole numbers"),
+        (np.ones((2, 4)), "expected integers, got dtype float"),
+        (np.full((2, 4), np.nan), "expected integers"),
         (np.full((2, 4), 4), "expected ids 0 to 3, got 4"),
         (np.full((2, 4), -1), "expected ids 0 to 3, got -1"),
         ([[1, 0, 2, 0]], "after the end token 0 only 0 may follow"),

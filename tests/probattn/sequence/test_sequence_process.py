@@ -263,7 +263,7 @@ def test_bad_construction_is_refused(arguments, message):
     [
         ([1, 4], "expected ids 0 to 3, got 4"),
         ([-1, 2], "expected ids 0 to 3, got -1"),
-        ([0.5], "expected whole numbers"),
+        ([0.5], "expected integers"),
         (np.ones(7, int), "expected at most 6 positions"),
         ([], "at least one sequence"),
         (3, r"expected shape \(..., length\)"),
