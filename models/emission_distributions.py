@@ -1,5 +1,4 @@
-"""The two laws that an emission model samples from, both of sequences that stop at the end
-token."""
+"""Distributions for an emission model: embeddings and tokens of sequences that stop at the end."""
 
 from typing import Any, ClassVar
 
@@ -14,17 +13,20 @@ from probattn.sequence.tokens import END, counted
 
 
 class StoppedEmbeddings(dist.Distribution):
-    """The attention process up to where a sequence stops; after that embeddings are noise, of no
-    attention.
+    """The attention process up to the end of each sequence; embeddings after the end are noise.
 
         log p(u) = sum over counted t of [log N(e_t; 0, scale^2 I) + log det J_t]
                    + sum over the others of log N(u_t; 0, scale^2 I)
 
-    What follows the end then bears on nothing, in a posterior and, unlike under the process itself,
-    in a mode.
+    So embeddings after the end affect neither the posterior of the parameters nor their mode. Under
+    the process itself they would affect the mode, through log det J_t.
 
-    Args: process; counted, which positions count, shape (num_sequences, length), the first ones of
-    each row."""
+    Args:
+        process: the law of one embedding path.
+        counted: which positions count, (num_sequences, length): in each row the first ones.
+
+    Source: theory, section 9.
+    """
 
     arg_constraints: ClassVar[dict] = {}
     support = constraints.real_matrix
@@ -39,19 +41,21 @@ class StoppedEmbeddings(dist.Distribution):
     def sample(
         self, key: Array, sample_shape: tuple[int, ...] = ()
     ) -> Float[Array, "*shape length dim"]:
+        """Draws of embedding paths."""
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
         noise = self.process.scale * jax.random.normal(key, shape)
         return jnp.where(self.counted[..., None], self.process.transform(noise), noise)
 
     def log_prob(self, value: Any) -> Float[Array, "*shape"]:
+        """Log density of each embedding path, in nats."""
+        # [..., t]
         attended = path_log_density(self.process.attention, value, self.process.scale)
         alone = dist.Normal(0, self.process.scale).log_prob(value).sum(-1)
         return jnp.where(self.counted, attended, alone).sum(-1)
 
 
 class StoppedTokens(dist.Distribution):
-    """Tokens (length,), each drawn from its logits, up to and including the first end token; only
-    this may follow.
+    """Independent tokens (length,) up to the first end token, after which only that may follow.
 
     Args: logits, shape (..., length, vocab_size).
     """
@@ -70,13 +74,15 @@ class StoppedTokens(dist.Distribution):
         )
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "*shape length"]:
+        """Draws of tokens, padded with the end token."""
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
         tokens = jax.random.categorical(key, self.logits, shape=shape)
         return jnp.where(counted(tokens), tokens, END)
 
     def log_prob(self, value: Any) -> Float[Array, "*shape"]:
-        """Sum over the positions that count; -inf where a symbol follows the end."""
+        """Log probability in nats, of the positions that count; -inf where a symbol follows the end."""
         rows = jax.nn.log_softmax(self.logits)
+        # [..., t], the log probability of each token
         chosen = jnp.take_along_axis(
             jnp.broadcast_to(rows, (*value.shape, rows.shape[-1])), value[..., None], -1
         )[..., 0]

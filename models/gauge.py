@@ -1,12 +1,14 @@
-"""What the symmetries of attention leave alone (theory, section 6)."""
+"""Quantities that the symmetries of attention leave unchanged (theory, section 6)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 def ordered_heads(forms: Float[Array, "heads n m"]) -> Float[Array, "heads n m"]:
-    """One matrix for each head, ordered by Frobenius norm: heads have no names, and a chain may
-    permute them."""
+    """The matrices of all heads, in ascending order of Frobenius norm.
+
+    Exchanging heads gives the same model, so their order may differ from chain to chain.
+    """
     return forms[jnp.argsort(jnp.linalg.norm(forms, axis=(-2, -1)))]
 
 
@@ -15,6 +17,9 @@ def gram(
     matrices: Float[Array, "heads dim dim"],
     right: Float[Array, "m dim"],
 ) -> Float[Array, "heads n m"]:
-    """`L M_h R^T` for each head, ordered: blind to rotations of the embeddings and to the order of
-    heads."""
+    """`L M_h R^T` for each head, in ascending order of Frobenius norm.
+
+    Rotations of the embeddings rotate the rows of L and R along with M_h; together with the
+    ordering, the result depends neither on rotations nor on the order of the heads.
+    """
     return ordered_heads(jnp.einsum("vi,hij,wj->hvw", left, matrices, right))

@@ -1,4 +1,4 @@
-"""What a model generates, and how each token came about."""
+"""Generated sequences, with the log probability, margin and support token of each token."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,18 +16,18 @@ from jaxtyping import Array, Float, Int
 )
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """Generated sequences, all arrays of shape (num_sequences, length); what follows the end is 0,
-    NaN, NaN and -1.
+    """Generated sequences; all arrays have shape (num_sequences, length).
 
     Args:
-        tokens: ids, padded with the end token.
-        log_prob: `log p(x_t | x_<t)` of each, in nats; its sum is the log probability of the
-            sequence.
-        margin: stability margin of the path position that x_t comes from; no unit. With a start it
-            reads x_{t-1} and predicts x_t; without, it is the latent embedding that emits x_t.
-        support: the path position with the smallest margin so far.
-        path_has_start: whether position 0 of the path is the start and position s the s-th token,
-            or the first token.
+        tokens: ids, padded with the end token, 0.
+        log_prob: `log p(x_t | x_<t)` of each token, in nats; NaN after the end. The sum over the
+            positions that count is the log probability of the sequence.
+        margin: stability margin of the path position that x_t comes from, without a unit; NaN after
+            the end. If the path has a start, that position reads x_{t-1} and predicts x_t;
+            otherwise it is the latent embedding that emits x_t.
+        support: the path position, from 0, with the smallest margin so far; -1 after the end.
+        path_has_start: whether position 0 of the path is the start, so that position s is the s-th
+            token; otherwise position 0 is the first token.
     """
 
     tokens: Any
@@ -38,10 +38,13 @@ class Generation:
 
 
 def support_so_far(margin: Float[Array, "*shape length"]) -> Int[Array, "*shape length"]:
-    """The first position with the smallest margin up to each: the support token when the sequence
-    was that long."""
+    """For each position, the first position with the smallest margin up to there, counted from 0.
+
+    It is the support token of the sequence as far as it was generated then.
+    """
 
     def smaller(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        # Strictly smaller: of equal margins the first position stays.
         replaced = right[0] < left[0]
         return jnp.where(replaced, right[0], left[0]), jnp.where(replaced, right[1], left[1])
 

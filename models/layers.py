@@ -1,5 +1,8 @@
-"""What the layers of a pre-norm transformer compute, and the attention in each of them (theory,
-section 2)."""
+"""The forward pass of a pre-norm transformer, with the attention of each layer (theory, section 2).
+
+Letters in shapes: h head, t and s position, r component of a head, i component of an embedding,
+j hidden unit, v token.
+"""
 
 import math
 from typing import Any
@@ -12,11 +15,12 @@ from probattn import Attention
 
 
 def _normalised(x: Array) -> Array:
+    """`x` divided by its root mean square over the last axis."""
     return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
 
 
 def _held(matrices: Array, most: float | None) -> Array:
-    """Matrices [h, r, d] with their largest singular value brought down to `most`."""
+    """Matrices [h, r, i], each scaled down so that its largest singular value is at most `most`."""
     if most is None:
         return matrices
     return matrices / jnp.maximum(
@@ -27,8 +31,17 @@ def _held(matrices: Array, most: float | None) -> Array:
 def forward(
     model: Any, params: dict[str, Any], u: Array, key: Array | None = None
 ) -> tuple[Array, list]:
-    """Logits from the embedding path, and the attention of each layer with what it reads; dropout
-    under a key."""
+    """Logits from the embedding path, and for each layer its attention and the input of that.
+
+    Args:
+        model: a TransformerLM.
+        params: one value of each parameter, layers first.
+        u: embedding path (..., t, i).
+        key: of dropout; without one there is no dropout.
+
+    Returns: logits (..., t, v); a list of (attention, input of shape (..., t, i)).
+    """
+    # One for u, two for each layer.
     keys = iter([] if key is None else jax.random.split(key, 2 * model.layers + 1))
     causal = jnp.tri(u.shape[-2], dtype=bool)
 
@@ -46,14 +59,18 @@ def forward(
         )
         query, keys_of = _held(query, model.spectral), _held(keys_of, model.spectral)
         x = _normalised(hidden)
+        # each [..., h, t, r]
         q, k, v = (jnp.einsum("hri,...ti->...htr", matrix, x) for matrix in (query, keys_of, value))
         if model.qk_norm:
             q, k = _normalised(q), _normalised(k)
         scores = jnp.einsum("...htr,...hsr->...hts", q, k) / math.sqrt(model.rank)
+        # [..., h, t, s]
         alpha = jax.nn.softmax(jnp.where(causal, scores, jnp.finfo(scores.dtype).min))
         mixed = jnp.einsum("...hts,...hsr->...htr", alpha, v)
         hidden = hidden + drop(jnp.einsum("hir,...htr->...ti", output, mixed))
+        # output @ value, [h, i, i], is the value map of each head.
         attentions.append((Attention(query, keys_of, output @ value, mask="inclusive"), x))
+        # [..., t, j]
         inner = jax.nn.gelu(jnp.einsum("ji,...ti->...tj", params["up"][layer], _normalised(hidden)))
         hidden = hidden + drop(jnp.einsum("ij,...tj->...ti", params["down"][layer], inner))
     return jnp.einsum("vi,...ti->...tv", params["readout"], _normalised(hidden)) + params[

@@ -6,13 +6,13 @@ from jax.typing import ArrayLike
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import AffineTransform
 
-# NumPyro starts a chain uniformly in (-2, 2) of the unconstrained coordinates: within half a
-# standard deviation.
+# Unit of the unconstrained coordinates, in standard deviations. NumPyro starts chains uniformly in
+# (-2, 2) of these coordinates, which is then within half a standard deviation.
 UNIT = 0.25
 
 
 class _RealInUnits(constraints.Constraint):
-    """Any real number; its unconstrained coordinate counts from `origin` in units of `unit`."""
+    """Any real number x; its unconstrained coordinate is `(x - origin) / unit`."""
 
     is_discrete = False
     event_dim = 0
@@ -39,19 +39,22 @@ class _RealInUnits(constraints.Constraint):
 
 @biject_to.register(_RealInUnits)
 def _(constraint):
+    """The map from the unconstrained coordinate to the real number."""
     return AffineTransform(constraint.origin, constraint.unit)
 
 
 class NearMeanNormal(dist.Normal):
-    """A normal to whose mean NumPyro's default start points come within half a standard deviation.
+    """A normal whose default start points in NumPyro are within half a standard deviation of its mean.
 
-    Attention starts in its local domain only when its interaction is small: under a plain Normal
-    the default start in (-2, 2) lies outside it almost surely once there are many sequences. The
-    change of coordinates is linear, so it moves neither the posterior nor the mode; it also makes
-    one step size fit all parameters."""
+    Attention starts in its local domain only if its interaction is small: under a plain Normal,
+    once there are many sequences, the default start in (-2, 2) is almost surely outside. The change
+    of coordinates is linear, so it moves neither the posterior nor the mode. It also puts all
+    parameters on one scale, so that one step size fits all.
+    """
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self):
+        """All real numbers, with unconstrained coordinates in units of UNIT standard deviations."""
         return _RealInUnits(self.loc, UNIT * self.scale)
 
 

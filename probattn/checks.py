@@ -8,6 +8,8 @@ import numpy as np
 
 from probattn.errors import InputError
 
+MOST = 2**31 - 1  # of an integer, so that it is one of 32 bits in either precision
+
 
 def as_float_array(name: str, value: Any) -> jax.Array:
     """`value` as a floating-point array of finite numbers.
@@ -50,7 +52,9 @@ def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int. Raises: InputError unless it is an integer of at least `least`."""
+    """`value` as an int. Raises: InputError unless it is an integer from `least` to MOST."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    if value > MOST:
+        raise InputError(f"{name}: expected a whole number of at most {MOST}, got {value!r}")
     return int(value)

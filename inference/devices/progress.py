@@ -26,9 +26,9 @@ class Progress:
         self.last = ""
         console = Console(stderr=True, highlight=False)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} {task.fields[text]}"),
+            TextColumn("{task.completed}/{task.total} {task.fields[text]}", markup=False),
         )
         self.bar = (
             Bar(*columns, console=console, transient=True)

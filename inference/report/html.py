@@ -19,7 +19,7 @@ from probattn.inference.report.captions import CAPTIONS, SECTIONS, alternative
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.panels import figures
 from probattn.inference.report.sentences import findings, warnings_of
-from probattn.inference.report.style import DARK, STYLE
+from probattn.inference.report.style import DARK, STYLE, save_figure
 
 
 def save_html(comparison: Comparison, path: Any) -> None:
@@ -103,5 +103,5 @@ def data_uri(figure: Figure, style: dict) -> str:
     """A figure as a data URI, an SVG image that a page can embed."""
     buffer = io.BytesIO()
     with mpl.rc_context(style):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        save_figure(figure, buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -20,7 +20,7 @@ from probattn.inference.report.prediction_plots import (
     plot_uncertainty,
 )
 from probattn.inference.report.score_plots import plot_mode_against_draws, plot_scores, plot_traces
-from probattn.inference.report.style import DARK, STYLE
+from probattn.inference.report.style import DARK, STYLE, save_figure
 
 WIDTH = 7.0  # inches, the width of the text on a page
 DOTS = 300  # per inch
@@ -71,8 +71,8 @@ def save_figures(comparison: Comparison, folder: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures(comparison).items():
         with mpl.rc_context(STYLE):
-            figure.savefig(folder / f"{name}.png", dpi=DOTS)
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            save_figure(figure, folder / f"{name}.png", dpi=DOTS)
+            save_figure(figure, folder / f"{name}.svg", metadata={"Date": None})
 
 
 def _grid(plots: list[Callable], height: float, columns: int) -> Figure:

@@ -4,6 +4,7 @@ Most colours are those of Okabe and Ito, which colour-blind readers can distingu
 """
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 COLOURS = {
     "map": "#D55E00",
@@ -23,7 +26,23 @@ COLOURS = {
 MORE_COLOURS = ("#E69F00", "#8C6D31", *COLOURS.values())  # the first two belong to no method
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 MARKERS = ("o", "v", "s", "D", "^", "P")
+# Fonts of scripts that the first one lacks; those that are installed stand in for its glyphs.
+OTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Naskh Arabic",
+    "Arial Unicode MS",
+)
+INSTALLED = {font.name for font in fontManager.ttflist}
 STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in INSTALLED)],
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -40,6 +59,25 @@ DARK: dict[Any, Any] = STYLE | {
     ),
     **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), PAPER),
 }
+
+
+def save_figure(figure: Figure, file: Any, **settings: Any) -> None:
+    """`figure.savefig(file)`; characters that no installed font has are one warning, not one each.
+
+    Args: figure; file, a path or a buffer; settings of `savefig`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(file, **settings)
+    missing = [one for one in caught if "missing from font" in str(one.message)]
+    for one in caught:
+        if one not in missing:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if missing:
+        warnings.warn(
+            "figures: the installed fonts lack some of the symbols, which are drawn as boxes; "
+            "install a font of their script, such as one of Noto Sans",
+            stacklevel=1,  # one place for all figures, so that Python shows it once
+        )
 
 
 def ink() -> str:

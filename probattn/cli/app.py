@@ -1,6 +1,7 @@
 """The command line, which alone imports models, inference and the theory together."""
 
 import functools
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -67,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     converged.
     """
     warnings.showwarning = _print_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe or terminal that has not every character
+            stream.reconfigure(errors="replace")
     try:
         app(args=arguments, standalone_mode=True)
     except InputError as error:

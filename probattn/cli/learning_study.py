@@ -170,7 +170,7 @@ def learning_curve(
     open_study(study.folder, study.to_json(), "learning curve")
     with told_how_to_go_on(lambda: SAME_COMMAND):
         show(carry_out(study, wanted))
-    console.print(f"curve: {(out / 'curve.zip').resolve()}", markup=False)
+    console.print(f"curve: {(out / 'curve.zip').resolve()}")
 
 
 def parse_sizes(text: str) -> list[int]:
@@ -290,7 +290,7 @@ def show(curve: Any) -> None:
         table.add_row(f"{size:,}", *(cells[name][number] for name in curve.methods))
     console.print(table)
     for sentence in curve.verdicts():
-        console.print(f"- {sentence}", markup=False)
+        console.print(f"- {sentence}")
 
 
 def _cell(loss: float, error: float, trusted: bool) -> str:

@@ -20,8 +20,10 @@ def check_plot(path: Path) -> None:
 
 def save_plot(figure: Any, path: Path) -> None:
     """Write a Matplotlib figure. Raises: InputError if it cannot be written."""
+    from probattn.inference.report.style import save_figure
+
     try:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); choose another place"

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 # Most fits that a table of 80 columns has room for; the page has room for more.
 MOST_COLUMNS = 3
-console = Console(highlight=False, soft_wrap=True)
+# Names, symbols and paths are shown as they are: no text is read as markup or as an emoji.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 SAME_COMMAND = "the same command resumes it"
 
 
@@ -35,7 +36,7 @@ def print_comparison(comparison: Any) -> None:
     from probattn.inference.report.sentences import findings, warnings_of
 
     for warning in warnings_of(comparison):
-        console.print(f"{warning.topic}: {warning.text}", markup=False, style="bold")
+        console.print(f"{warning.topic}: {warning.text}", style="bold")
     scores = Table(
         "predictor",
         "nats per token",
@@ -47,12 +48,12 @@ def print_comparison(comparison: Any) -> None:
         cost = [
             "" if math.isnan(cost) else f"{cost:,.0f}" for cost in (score.gradients, score.seconds)
         ]
-        scores.add_row(escape(score.name), f"{score.loss:.4f} ± {score.per_token.error:.4f}", *cost)
+        scores.add_row(score.name, f"{score.loss:.4f} ± {score.per_token.error:.4f}", *cost)
     console.print(scores)
     if len(comparison.methods) <= MOST_COLUMNS:
         console.print(_in_short(comparison))
     for finding in findings(comparison):
-        console.print(f"- {finding.text}", markup=False)
+        console.print(f"- {finding.text}")
 
 
 def _in_short(comparison: Any) -> Table:
@@ -62,17 +63,17 @@ def _in_short(comparison: Any) -> Table:
     table = Table(
         "figure",
         reference,
-        title=f"values, and paired differences from {escape(reference)}",
+        title=f"values, and paired differences from {reference}",
     )
     for name in others:
-        table.add_column(escape(name))
+        table.add_column(name)
     for answer in comparison.answers:
         cells = [
             f"{answer.values[name]}\n{answer.differences[name].signed} {answer.word(name)}"
             for name in others
         ]
         table.add_row(
-            f"{escape(answer.figure)}\n[dim]{answer.unit}[/dim]",
+            Text.assemble(f"{answer.figure}\n", (answer.unit, "dim")),
             str(answer.values[reference]),
             *cells,
         )
@@ -94,16 +95,16 @@ def generation_table(corpus: Any, generation: Any) -> Table:
         "log probability",
         "margin",
         "support token so far",
-        title=f"{escape(corpus.decode(generation.tokens))}   (log probability {total:.3f} nats)",
+        title=f"{corpus.decode(generation.tokens)}   (log probability {total:.3f} nats)",
     )
     for position in range(positions):
         support = generation.support[position]
         table.add_row(
             str(position + 1),
-            escape(corpus.symbols[generation.tokens[position]]),
+            corpus.symbols[generation.tokens[position]],
             f"{generation.log_prob[position]:.3f}",
             f"{generation.margin[position]:.3f}",
-            f"{first + support} {escape(labels[support])}",
+            f"{first + support} {labels[support]}",
         )
     return table
 
@@ -122,7 +123,7 @@ def print_diagnosis(diagnosis: Any) -> None:
     for tier in diagnosis.tiers:
         numbers = (
             f"{tier.rhat:.3f}",
-            escape(tier.rhat_of),
+            tier.rhat_of,
             f"{tier.ess_bulk:.0f}",
             f"{tier.ess_tail:.0f}",
         )
@@ -136,4 +137,4 @@ def print_diagnosis(diagnosis: Any) -> None:
     console.print(
         f"{diagnosis.quantity}: R-hat {diagnosis.rhat:.3f}, bulk ESS {diagnosis.ess_bulk:.0f}"
     )
-    console.print(str(diagnosis.verdict), markup=False)
+    console.print(str(diagnosis.verdict))

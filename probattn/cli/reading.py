@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from probattn.checks import whole_number
 from probattn.cli.models import CalibratedModel, small_model
 from probattn.cli.plots import check_plot, save_plot
 from probattn.cli.printing import console, generation_table, print_comparison
@@ -181,17 +182,15 @@ def calibrate(
     save_plot(plot_ranks(found)[0].figure, out)
     outside = found.outside()
     names = ", ".join(outside) if outside else "none"
-    console.print(
-        f"{len(outside)} of {len(found.ranks)} quantities leave their bands: {names}", markup=False
-    )
-    console.print(f"plot: {out.resolve()}", markup=False)
+    console.print(f"{len(outside)} of {len(found.ranks)} quantities leave their bands: {names}")
+    console.print(f"plot: {out.resolve()}")
     if strict and outside:
         raise SystemExit(NOT_CONVERGED)
 
 
 def generate(
     run: RunArgument,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many sequences.")] = 10,
+    number: Annotated[int, typer.Option("-n", "--number", help="How many sequences.")] = 10,
     margins: Annotated[
         bool,
         typer.Option(
@@ -216,6 +215,7 @@ def generate(
     from probattn.inference import load_run
     from probattn.inference.contract import GenerativeModel, require
 
+    whole_number("number", number)
     if plot is not None:
         check_plot(plot)
     fitted, corpus, _ = load_run(run)
@@ -235,15 +235,13 @@ def generate(
                 )
             )
         else:
-            console.print(corpus.decode(tokens), markup=False)
+            console.print(corpus.decode(tokens))
     if plot is not None:
         from probattn.inference import plot_generation
 
         shown = jax.tree.map(lambda array: array[:MOST_PLOTTED], generation)
         save_plot(plot_generation(shown, corpus.symbols)[0, 0].figure, plot)
-        console.print(
-            f"plot of {len(shown.tokens)} of {number} sequences: {plot.resolve()}", markup=False
-        )
+        console.print(f"plot of {len(shown.tokens)} of {number} sequences: {plot.resolve()}")
 
 
 def margins(

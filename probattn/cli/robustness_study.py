@@ -195,7 +195,7 @@ def carry_out(plan: Plan, planned: "list[Arm]") -> None:
             if costs
             else ""
         )
-        console.print(f"{arm.name}: {time.perf_counter() - started:.0f} s{left}", markup=False)
+        console.print(f"{arm.name}: {time.perf_counter() - started:.0f} s{left}")
         # Otherwise compiled programs of all arms pile up in memory. Those that arms share are read
         # back from the compilation cache on disk.
         jax.clear_caches()
@@ -268,7 +268,7 @@ def _once(file: Path, make: Callable[[], Any]) -> None:
     if not file.exists():
         started = time.perf_counter()
         write_json(file, make())
-        console.print(f"{file.stem}: {time.perf_counter() - started:.0f} s", markup=False)
+        console.print(f"{file.stem}: {time.perf_counter() - started:.0f} s")
 
 
 def _course(plan: Plan, plain: "Arm") -> list[dict[str, Any]]:
@@ -347,7 +347,7 @@ def report(plan: Plan, planned: "list[Arm]", source: str, quick: bool) -> None:
             claim["name"], claim["clean"].percent, claim["noise"].percent, claim["verdict"]
         )
     console.print(table)
-    console.print(f"report: {(plan.folder / 'report.html').resolve()}", markup=False)
+    console.print(f"report: {(plan.folder / 'report.html').resolve()}")
 
 
 def _read(file: Path) -> Any:

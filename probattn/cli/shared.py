@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from probattn.checks import whole_number
 from probattn.cli.printing import console, print_diagnosis
 
 CorpusArgument = Annotated[
@@ -34,7 +35,15 @@ ClusterOption = Annotated[
     ),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if not converged.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of every random number.")]
+
+
+def _seed(value: int) -> int:
+    return whole_number("seed", value, 0)
+
+
+SeedOption = Annotated[
+    int, typer.Option(help="Seed of every random number, 0 or more.", callback=_seed)
+]
 NOT_CONVERGED = 3
 
 
@@ -53,6 +62,6 @@ def judge(fitted: Any, name: str, strict: bool, heldout: Any = None) -> None:
     else:
         verdict = fitted.verdict
         where = f" ({fitted.coordinates} coordinates)" if fitted.coordinates else ""
-        console.print(f"{fitted.method}{where}: {verdict}", markup=False)
+        console.print(f"{fitted.method}{where}: {verdict}")
     if strict and not verdict.converged:
         raise SystemExit(NOT_CONVERGED)

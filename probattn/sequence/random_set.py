@@ -86,10 +86,10 @@ def set_law(
 ) -> Estimate:
     """`P(it ends, and has visited exactly K)` for every set K of tokens, shape (2^vocab_size,).
 
-    The index of K is the sum of 2^token over its tokens; sets with the end token have probability
-    0. The law is the Moebius inverse of the containment functional, `sum_{L in K} (-1)^|K - L|
-    C(L)`. Here it is summed over sequences instead, so that no terms cancel and no entry is
-    negative.
+    The index of K is the sum of 2^token over its tokens; a set with the end token has probability
+    zero. The law is the Moebius inverse of the containment functional,
+    `sum_{L in K} (-1)^|K - L| C(L)`. Here it is summed over sequences instead, so that no terms
+    cancel and no entry is negative.
 
     Args: as for `marginal`. Raises: InputError on a vocabulary with too many subsets, or without an
     end token. Source: theory, section 8.

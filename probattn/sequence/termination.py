@@ -95,9 +95,9 @@ class Tightness:
 def tightness(process: Any) -> Tightness:
     """Whether the process is known to be tight, by a bound delta on the probability of ending.
 
-    If every step ends with probability at least delta > 0, then `P(no end among the first n) <=
-    (1 - delta)^n` and the law is tight. The model gives such a bound as `end_probability_bound`;
-    bounded logits have one. Without it tightness is not claimed, since finitely many positions
+    If every step ends with probability at least delta > 0, then
+    `P(no end among the first n) <= (1 - delta)^n` and the law is tight. The model gives such a
+    bound as `end_probability_bound`; bounded logits have one. Without it tightness is not claimed, since finitely many positions
     prove no limit; delta is then the least probability of ending over all prefixes within `length`,
     if these can be enumerated. Source: theory, section 8.
     """
