@@ -80,7 +80,7 @@ class StoppedTokens(dist.Distribution):
         return jnp.where(counted(tokens), tokens, END)
 
     def log_prob(self, value: Any) -> Float[Array, "*shape"]:
-        """Log probability in nats, of the positions that count; -inf where a symbol follows the end."""
+        """Log probability in nats of the tokens that count; -inf if a symbol follows the end."""
         rows = jax.nn.log_softmax(self.logits)
         # [..., t], the log probability of each token
         chosen = jnp.take_along_axis(

@@ -35,7 +35,7 @@ NUM_PARTICLES = 200
 
 @dataclass(frozen=True)
 class EmissionModel:
-    """Bayesian attention whose embeddings are latent and whose tokens are what these emit.
+    """Bayesian attention whose latent embeddings emit the tokens.
 
         u_t = mu_t(u_t; u_<t) + e_t,   e_t ~ N(0, scale^2 I)         attention process
         x_t ~ Categorical(softmax(O u_t + b)),   until the end token, id 0
@@ -48,19 +48,20 @@ class EmissionModel:
         embeddings or noise       (num_sequences,)    (length, dim)
         tokens                    (num_sequences,)    (length,)
 
-    **Coordinates.** `"embedding"` samples u under the density of the process, log det J_t included:
-    there the barrier is. `"noise"` samples e ~ N(0, scale^2 I) and solves for u (the deterministic
-    site "embeddings"): there it is not. Both are one model with one posterior, since
+    **Coordinates.** `"embedding"` samples u under the density of the process, which includes the
+    barrier through log det J_t. `"noise"` samples e ~ N(0, scale^2 I) and solves for u (the
+    deterministic site "embeddings"), without a barrier. Both are the same model with the same
+    posterior, since
 
         log p(theta, u, x) = log p(theta, e, x) + sum_t log det J_t(u),   du = de / prod_t det J_t
 
-    but not with one mode: a density has its mode where it is highest, and that moves with the
+    but their modes differ: a mode is where a density is highest, and that depends on the
     coordinates. At given parameters the mode in embedding coordinates has the larger sum of log
-    determinants. The barrier is a statement about the mode in embedding coordinates, not a
-    regulariser one may add or leave out; a posterior knows nothing of it. Joint modes of many
-    latent variables are poor estimates anyway: each embedding is fitted to one token.
+    determinants. So the barrier is a property of that mode, and not a regulariser to be switched on
+    or off; the posterior has no barrier. Joint modes of many latent variables are poor estimates in
+    either coordinates, since each embedding is fitted to one token.
 
-    Parameters and priors, all Normal(0, s) but for value, with d = dim, r = rank:
+    Parameters and priors, all Normal(0, s) except for value, with d = dim, r = rank:
         query, key (heads, r, d)       s = d^(-1/4)
         value V (heads, d, d)          Normal(I / heads, 1 / (2 sqrt(d)))
         origin (d,)                    s = 1
@@ -69,15 +70,15 @@ class EmissionModel:
         bias b (vocab_size,)           s = 1
 
     Args:
-        vocab_size: number of symbols, the end token included; at least 2.
-        length: longest sequence, the end token included.
+        vocab_size: number of tokens, the end token included; at least 2.
+        length: length of the longest sequence, with an end token if it has one.
         dim, heads, rank: of the attention; rank None is dim.
-        contraction: cap kappa in (0, 1). Without one the law of the embeddings need not integrate
-            to one, and tokens would
-            have no probability: None is refused.
-        coordinates: "embedding" or "noise", of what SVI and MCMC see.
-        scale: sigma. Fixed, since readout, values and interaction take up any other.
-        num_particles: of the filter behind `log_likelihood`, `process` and `margins`.
+        contraction: cap kappa in (0, 1). None is refused: without a cap the law of the embeddings
+            need not integrate to one, and tokens would have no probability.
+        coordinates: the latent variables of SVI and MCMC, "embedding" or "noise".
+        scale: sigma. It is fixed, since the readout, the values and the interaction can make up for
+            any other scale.
+        num_particles: of the particle filter in `log_likelihood`, `process` and `margins`.
 
     Raises:
         InputError: a field outside these ranges, and tokens of a wrong shape, type or range.
@@ -129,13 +130,15 @@ class EmissionModel:
 
     @property
     def latents(self) -> tuple[str, ...]:
-        """Sites that hold one value for each sequence."""
+        """Names of the sites with one value for each sequence."""
         return ("embeddings",) if self.coordinates == "embedding" else ("noise", "embeddings")
 
     @property
     def law(self) -> "EmissionModel":
-        """What two models share if they are one law of tokens, whatever the coordinates and the
-        particles."""
+        """The model with default coordinates and number of particles, which do not change its law.
+
+        Two models with the same law of tokens have equal `law`.
+        """
         return dataclasses.replace(self, coordinates="embedding", num_particles=NUM_PARTICLES)
 
     def priors(self) -> dict[str, dist.Distribution]:
@@ -204,7 +207,7 @@ class EmissionModel:
         return AttentionProcess(self.attention(params), self.scale, self.length)
 
     def emission(self, params: Params) -> Emission:
-        """What emits tokens at given parameters."""
+        """Parameters of the laws of embeddings and tokens, in the form for the particle filter."""
         return Emission(
             self.attention(params),
             jnp.asarray(self.scale, float),
@@ -215,60 +218,69 @@ class EmissionModel:
     def process(
         self, params: Params, *, num_particles: int | None = None, key: Array | None = None
     ) -> EmissionProcess:
-        """The law of one sequence of tokens at given parameters, with the embeddings integrated
-        out.
+        """The law of token sequences at given parameters, with the embeddings integrated out.
 
-        Args: num_particles, of the filter, by default the model's; key, of its draws, by default
-        `jax.random.key(0)`."""
+        Args: num_particles, of the filter, by default that of the model; key, of the draws of the
+        filter, by default `jax.random.key(0)`.
+        """
         number = self.num_particles if num_particles is None else num_particles
         return EmissionProcess(
             self.emission(params), length=self.length, num_particles=number, key=key
         )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """`log p(x)` of each sequence by the particle filter, in nats; tokens of shape (...,
-        length).
+        """`log p(x)` of each sequence in nats, estimated by the particle filter.
 
-        Its standard error is that of `process(params).filter(tokens)`. Source: theory, section 9.
+        `process(params).filter(tokens)` has its standard error.
+
+        Args: params, one value of each parameter; tokens, shape (..., length). Returns: shape
+        (...). Source: theory, section 9.
         """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
     def margins(self, params: Params, tokens: Any) -> Float[Array, "... length"]:
-        """Stability margin `sigma_min(J_t)` of each embedding, its mean given the tokens; NaN after
-        the end.
+        """Mean of the stability margin `sigma_min(J_t)` given the tokens; NaN after the end.
 
-        Position t holds the embedding that emits x_t.
+        Position t is that of the embedding that emits x_t.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         return _margins(self, params, tokens.reshape(-1, self.length)).reshape(tokens.shape)
 
     def generate(self, params: Params, num_sequences: int, *, key: Array) -> Generation:
-        """Sample embeddings and the tokens they emit, with what each was worth and which token
-        supported it.
+        """Sample embeddings and tokens, with log probabilities, margins and support tokens.
 
-        The margin at t is that of the embedding that emits x_t, the support token at t the one with
-        the smallest margin so far, x_t included; log probabilities are the particle filter's."""
+        The margin at t is that of the embedding that emits x_t. The support token at t is the one
+        with the smallest margin so far, x_t included. Log probabilities are estimates by the
+        particle filter.
+        """
         return _generate(self, params, key, num_sequences)
 
     def embeddings(self, values: Params) -> Float[Array, "num_sequences length dim"]:
-        """The embeddings among values of all sites, in either coordinates."""
+        """The embeddings, from the values of all sites in either coordinates."""
         if "embeddings" in values:  # a deterministic site in noise coordinates
             return jnp.asarray(values["embeddings"])
         return self.embedding_process(values).transform(values["noise"])
 
     def emitted(self, values: Params, tokens: Any) -> Float[Array, ""]:
-        """`log p(tokens | embeddings, parameters)` of all sequences together, of values of all
-        sites; exact."""
+        """`log p(tokens | embeddings, parameters)` of all sequences together, in nats; exact.
+
+        Args: values, of all sites; tokens, shape (num_sequences, length).
+        """
         logits = self.embeddings(values) @ values["readout"].T + values["bias"]
         return StoppedTokens(logits).log_prob(jnp.asarray(tokens)).sum()
 
     def quantities(self, values: Params, tokens: Any) -> dict[str, Array]:
-        """What is identified, of values of all sites: interaction, value in the basis of the
-        readout, the joint's parts.
+        """Identified quantities, computed from the values of all sites.
 
-        interaction, value    Gram forms O A O^T and O V O^T (heads, vocab, vocab), blind to
-        rotations of u emitted               sum of log p(x | u),   smallest_margin, log_det: over
-        the positions that count"""
+            interaction        O A O^T of each head (heads, vocab, vocab), in ascending order of
+                               norm; rotations of u do not change it
+            value              the same for O V O^T
+            emitted            log p(x | u) of all sequences together, in nats
+            log_det            sum of log |det J_t| over all positions that count
+            smallest_margin    over all positions that count
+
+        Source: theory, section 6.
+        """
         u, is_counted = self.embeddings(values), counted(tokens)
         attention, readout = self.attention(values), jnp.asarray(values["readout"])
         margin = stability_margin(attention, u)
@@ -284,7 +296,7 @@ class EmissionModel:
 
 @partial(jax.jit, static_argnums=0)
 def _margins(model: EmissionModel, params: Params, tokens: Array) -> Array:
-    def mean_margin(filtered: Any) -> Array:
+    def mean_margin(filtered: Any) -> Array:  # weights [n] @ margins [n, t] -> [t]
         return filtered.weights @ stability_margin(model.attention(params), filtered.paths)
 
     means = map_in_batches(mean_margin, model.process(params).filter(tokens), 32)

@@ -1,5 +1,4 @@
-"""A causal attention language model with priors, whose embedding path carries the barrier (theory,
-section 7)."""
+"""A causal attention language model with priors and a barrier on its path (theory, section 7)."""
 
 import functools
 import math
@@ -34,8 +33,7 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Bayesian one-layer attention language model over sequences that are padded with the end
-    token, id 0.
+    """Bayesian one-layer attention language model of sequences padded with the end token, id 0.
 
     The start of a sequence is the end token too: position t reads x_{t-1}, with x_0 = end, and
     predicts x_t.
@@ -48,33 +46,33 @@ class LanguageModel:
                     + log prior
 
     Sums run over the positions up to and including the first end token. The residuals e_t and
-    blocks J_t are those of the strict mask without value maps; they share query and key with the
-    readout, so the barrier bears on the attention that predicts. The joint is -inf outside the
-    local domain (some det J_t <= 0).
+    blocks J_t are those of the attention with the strict mask and without value maps. It shares
+    query and key with the readout, so that the barrier acts on the attention that predicts. The
+    joint is -inf outside the local domain (some det J_t <= 0).
 
     Call it as a NumPyro model: `model(tokens)` conditions on tokens of shape (num_sequences,
-    length); `model(num_sequences=n)` generates them from the prior (the path term weighs
-    parameters, it emits nothing); `model(tokens, batch_size=n)` conditions on a random batch of
-    them, whose terms count num_sequences / n times.
+    length); `model(num_sequences=n)` draws parameters from the prior and tokens from the
+    conditionals, without the density of the path; `model(tokens, batch_size=n)` conditions on a
+    random minibatch of n sequences, whose terms count num_sequences / n times.
 
     Parameters and priors, all Normal(0, s), with d = dim, r = rank and the standard deviations
         embedding E (vocab_size, d)  s = 1            position P (length, d)   s = 1/2
         query, key (heads, r, d)     s = d^(-1/4)     value V (heads, d, d)    s = 1 / sqrt(d)
         readout O (vocab_size, d)    s = 2 / sqrt(d)  bias b (vocab_size,)     s = 1
-    so that the entries of the interaction have standard deviation 1/sqrt(d) and logits the same
-    spread at any d.
+    so that the entries of the interaction have standard deviation 1/sqrt(d), and the spread of
+    logits does not depend on d.
 
     Args:
-        vocab_size: number of symbols, the end token included; at least 2.
-        length: longest sequence, the end token included.
+        vocab_size: number of tokens, the end token included; at least 2.
+        length: length of the longest sequence, with an end token if it has one.
         dim, heads, rank: of the attention; rank None is dim.
         barrier_weight: lambda >= 0; 1 is the whole change of variables, 0 is plain cross-entropy.
         contraction: cap kappa in (0, 1) on the path's attention, or None for the local domain.
-        scale: sigma of the path. Fixed, since with lambda > 0 a free one makes the mode collapse to
-            0.
-        one_hot: look embeddings up as a product with one-hot vectors, whose gradient is a product
-            too and not a scatter: for small vocabularies on devices where scatters are slow. It
-            changes no value but for rounding.
+        scale: sigma of the path's residuals. It is fixed, since with lambda > 0 a free scale
+            would be 0 at the mode.
+        one_hot: whether to look up embeddings by a product with one-hot vectors, whose gradient is
+            a product and not a scatter. For small vocabularies on devices where scatters are slow;
+            it changes values by rounding only.
 
     Raises:
         InputError: a field outside these ranges, and tokens of a wrong shape, type or range.
@@ -103,7 +101,7 @@ class LanguageModel:
 
     observed: ClassVar[str] = "tokens"
     path_has_start: ClassVar[bool] = (
-        True  # position 0 of the path is the start, position t the t-th token
+        True  # position 0 of the path is the start, position s the s-th token
     )
 
     def __post_init__(self) -> None:
@@ -168,8 +166,7 @@ class LanguageModel:
             return numpyro.sample("tokens", process, obs=tokens)
 
     def process(self, params: Params) -> SequenceProcess:
-        """The law of one sequence at given parameters: its prefixes, marginals, random set,
-        samples."""
+        """The law of token sequences at given parameters."""
         functions = _functions(self)
         return SequenceProcess(
             params=params,
@@ -181,25 +178,27 @@ class LanguageModel:
         )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """`sum_t log p(x_t | x_<t)` of each sequence: the end token counts, what follows it does
-        not.
+        """`sum_t log p(x_t | x_<t)` of each sequence in nats, up to and including the end token.
 
-        Args: params, one value per parameter; tokens, shape (..., length). Returns shape (...), in
-        nats."""
+        Args: params, one value of each parameter; tokens, shape (..., length). Returns: shape
+        (...).
+        """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
     def root_mean_square(self, params: Params, tokens: Any) -> Float[Array, ""]:
-        """Of the entries of the embedding path at the positions that count: the unit of
-        `noisy_log_likelihood`."""
+        """Root mean square of the path's entries at positions that count, over all sequences.
+
+        It is the unit of the noise in `noisy_log_likelihood`.
+        """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         mean_square = (self.path(params, tokens) ** 2).mean(-1)
         return jnp.sqrt(jnp.where(counted(tokens), mean_square, 0).sum() / counted(tokens).sum())
 
     def noisy_log_likelihood(self, params: Params, tokens: Any, noise: Any) -> Float[Array, "..."]:
-        """`log_likelihood` with the embedding path disturbed: `u_t + noise_t * root_mean_square`.
+        """`log_likelihood` with noise on the embedding path: `u_t + noise_t * root_mean_square`.
 
-        Args: noise, shape (..., length, dim), in units of the path's own root mean square, so that
-            larger embeddings are no protection.
+        Args: noise, shape (..., length, dim), in units of the path's root mean square, so that a
+        model does not gain from larger embeddings.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         u = self.path(params, tokens) + self.root_mean_square(params, tokens) * jnp.asarray(noise)
@@ -208,8 +207,7 @@ class LanguageModel:
         return jnp.where(counted(tokens), chosen, 0).sum(-1)
 
     def path_log_density(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """`sum_t [log N(e_t) + log det J_t]` of each sequence's embedding path, before the barrier
-        weight."""
+        """`sum_t [log N(e_t) + log det J_t]` of each embedding path, without the barrier weight."""
         return _path_log_density(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def next_token_logits(self, params: Params, tokens: Any) -> Float[Array, "... length vocab"]:
@@ -217,18 +215,19 @@ class LanguageModel:
         return _logits(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def margins(self, params: Params, tokens: Any) -> Float[Array, "... length"]:
-        """Stability margin `sigma_min(J_t)` at each position of the path; NaN after the end of a
-        sequence.
+        """Stability margin `sigma_min(J_t)` at each position of the path; NaN after the end.
 
-        Position t holds the symbol before x_t: position 1 is the start, position t + 1 is x_t.
+        Counted from 0, position 0 of the path is the start and position s the s-th token.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         margin = stability_margin(self.attention(params), self.path(params, tokens))
         return jnp.where(counted(tokens), margin, jnp.nan)
 
     def outside_domain(self, params: Params, tokens: Any) -> Bool[Array, "... length"]:
-        """Positions of the path that are outside the local domain (some `det J_t <= 0`): there the
-        joint is -inf."""
+        """Whether a position counts and has `det J_t <= 0`, so that the joint is -inf.
+
+        Without a barrier (lambda = 0) no position does.
+        """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         if self.barrier_weight == 0:
             return jnp.zeros(tokens.shape, bool)
@@ -236,14 +235,16 @@ class LanguageModel:
         return counted(tokens) & jnp.isneginf(density)
 
     def quantities(self, params: Params, tokens: Any) -> dict[str, Array]:
-        """What is identified at given parameters, blind to rotations of the embeddings and to the
-        order of heads.
+        """Identified quantities: rotations of embeddings and the order of heads do not change them.
 
-        interaction        Gram form E A E^T (heads, vocab, vocab);   association    E O^T (vocab,
-        vocab) singular_values    of all heads' A, in ascending order
-        log_likelihood, log_det    of all sequences together;   smallest_margin    over the
-        positions that count support_position   mean over the sequences of where their support token
-        is
+            interaction         E A E^T of each head (heads, vocab, vocab), in ascending order of
+                                norm
+            association         E O^T (vocab, vocab)
+            singular_values     of the A of all heads (heads * dim,), in ascending order
+            log_likelihood      of all sequences together, in nats
+            log_det             sum of log |det J_t| over all positions that count
+            smallest_margin     over all positions that count
+            support_position    mean over the sequences of the position of their support token
 
         Source: theory, section 6.
         """
@@ -275,17 +276,16 @@ class LanguageModel:
         return Attention(params["query"], params["key"], contraction=self.contraction)
 
     def readout_attention(self, params: Params) -> Attention:
-        """The attention that predicts: inclusive mask, its own value map, the same query and
-        key."""
+        """The attention that predicts: inclusive mask, value maps, the same query and key."""
         return Attention(params["query"], params["key"], params["value"], mask="inclusive")
 
     def generate(self, params: Params, num_sequences: int, *, key: Array) -> Generation:
-        """Sample sequences left to right, with what each step was worth and which token supported
-        it.
+        """Sample sequences, with the log probability, margin and support token of each token.
 
-        The margin at t is that of the path position that predicts x_t (position 0, the start,
-        predicts the first token); the support token at t is the path position with the smallest
-        margin so far."""
+        The margin at t is that of the path position that predicts x_t: position 0, the start,
+        predicts the first token. The support token at t is the path position with the smallest
+        margin so far.
+        """
         return _generate(self, self.process(params), key, num_sequences)
 
 
@@ -301,8 +301,8 @@ def _logits_of(params: Params, hidden: Array) -> Array:
     return jnp.matmul(hidden, params["readout"].T, precision="highest") + params["bias"]
 
 
-# Compiled once per model and shape: a model that NumPyro runs step by step to find its sites would
-# otherwise compile every operation by itself.
+# Jitted, since NumPyro runs a model without jit to find its sites, where each operation would be
+# compiled by itself.
 @jax.jit(static_argnums=0)
 def _path_log_density(model: LanguageModel, params: Params, tokens: Array) -> Array:
     density = path_log_density(model.attention(params), model.path(params, tokens), model.scale)
@@ -311,7 +311,10 @@ def _path_log_density(model: LanguageModel, params: Params, tokens: Array) -> Ar
 
 @jax.jit(static_argnums=0)
 def _logits_and_path(model: LanguageModel, params: Params, tokens: Array) -> tuple[Array, Array]:
-    """The logits and the path's log density, in one pass where both attend alike: without a cap."""
+    """Logits (n, length, vocab) and the log density of each path (n,).
+
+    Without a cap, readout and path have the same attention logits, and one pass computes both.
+    """
     if model.contraction is not None:
         return _logits(model, params, tokens), _path_log_density(model, params, tokens)
     u = model.path(params, tokens)
@@ -324,7 +327,7 @@ def _generate(
     model: LanguageModel, process: SequenceProcess, key: Array, num_sequences: int
 ) -> Generation:
     tokens = process.sample(key, (num_sequences,))
-    rows = process.conditionals(tokens)
+    rows = process.conditionals(tokens)  # [n, t, v]
     is_counted = counted(tokens)
     log_prob = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
     margin = stability_margin(model.attention(process.params), model.path(process.params, tokens))
@@ -338,8 +341,10 @@ def _generate(
 
 @functools.lru_cache(maxsize=128)
 def _functions(model: LanguageModel) -> dict[str, Any]:
-    """What a SequenceProcess needs of the model; the same functions for equal models, so that they
-    compile once."""
+    """The functions that define the model's SequenceProcess.
+
+    Equal models get the same function objects, so that they share compiled programs.
+    """
 
     def start(params: Params) -> Any:
         return empty_cache(model.readout_attention(params), model.length)
@@ -365,13 +370,20 @@ def _functions(model: LanguageModel) -> dict[str, Any]:
 
 
 def _end_probability_bound(model: LanguageModel, params: Params) -> Array:
-    """`1 / (1 + sum_v exp(largest logit of v over the end's))`.
+    """Lower bound on the probability of ending: `1 / (1 + sum_v m_v)` over the symbols v.
 
-    A logit is linear in u_t and in each head's mean, and that mean lies in the convex hull of the
-    path: over all paths a difference of logits is largest where each of them is one of the finitely
-    many embeddings."""
+    m_v is exp of an upper bound on the logit of v minus that of the end token. This difference is
+    linear in u_t and in the mean of each head, which lies in the convex hull of the path. So it is
+    at most the value with each of these at that one of the finitely many E[x] + P_t for which it is
+    largest.
+
+    Letters in shapes: p term (u_t, then the mean of each head), h head, v token, i and j component
+    of an embedding, u embedding.
+    """
     u = (params["embedding"][:, None] + params["position"]).reshape(-1, model.dim)
+    # [v, i]: readout of each token relative to the end token
     apart = params["readout"] - params["readout"][END]
+    # [p, v, j]
     parts = jnp.concatenate([apart[None], jnp.einsum("vi,hij->hvj", apart, params["value"])])
     largest = (
         jnp.einsum("pvj,uj->pvu", parts, u).max(-1).sum(0) + params["bias"] - params["bias"][END]

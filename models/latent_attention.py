@@ -1,5 +1,4 @@
-"""The attention process with priors: a generative model of real-valued sequences (theory, sections
-1 to 6)."""
+"""The attention process with priors: a model of real-valued sequences (theory, sections 1 to 6)."""
 
 import math
 from dataclasses import dataclass
@@ -22,23 +21,22 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class LatentAttention:
-    """Bayesian attention on observed embeddings: the attention process with priors on its
-    parameters.
+    """Bayesian attention on observed embeddings: an attention process with priors.
 
         u_t = sum_h V_h sum_{s<t} alpha^h_ts u_s + e_t,   e_t ~ N(0, scale^2 I)
         alpha^h_t = softmax_s(u_s^T A_h u_t)
 
     Call it as a NumPyro model: `model(u)` conditions on embeddings of shape (num_sequences, length,
     dim); `model(num_sequences=n)` generates them; `model(u, batch_size=n)` conditions on a random
-    batch of them, whose terms count num_sequences / n times.
+    minibatch of n sequences, whose terms count num_sequences / n times.
 
         site              batch (plate)       event
         each parameter    ()                  its shape below
         embeddings        (num_sequences,)    (length, dim), time first
 
     Parameters and priors, with d = dim and r = rank. In each parametrisation the entries of the
-    interaction A (heads, d, d) have standard deviation 1/sqrt(d); off the diagonal of a symmetric
-    one 1/sqrt(2d), which makes its law invariant under rotations.
+    interaction A (heads, d, d) have standard deviation 1/sqrt(d). Off the diagonal of a symmetric A
+    it is 1/sqrt(2d), which makes its law invariant under rotations.
         full        interaction (heads, d, d) ~ Normal
         factored    query, key (heads, r, d) ~ Normal(0, d^(-1/4)), A = key^T query / sqrt(r)
         symmetric   interaction_entries (d (d + 1) / 2,) ~ Normal, one head;
@@ -48,14 +46,14 @@ class LatentAttention:
 
     Args:
         dim, length: of the embeddings.
-        heads, rank: of the attention; rank is for the factored parametrisation, and None is dim.
+        heads, rank: of the attention; rank is for the factored parametrisation, where None is dim.
         parametrisation: "full", "factored" or "symmetric".
-        values: whether there are value maps; without, V_h = I / heads. None is yes, but no for
-            symmetric.
-        contraction: cap kappa in (0, 1), under which every parameter is a proper model; None
-            restricts the density to its local domain, over which it does not integrate to one
-            (theory, section 4).
-        branch: of AttentionProcess, for generating without a cap.
+        values: whether there are value maps; without them, V_h = I / heads. None is True, except
+            for the symmetric parametrisation, where it is False.
+        contraction: cap kappa in (0, 1), under which the density integrates to one for all
+            parameters. None restricts the density to its local domain, over which it need not
+            integrate to one (theory, section 4).
+        branch: as in AttentionProcess, for generating without a cap.
 
     Raises:
         InputError: a field outside these ranges, and embeddings of a wrong shape or with a NaN.
@@ -108,7 +106,7 @@ class LatentAttention:
         zero = jnp.zeros((1, 1, 1))
         AttentionProcess(
             Attention(zero, zero, contraction=self.contraction), 1.0, 1, branch=self.branch
-        )  # checks both
+        )  # for its checks of contraction and branch
 
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of each parameter, by name."""
@@ -159,12 +157,11 @@ class LatentAttention:
             return numpyro.sample("embeddings", self.process(params), obs=embeddings)
 
     def interaction(self, params: Params) -> Float[Array, "*batch heads dim dim"]:
-        """The interaction matrices A, the identified form of what the parametrisation samples."""
+        """The interaction matrices A, whatever the parametrisation."""
         return self.attention(params).interaction
 
     def attention(self, params: Params) -> Attention:
-        """The attention map at given parameters; leading axes of the parameters make a batch of
-        maps."""
+        """The attention map at given parameters; leading axes of these make a batch of maps."""
         value = params["value"] if self.values else None
         if self.parametrisation == "factored":
             return Attention(params["query"], params["key"], value, contraction=self.contraction)
@@ -181,7 +178,7 @@ class LatentAttention:
         return Attention.from_interaction(interaction, contraction=self.contraction, symmetric=True)
 
     def process(self, params: Params) -> AttentionProcess:
-        """The law of one sequence at given parameters."""
+        """The law of one embedding path at given parameters."""
         return AttentionProcess(
             self.attention(params), params["scale"], self.length, branch=self.branch
         )
@@ -195,14 +192,24 @@ class LatentAttention:
         return stability_margin(self.attention(params), self._checked(embeddings))
 
     def outside_domain(self, params: Params, embeddings: Any) -> Bool[Array, "... length"]:
-        """Positions outside the local domain (some `det J_t <= 0`): there the density is 0."""
+        """Whether a position is outside the local domain (`det J_t <= 0`), where the density is 0.
+
+        For a symmetric A the domain is smaller: see `path_log_density`.
+        """
         return jnp.isneginf(
             path_log_density(self.attention(params), self._checked(embeddings), params["scale"])
         )
 
     def quantities(self, params: Params, embeddings: Any) -> dict[str, Array]:
-        """What is identified: interaction, scale, log likelihood of all sequences, and their
-        smallest margin."""
+        """Identified quantities.
+
+            interaction        A of each head (heads, dim, dim), in ascending order of norm
+            scale              sigma
+            log_likelihood     of all sequences together, in nats
+            smallest_margin    over all positions
+
+        Source: theory, section 6.
+        """
         return {
             "interaction": ordered_heads(self.interaction(params)),
             "scale": jnp.asarray(params["scale"]),
@@ -211,6 +218,7 @@ class LatentAttention:
         }
 
     def _checked(self, embeddings: Any) -> Array:
+        """`embeddings` as a floating-point array of shape (..., length, dim), or an InputError."""
         embeddings = as_float_array("embeddings", embeddings)
         if (
             embeddings.ndim < 2

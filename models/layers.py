@@ -35,9 +35,9 @@ def forward(
 
     Args:
         model: a TransformerLM.
-        params: one value of each parameter, layers first.
+        params: one value of each parameter, with the shapes of `TransformerLM.priors`.
         u: embedding path (..., t, i).
-        key: of dropout; without one there is no dropout.
+        key: random key of the dropout; None is no dropout.
 
     Returns: logits (..., t, v); a list of (attention, input of shape (..., t, i)).
     """

@@ -7,7 +7,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import AffineTransform
 
 # Unit of the unconstrained coordinates, in standard deviations. NumPyro starts chains uniformly in
-# (-2, 2) of these coordinates, which is then within half a standard deviation.
+# (-2, 2) of these coordinates, which then is within half a standard deviation of the mean.
 UNIT = 0.25
 
 
@@ -44,7 +44,9 @@ def _(constraint):
 
 
 class NearMeanNormal(dist.Normal):
-    """A normal whose default start points in NumPyro are within half a standard deviation of its mean.
+    """A normal prior whose default start points in NumPyro are near its mean.
+
+    They are within half a standard deviation of it.
 
     Attention starts in its local domain only if its interaction is small: under a plain Normal,
     once there are many sequences, the default start in (-2, 2) is almost surely outside. The change

@@ -1,5 +1,4 @@
-"""A pre-norm transformer of several layers with priors, and penalties on its attention (theory,
-sections 2 and 7)."""
+"""A pre-norm transformer with priors and penalties on attention (theory, sections 2 and 7)."""
 
 import functools
 import math
@@ -25,7 +24,7 @@ PLACEMENTS = ("auxiliary", "own")
 
 @dataclass(frozen=True)
 class TransformerLM:
-    """Causal transformer language model with priors; the LanguageModel is its one-layer cousin.
+    """Causal transformer language model of several layers, with priors and a barrier.
 
     Sequences are padded with the end token, id 0, which is also the start: position t reads x_{t-1}
     and predicts x_t.
@@ -40,24 +39,36 @@ class TransformerLM:
 
         log joint = sum_t log p(x_t | x_<t)  -  barrier_weight * sum_t penalty_t  +  log prior
 
-    The penalty of a variant is that of `probattn.barrier_loss`, placed on
-        auxiliary   an attention of its own on u (strict mask, query and key of rank 4), capped in
-                    the variant "bounded"
-        own         the heads of every layer, with inclusive mask and value maps O_h W_h, on what
-                    they read, n(h)
+    summed over the positions up to and including the first end token. The penalty is that of
+    `probattn.barrier_loss`; `placement` chooses its attention:
 
-    Called with a minibatch it may hold for the first sequences of it only (`barrier_sequences`), as
-    their mean.
+        auxiliary   a separate attention on u with the strict mask and query and key of rank 4,
+                    capped in the variant "bounded"
+        own         the heads of all layers, each on its input n(h), with the inclusive mask and
+                    value maps O_h W_h; penalties of the layers add up
 
-    For comparison: `noise` on u in training, in root mean squares of u; `dropout` of u and of what
-    each block adds; `qk_norm`, queries and keys of root mean square 1; `spectral`, largest singular
-    value of each head's K and Q at most this.
+    Parameters and priors, all Normal(0, s), with d = dim:
+        embedding E            s = 1              position P    s = 1/2
+        readout R              s = 2 / sqrt(d)    bias b        s = 1
+        matrices with n inputs                    s = 1 / sqrt(n)
+        auxiliary query and key                   s = d^(-1/4)
 
-    Parameters and priors, all Normal(0, s): E s = 1, P s = 1/2, R s = 2 / sqrt(d), b s = 1;
-    matrices of n inputs s = 1 / sqrt(n); the auxiliary query and key s = d^(-1/4).
+    Call it as a NumPyro model, like the LanguageModel: `model(tokens)`, `model(num_sequences=n)`
+    or `model(tokens, batch_size=n)`.
 
-    Call it as a NumPyro model: as the LanguageModel, with `model(tokens)`,
-    `model(num_sequences=n)`, `model(tokens, batch_size=n)`.
+    Args:
+        vocab_size: number of tokens, the end token included; at least 2.
+        length: length of the longest sequence, with an end token if it has one.
+        dim, layers, heads: of the transformer; heads divide dim.
+        barrier_weight: weight of the penalty, at least 0.
+        placement: "auxiliary" or "own", as above.
+        variant: of the penalty, as in `barrier_loss`.
+        barrier_sequences: number of sequences, the first of the data or minibatch, from which the
+            mean penalty of a position is computed; None is all.
+        noise: standard deviation of noise on u in training, in root mean squares of u.
+        dropout: rate of dropout, in training, of u and of what each block adds.
+        qk_norm: whether queries and keys are scaled to root mean square 1.
+        spectral: largest singular value allowed in each head's Q and K; None is no limit.
 
     Raises: InputError for a field out of range, heads that do not divide dim, and tokens of a wrong
     shape, type or range. Source: theory, sections 2 and 7.
@@ -117,12 +128,15 @@ class TransformerLM:
 
     @property
     def rank(self) -> int:
+        """Rank of each head, dim / heads."""
         return self.dim // self.heads
 
     @property
     def law(self) -> "TransformerLM":
-        """The model without what bears on training alone: equal ones are one law of sequences, and
-        compile once."""
+        """The model without what acts in training alone: noise, dropout and the barrier.
+
+        Two models with the same law of sequences have equal `law`, and share compiled programs.
+        """
         return replace(
             self,
             barrier_weight=0.0,
@@ -134,7 +148,7 @@ class TransformerLM:
         )
 
     def priors(self) -> dict[str, dist.Distribution]:
-        """The prior of each parameter, by name; layers are the first axis."""
+        """The prior of each parameter, by name; those of layers have the layers as first axis."""
         d, layers, heads = self.dim, self.layers, self.heads
         found = {
             "embedding": normal(1.0, self.vocab_size, d),
@@ -181,7 +195,7 @@ class TransformerLM:
             return numpyro.sample("tokens", process, obs=tokens)
 
     def process(self, params: Params) -> SequenceProcess:
-        """The law of one sequence at given parameters."""
+        """The law of token sequences at given parameters."""
         return SequenceProcess(
             _function(self),
             params,
@@ -193,7 +207,11 @@ class TransformerLM:
         )
 
     def log_likelihood(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """`sum_t log p(x_t | x_<t)` of each sequence, shape (...), in nats."""
+        """`sum_t log p(x_t | x_<t)` of each sequence in nats, up to and including the end token.
+
+        Args: params, one value of each parameter; tokens, shape (..., length). Returns: shape
+        (...).
+        """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
@@ -201,21 +219,24 @@ class TransformerLM:
         return jnp.asarray(params["embedding"])[before(tokens)] + params["position"]
 
     def logits_at(self, params: Params, u: Array) -> Float[Array, "... length vocab"]:
-        """Logits of each position given the embedding path u (..., length, dim): what attacks and
-        noise go through."""
+        """Logits of each position given an embedding path, such as one with noise added.
+
+        Args: params, one value of each parameter; u, shape (..., length, dim).
+        """
         return forward(self, params, u)[0]
 
     def auxiliary_attention(self, params: Params) -> Attention:
-        """The attention that the barrier placed "auxiliary" is on: strict mask, capped in the
-        variant "bounded"."""
+        """The attention of the penalty with placement "auxiliary"."""
         cap = 0.9 if self.variant == "bounded" else None
         return Attention(params["auxiliary_query"], params["auxiliary_key"], contraction=cap)
 
     def attentions(
         self, params: Params, u: Array
     ) -> list[tuple[Attention, Float[Array, "... length dim"]]]:
-        """The attention of each layer (inclusive mask, value maps `O_h W_h`) with what it reads,
-        n(h)."""
+        """For each layer, its attention and the input n(h) of that.
+
+        The attention has the inclusive mask and value maps `O_h W_h`.
+        """
         return forward(self, params, u)[1]
 
 
@@ -224,7 +245,10 @@ class TransformerLM:
 def _logits_and_penalty(
     model: TransformerLM, params: Params, tokens: Array, key: Array | None
 ) -> tuple[Array, Array]:
-    """Logits (n, length, vocab), and the mean penalty of a position."""
+    """Logits (n, length, vocab), and the mean penalty of a position.
+
+    Noise and dropout act under a key; the auxiliary attention gets the path without noise.
+    """
     u = clean = model.path(params, tokens)
     if key is not None and model.noise:
         for_noise, key = jax.random.split(key)
@@ -245,7 +269,7 @@ def _logits_and_penalty(
 
 @functools.lru_cache(maxsize=128)
 def _function(model: TransformerLM) -> Any:
-    """The logits of tokens; the same function for equal models, so that it compiles once."""
+    """The function from tokens to logits: one object for equal models, so that it compiles once."""
 
     def next_token_logits(params: Params, tokens: Array) -> Array:
         return forward(model, params, model.path(params, tokens))[0]
