@@ -1,5 +1,4 @@
-"""What one does with any model: fit it by MAP or by full posterior sampling, diagnose and compare
-fits, store them."""
+"""What one does with any model: fit it, by MAP or posterior sampling, judge, compare and store."""
 
 import lazy_loader
 

@@ -1,5 +1,6 @@
 from .contract import AttentionModel as AttentionModel
 from .contract import BoundedModel as BoundedModel
+from .contract import FactoredModel as FactoredModel
 from .contract import GenerativeModel as GenerativeModel
 from .contract import IdentifiedModel as IdentifiedModel
 from .contract import LayeredModel as LayeredModel
@@ -12,9 +13,9 @@ from .data.corpus import load_corpus as load_corpus
 from .data.typos import with_typos as with_typos
 from .devices.compilation_cache import keep_compiled as keep_compiled
 from .evaluation.convergence import Diagnosis as Diagnosis
-from .evaluation.convergence import LeaveOneOut as LeaveOneOut
 from .evaluation.convergence import diagnose as diagnose
-from .evaluation.convergence import leave_one_out as leave_one_out
+from .evaluation.cross_validation import LeaveOneOut as LeaveOneOut
+from .evaluation.cross_validation import leave_one_out as leave_one_out
 from .evaluation.curve import LearningCurve as LearningCurve
 from .evaluation.curve_file import load_curve as load_curve
 from .evaluation.curve_file import save_curve as save_curve

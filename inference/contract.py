@@ -36,7 +36,8 @@ class Model(Protocol):
     def observed(self) -> str:
         """The name of the site that is conditioned on the data."""
 
-    def __call__(self, *args: Any, **settings: Any) -> Any: ...
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        """Run the model: `model(data)` conditions, `model(num_sequences=n)` generates."""
 
     def log_likelihood(self, params: Params, data: Any, /) -> Array:
         """`log p(sequence | params)` of each sequence in nats, (num_sequences,)."""
@@ -59,14 +60,24 @@ class BoundedModel(Protocol):
 
 
 @runtime_checkable
+class FactoredModel(Protocol):
+    """A model whose joint density has more terms of a sequence than its likelihood."""
+
+    def log_factors(self, params: Params, data: Any, /) -> Array:
+        """Log of each sequence's terms beside `log_likelihood`, (num_sequences,)."""
+
+
+@runtime_checkable
 class TokenModel(Model, Protocol):
     """A model of token sequences, padded with the end token, id 0."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Number of tokens, the end token included."""
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Positions of a sequence, padding included."""
 
     @property
     def path_has_start(self) -> bool:
@@ -97,7 +108,8 @@ class PathModel(TokenModel, AttentionModel, Protocol):
     """A token model whose embeddings are a function of the tokens and the parameters."""
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """Dimension of the embeddings."""
 
     @property
     def scale(self) -> Any:
@@ -120,7 +132,8 @@ class ParticleModel(TokenModel, AttentionModel, Protocol):
     """A token model whose embeddings are latent: its likelihood is estimated by particles."""
 
     @property
-    def num_particles(self) -> int: ...
+    def num_particles(self) -> int:
+        """Particles by which a sequence is scored."""
 
     @property
     def latents(self) -> tuple[str, ...]:

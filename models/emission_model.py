@@ -183,9 +183,15 @@ class EmissionModel:
                     "embeddings",
                     process if tokens is None else StoppedEmbeddings(process, counted(tokens)),
                 )
-            return numpyro.sample(
+            emitted = numpyro.sample(
                 "tokens", StoppedTokens(u @ params["readout"].T + params["bias"]), obs=tokens
             )
+            emitted = check_tokens(emitted, self.vocab_size, self.length, rank=2)
+            if tokens is None and self.coordinates == "embedding":
+                # Drawn, or given by a handler: after their end embeddings are noise here too.
+                stopped = StoppedEmbeddings(process, counted(emitted))
+                numpyro.factor("stopped", stopped.log_prob(u) - process.log_prob(u))
+            return emitted
 
     def attention(self, params: Params) -> Attention:
         """The attention map of the embeddings."""

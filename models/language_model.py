@@ -156,10 +156,16 @@ class LanguageModel:
         params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
         number = num_sequences if tokens is None else tokens.shape[0]
         with numpyro.plate("sequences", number, subsample_size=batch_size) as rows:
-            if tokens is not None:
-                tokens = tokens if batch_size is None else tokens[rows]
             process = self.process(params)
-            if tokens is not None and self.barrier_weight > 0:
+            if tokens is None:  # drawn, or given by a handler: the factor is that of the value
+                tokens = check_tokens(
+                    numpyro.sample("tokens", process), self.vocab_size, self.length, rank=2
+                )
+                if self.barrier_weight > 0:
+                    numpyro.factor("path", self.log_factors(params, tokens))
+                return tokens
+            tokens = tokens if batch_size is None else tokens[rows]
+            if self.barrier_weight > 0:
                 logits, path = _logits_and_path(self, params, tokens)
                 process = process.at_logits(logits)
                 numpyro.factor("path", self.barrier_weight * path)
@@ -209,6 +215,12 @@ class LanguageModel:
     def path_log_density(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """`sum_t [log N(e_t) + log det J_t]` of each embedding path, without the barrier weight."""
         return _path_log_density(self, params, check_tokens(tokens, self.vocab_size, self.length))
+
+    def log_factors(self, params: Params, tokens: Any) -> Float[Array, "..."]:
+        """The term of each sequence beside its likelihood: `barrier_weight * path_log_density`."""
+        if self.barrier_weight == 0:
+            return jnp.zeros(jnp.shape(tokens)[:-1])
+        return self.barrier_weight * self.path_log_density(params, tokens)
 
     def next_token_logits(self, params: Params, tokens: Any) -> Float[Array, "... length vocab"]:
         """Logits of each position given the tokens before it, shape (..., length, vocab_size)."""

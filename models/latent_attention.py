@@ -154,7 +154,8 @@ class LatentAttention:
         with numpyro.plate("sequences", num_sequences, subsample_size=batch_size) as rows:
             if embeddings is not None and batch_size is not None:
                 embeddings = embeddings[rows]
-            return numpyro.sample("embeddings", self.process(params), obs=embeddings)
+            # Checked again, since a handler may have given them.
+            return self._checked(numpyro.sample("embeddings", self.process(params), obs=embeddings))
 
     def interaction(self, params: Params) -> Float[Array, "*batch heads dim dim"]:
         """The interaction matrices A, whatever the parametrisation."""

@@ -184,15 +184,24 @@ class TransformerLM:
         key = numpyro.prng_key() if self.noise or self.dropout else None
         with numpyro.plate("sequences", number, subsample_size=batch_size) as rows:
             process = self.process(params)
-            if tokens is not None:
-                tokens = tokens if batch_size is None else tokens[rows]
-                logits, penalty = _logits_and_penalty(self, params, tokens, key)
-                process = process.at_logits(logits)
-                if self.barrier_weight > 0:
-                    numpyro.factor(
-                        "barrier", -self.barrier_weight * penalty * counted(tokens).sum(-1)
-                    )
-            return numpyro.sample("tokens", process, obs=tokens)
+            given = tokens is not None
+            if not given:  # drawn, or given by a handler: the factors are those of the value
+                tokens = check_tokens(
+                    numpyro.sample("tokens", process), self.vocab_size, self.length, rank=2
+                )
+            elif batch_size is not None:
+                tokens = tokens[rows]
+            if not given and key is None and self.barrier_weight == 0:
+                return tokens
+            logits, penalty = _logits_and_penalty(self, params, tokens, key)
+            trained = process.at_logits(logits)  # with noise and dropout
+            if self.barrier_weight > 0:
+                numpyro.factor("barrier", -self.barrier_weight * penalty * counted(tokens).sum(-1))
+            if given:
+                return numpyro.sample("tokens", trained, obs=tokens)
+            if key is not None:
+                numpyro.factor("noise", trained.log_prob(tokens) - process.log_prob(tokens))
+            return tokens
 
     def process(self, params: Params) -> SequenceProcess:
         """The law of token sequences at given parameters."""
@@ -213,6 +222,15 @@ class TransformerLM:
         (...).
         """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
+
+    def log_factors(self, params: Params, tokens: Any) -> Float[Array, "..."]:
+        """The barrier's term of each sequence, which it has beside its likelihood."""
+        tokens = check_tokens(tokens, self.vocab_size, self.length)
+        if self.barrier_weight == 0:
+            return jnp.zeros(tokens.shape[:-1])
+        rows = tokens.reshape(-1, 1, self.length)
+        penalty = jax.lax.map(lambda row: _logits_and_penalty(self, params, row, None)[1], rows)
+        return -self.barrier_weight * penalty.reshape(tokens.shape[:-1]) * counted(tokens).sum(-1)
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""

@@ -4,17 +4,15 @@ Source: theory, section 6.
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from arviz_stats import loo
 from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
-from probattn.inference.contract import IdentifiedModel, Model, ParticleModel, require
+from probattn.inference.contract import IdentifiedModel, Model, ParticleModel
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
@@ -24,7 +22,6 @@ LEAST_DRAWS = 4  # in each chain: R-hat and effective sample sizes split each ch
 BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails are explored slowly
 DEPTH_SHARE = 0.25  # a larger share of draws with trajectories cut short by tree depth is noted
 DIVERGED_SHARE = 0.01  # for a larger share of divergent draws the note names a cause
-LEAST_FOR_LOO = 25  # draws: the tail that PSIS fits, a fifth of them, needs at least five
 MOST_SEQUENCES = 100  # sequences whose log probabilities are judged one by one
 AXES = dict(chain_axis=0, draw_axis=1)
 
@@ -305,75 +302,3 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
         )
         return Verdict(True, fine, (), tuple(notes), numbers)
     return Verdict(False, tuple(findings), tuple(advice), tuple(notes), numbers)
-
-
-def leave_one_out(fit: Fit) -> "LeaveOneOut":
-    """PSIS-LOO: log probability of each training sequence given all others, without refitting.
-
-    `log p(x_i | x_-i)` of each sequence is estimated from the posterior's draws by Pareto-smoothed
-    importance sampling (ArviZ). The verdict counts the sequences whose k-hat is above its limit:
-    leaving one of these out changes the posterior too much for the estimate to be reliable.
-
-    Raises: InputError for a fit whose draws are not those of Markov chains, fewer than 25 draws, or
-    an estimated likelihood.
-    """
-    if not fit.sampled:
-        raise InputError(
-            f"leave_one_out: expected draws of Markov chains, got a fit by {fit.method}"
-        )
-    if fit.estimated:
-        raise InputError(
-            "leave_one_out: the likelihood of this model is an estimate; use held-out sequences"
-        )
-    if fit.shape[0] * fit.shape[1] < LEAST_FOR_LOO:
-        raise InputError(
-            f"leave_one_out: expected at least {LEAST_FOR_LOO} draws, got "
-            f"{fit.shape[0] * fit.shape[1]}"
-        )
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Estimated shape parameter"
-        )  # the verdict reports it
-        found = loo(
-            fit.to_datatree(),
-            pointwise=True,
-            var_name=require("leave_one_out", fit.model, Model).observed,
-        )
-    khat, limit = np.asarray(found.pareto_k), float(found.good_k)
-    bad = int((khat > limit).sum())
-    ok = f"All k-hat are below {limit:.2f}."
-    poor = (
-        f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {khat.max():.2f}): "
-        "their terms are not reliable."
-    )
-    verdict = Verdict(
-        not bad,
-        (poor if bad else ok,),
-        ("Sample more, or use held-out sequences.",) if bad else (),
-        (),
-        {"k-hat": float(khat.max())},
-    )
-    return LeaveOneOut(
-        float(found.elpd), float(found.se), float(found.p), np.asarray(found.elpd_i), khat, verdict
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class LeaveOneOut:
-    """Leave-one-out log probabilities, in nats.
-
-    Args:
-        log_prob: sum over sequences of `log p(x_i | x_-i)`.
-        standard_error: of `log_prob`.
-        effective_parameters: the effective number of parameters, as ArviZ estimates it.
-        per_sequence: `log p(x_i | x_-i)` of each sequence, (num_sequences,).
-        khat: Pareto shape estimate of each sequence, (num_sequences,).
-        verdict: whether every k-hat is within its limit.
-    """
-
-    log_prob: float
-    standard_error: float
-    effective_parameters: float
-    per_sequence: np.ndarray
-    khat: np.ndarray
-    verdict: Verdict

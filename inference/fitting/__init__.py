@@ -1,2 +1,1 @@
-"""How a model is fitted and a fit is kept: modes, posteriors, their verdicts, run directories. No
-figures."""
+"""How a model is fitted and a fit is kept: modes, posteriors, verdicts, run directories."""

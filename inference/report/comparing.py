@@ -15,10 +15,10 @@ from probattn.inference.contract import (
     require,
 )
 from probattn.inference.data.ngram import fit_ngram, token_counts
-from probattn.inference.evaluation.convergence import (
+from probattn.inference.evaluation.convergence import diagnose
+from probattn.inference.evaluation.cross_validation import (
     LEAST_FOR_LOO,
     LeaveOneOut,
-    diagnose,
     leave_one_out,
 )
 from probattn.inference.evaluation.geometry import singular_values, uniqueness

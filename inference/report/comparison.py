@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from probattn.inference.evaluation.convergence import Diagnosis, LeaveOneOut
+from probattn.inference.evaluation.convergence import Diagnosis
+from probattn.inference.evaluation.cross_validation import LeaveOneOut
 from probattn.inference.evaluation.geometry import Uniqueness
 from probattn.inference.evaluation.learning_study import LearningCurve
 from probattn.inference.evaluation.mode_against_draws import DrawScores

@@ -6,6 +6,7 @@ Most colours are those of Okabe and Ito, which colour-blind readers can distingu
 import itertools
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
@@ -73,11 +74,17 @@ def save_figure(figure: Figure, file: Any, **settings: Any) -> None:
         if one not in missing:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     if missing:
-        warnings.warn(
-            "figures: the installed fonts lack some of the symbols, which are drawn as boxes; "
-            "install a font of their script, such as one of Noto Sans",
-            stacklevel=1,  # one place for all figures, so that Python shows it once
-        )
+        _warn_of_missing_symbols()
+
+
+@cache
+def _warn_of_missing_symbols() -> None:
+    """Warn once, however many figures lack a symbol."""
+    warnings.warn(
+        "figures: the installed fonts lack some of the symbols, which are drawn as boxes; install "
+        "a font of their script, such as one of Noto Sans",
+        stacklevel=3,
+    )
 
 
 def ink() -> str:

@@ -24,17 +24,23 @@ if TYPE_CHECKING:
 
 
 class ModelName(StrEnum):
+    """Models of tokens that `fit` takes by name."""
+
     language = "language"
     emission = "emission"
 
 
 class CalibratedModel(StrEnum):
+    """Models that `calibrate` takes by name."""
+
     latent = "latent"
     language = "language"
     emission = "emission"
 
 
 class Coordinates(StrEnum):
+    """Coordinates that an emission model is sampled in."""
+
     embedding = "embedding"
     noise = "noise"
 

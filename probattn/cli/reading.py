@@ -28,7 +28,7 @@ def diagnose(run: RunArgument, strict: StrictOption = False) -> None:
     import numpy as np
 
     from probattn.inference import load_run
-    from probattn.inference.evaluation.convergence import LEAST_FOR_LOO
+    from probattn.inference.evaluation.cross_validation import LEAST_FOR_LOO
 
     fitted, corpus, _ = load_run(run)
     judge(fitted, Path(run).name, strict, corpus.heldout)
@@ -82,9 +82,10 @@ def compare(
     ] = None,
     strict: StrictOption = False,
 ) -> None:
-    """Compare fits on held-out sequences: what does the posterior buy over the MAP?
+    """Compare fits on held-out sequences.
 
-    Prints a table, and writes an HTML page and its numbers as JSON.
+    Says what the posterior buys over the MAP: prints a table, and writes an HTML page and its
+    numbers as JSON.
 
     Example: `probattn compare runs/map runs/posterior --out report.html --figures figures`
     """

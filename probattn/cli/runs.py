@@ -17,6 +17,8 @@ REFERENCE_SIZE = 50_000  # training sequences of the bigram baseline with more d
 
 
 class Method(StrEnum):
+    """How `fit` fits."""
+
     map = "map"
     laplace = "laplace"
     ensemble = "ensemble"
@@ -25,6 +27,8 @@ class Method(StrEnum):
 
 
 class Start(StrEnum):
+    """Where chains start."""
+
     maps = "maps"
     map = "map"
     prior = "prior"
@@ -32,6 +36,8 @@ class Start(StrEnum):
 
 
 class CalibratedMethod(StrEnum):
+    """Methods that `calibrate` takes."""
+
     nuts = "nuts"
     laplace = "laplace"
     map = "map"

@@ -12,6 +12,7 @@ import pytest
 
 from probattn.cli import app
 from probattn.inference import load_run
+from probattn.inference.report import style
 
 SYMBOLS = "[]/\\{}<&\"':ab\x07"  # of markup, escapes, templates, HTML and terminals
 NAME = "[bold]it's {x} :smile: <b>&amp;[-bold]\\"
@@ -59,6 +60,7 @@ def test_the_terminal_shows_symbols_and_names(run, capsys):
 
 @pytest.mark.filterwarnings("default:figures")
 def test_the_page_and_the_json_show_them(run, tmp_path, capsys):
+    style._warn_of_missing_symbols.cache_clear()
     out = tmp_path / f"{NAME[:10]}.html"
     assert call("compare", run, "--out", out) == 0
     printed = capsys.readouterr()

@@ -139,7 +139,7 @@ def test_prior_predictive_sampling(coordinates):
     assert tokens.shape == (40, 3, 5)
     assert u.shape == (40, 3, 5, 2)
     assert set(sites) == {*one.priors(), "embeddings", "tokens"} | (
-        {"noise"} if coordinates == "noise" else set()
+        {"noise"} if coordinates == "noise" else {"stopped"}
     )
     ended = np.cumsum(tokens == 0, -1) - (tokens == 0) > 0
     assert (tokens[ended] == 0).all()

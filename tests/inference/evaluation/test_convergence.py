@@ -169,27 +169,3 @@ def test_points_and_approximations_are_no_sample(fits):
             InputError, match=f"expected draws of Markov chains, got a fit by {method}"
         ):
             leave_one_out(fit)
-
-
-def test_leaving_one_out_is_that_of_the_conjugate_posterior():
-    """With y ~ N(theta, 1) and theta ~ N(0, 2), y_i given the others is normal with known mean and
-    variance."""
-    data = np.random.default_rng(1).normal(1, 1, (20, 1))
-    precision = 1 / 4 + 20
-    theta = np.random.default_rng(0).normal(data.sum() / precision, precision**-0.5, (4, 1000))
-    found = leave_one_out(Fit(Conjugate(), "posterior", data, {"theta": theta}))
-    others = 1 / 4 + 19
-    mean, variance = (data.sum() - data[:, 0]) / others, 1 + 1 / others
-    expected = -0.5 * (np.log(2 * np.pi * variance) + (data[:, 0] - mean) ** 2 / variance)
-    np.testing.assert_allclose(found.per_sequence, expected, atol=0.02)
-    np.testing.assert_allclose(found.log_prob, expected.sum(), atol=0.1)
-    assert found.verdict.converged
-    assert found.khat.shape == (20,)
-
-
-def test_a_sequence_too_far_from_the_others_is_told():
-    data = np.append(np.random.default_rng(1).normal(0, 0.1, 4), 12.0)[:, None]
-    theta = np.random.default_rng(0).normal(data.sum() / 5.25, 5.25**-0.5, (4, 200))
-    verdict = leave_one_out(Fit(Conjugate(), "posterior", data, {"theta": theta})).verdict
-    assert not verdict.converged
-    assert "1 of 5 sequences have k-hat above" in str(verdict)

@@ -1,0 +1,118 @@
+"""Leave-one-out: the probability of each training sequence given all others, without refits."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from arviz_stats.base import array_stats
+
+from probattn.errors import InputError
+from probattn.inference.contract import FactoredModel
+from probattn.inference.fitting.fit import Fit, over_draws
+from probattn.inference.fitting.verdict import Verdict
+
+LEAST_FOR_LOO = 25  # draws: the tail that PSIS fits, a fifth of them, needs at least five
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut:
+    """Leave-one-out log probabilities, in nats.
+
+    Args:
+        log_prob: sum over sequences of `log p(x_i | x_-i)`.
+        standard_error: of `log_prob`, over sequences.
+        effective_parameters: the effective number of parameters, `log_prob` below the log
+            probability of the sequences under the whole posterior.
+        per_sequence: `log p(x_i | x_-i)` of each sequence, (num_sequences,).
+        khat: Pareto shape estimate of each sequence, (num_sequences,).
+        verdict: whether every k-hat is within its limit.
+    """
+
+    log_prob: float
+    standard_error: float
+    effective_parameters: float
+    per_sequence: np.ndarray
+    khat: np.ndarray
+    verdict: Verdict
+
+
+def leave_one_out(fit: Fit) -> LeaveOneOut:
+    """PSIS-LOO: log probability of each training sequence given all others, without refitting.
+
+        log p(x_i | x_-i) = log sum_s w_is p(x_i | theta_s)
+        w_is  proportional to  1 / [p(x_i | theta_s) f_i(theta_s)],  Pareto-smoothed
+
+    over the posterior's draws theta_s. f_i holds all other terms that sequence i puts into the
+    joint density (`FactoredModel`; for a `LanguageModel` its path term), so that with the sequence
+    all of its terms are left out. The verdict counts the sequences whose k-hat is above its limit:
+    leaving one of these out changes the posterior too much for the estimate to be reliable.
+
+    Raises: InputError for a fit whose draws are not those of Markov chains, fewer than 25 draws, or
+    an estimated likelihood. Source: Vehtari, Gelman, Gabry, arXiv:1507.04544.
+    """
+    if not fit.sampled:
+        raise InputError(
+            f"leave_one_out: expected draws of Markov chains, got a fit by {fit.method}"
+        )
+    if fit.estimated:
+        raise InputError(
+            "leave_one_out: the likelihood of this model is an estimate; use held-out sequences"
+        )
+    chains, draws = fit.shape
+    if chains * draws < LEAST_FOR_LOO:
+        raise InputError(
+            f"leave_one_out: expected at least {LEAST_FOR_LOO} draws, got {chains * draws}"
+        )
+    log_prob = fit.draw_log_prob(fit.data).astype(float)  # [chain, draw, n]
+    terms = log_prob + _log_factors(fit)
+    per_sequence, khat = np.transpose(
+        [_left_out(log_prob[..., i], terms[..., i]) for i in range(log_prob.shape[-1])]
+    )
+    whole = np.logaddexp.reduce(log_prob, axis=(0, 1)) - math.log(chains * draws)
+    error = math.sqrt(len(khat)) * per_sequence.std(ddof=1) if len(khat) > 1 else math.nan
+    return LeaveOneOut(
+        float(per_sequence.sum()),
+        float(error),
+        float((whole - per_sequence).sum()),
+        per_sequence,
+        khat,
+        _verdict(khat, chains * draws),
+    )
+
+
+def _log_factors(fit: Fit) -> np.ndarray | float:
+    """What each sequence puts into the joint beside its likelihood, [chain, draw, n]."""
+    model = fit.model
+    if not isinstance(model, FactoredModel):
+        return 0.0
+    found = over_draws(type(model).log_factors, model, fit.flat_draws(), fit.data)
+    return found.reshape(*fit.shape, -1)
+
+
+def _left_out(log_prob: np.ndarray, terms: np.ndarray) -> tuple[float, float]:
+    """`log p(x_i | x_-i)` and k-hat of one sequence.
+
+    Args: log_prob, its log probability; terms, the log of all its terms; [chain, draw] each.
+    """
+    # The smoothed tail is as long as these draws are worth for the mean of 1 / weight.
+    efficiency = array_stats.ess(
+        np.exp(terms - terms.max()), chain_axis=0, draw_axis=1, method="mean"
+    )
+    relative = float(efficiency) / terms.size if np.ptp(terms) > 0 else 1.0
+    # ArviZ takes the log of what is left out, and weighs by its inverse.
+    log_weight, khat = array_stats.psislw(terms.ravel(), r_eff=relative)
+    normalised = log_weight - np.logaddexp.reduce(log_weight)
+    return float(np.logaddexp.reduce(normalised + log_prob.ravel())), float(khat)
+
+
+def _verdict(khat: np.ndarray, number: int) -> Verdict:
+    limit = min(1 - 1 / math.log10(number), 0.7)
+    bad = int((khat > limit).sum())
+    said = (
+        f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {khat.max():.2f}): "
+        "their terms are not reliable."
+        if bad
+        else f"All k-hat are below {limit:.2f}."
+    )
+    advice = ("Sample more, or use held-out sequences.",) if bad else ()
+    return Verdict(not bad, (said,), advice, (), {"k-hat": float(khat.max())})
