@@ -38,8 +38,8 @@ where its density integrates to one, the contraction cap and the posterior.
 The law of u is a NumPyro distribution, `AttentionProcess`. Its density integrates to one where
 `u - mu(u) = e` has only one solution for every e. So it is under the contraction cap for every
 parameter and history, and otherwise where `certified` says so; `expected_roots` counts the
-solutions. Without a certificate the density is restricted to the local domain, the side of the
-boundary that holds A = 0 (outside it the log density is -inf), and `sample` needs a `branch`.
+solutions. Without a certificate the density is restricted to the local domain, `det J_t > 0` for
+all t (outside it the log density is -inf), and `sample` needs a `branch`.
 
     >>> from probattn import AttentionProcess
     >>> process = AttentionProcess(Attention(query, key, contraction=0.9), scale=0.5, length=5)

@@ -113,10 +113,9 @@ def path_log_density(
 ) -> Float[Array, "*batch length"]:
     """Log density of each embedding given its past, `log N(e_t; 0, scale^2 I) + log det J_t`.
 
-    -inf outside the local domain, the side of the boundary that holds A = 0: where `det J_t <= 0`,
-    and for an attention declared symmetric where `I - S_t^{1/2} A S_t^{1/2}` is not positive
-    definite (among symmetric A the set det > 0 has several components). A NaN is a numerical
-    failure, never a point outside the domain.
+    -inf outside the local domain: where `det J_t <= 0`, and for an attention declared symmetric
+    where `I - S_t^{1/2} A S_t^{1/2}` is not positive definite (among symmetric A the set det > 0
+    has several components). A NaN is a numerical failure, never a point outside the domain.
 
     Args: attention; u, embeddings of shape (..., length, dim); scale, standard deviation sigma > 0
     of the noise, which broadcasts against the leading axes of u. Raises: InputError on a wrong

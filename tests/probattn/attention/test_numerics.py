@@ -159,6 +159,16 @@ def test_outside_the_support_is_minus_infinity_with_a_finite_gradient():
     assert jnp.isfinite(jax.grad(law.log_prob)(OUTSIDE)).all()
 
 
+def test_the_local_domain_need_not_be_connected():
+    """Between keys -1 and 1 a token at 0.2: with more and more gain one key gets all the weight."""
+    u = jnp.asarray([[-1.0], [1.0], [0.2]])
+    density = {
+        gain: path_log_density(Attention.from_interaction([[[gain]]]), u)[2]
+        for gain in (0.9, 1.5, 3.0, 6.0, 20.0)
+    }
+    assert [bool(jnp.isfinite(value)) for value in density.values()] == [True, *3 * [False], True]
+
+
 def test_numerical_failure_is_nan():
     law = AttentionProcess(BEYOND, 1.0, 3)
     assert jnp.isnan(jax.jit(lambda u: law.log_prob(u * jnp.nan))(OUTSIDE))

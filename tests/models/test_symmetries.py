@@ -1,0 +1,91 @@
+"""What each symmetry of a LanguageModel leaves alone (theory, section 6)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probattn import stability_margin
+from probattn.models import LanguageModel
+
+MODEL = LanguageModel(4, 6, 3, heads=2)
+TOKENS = np.random.default_rng(0).integers(1, 4, (20, 6))
+TOKENS[:10, 4:] = 0  # half of them end
+PARAMS = {
+    name: jnp.asarray(prior.sample(jax.random.key(i)))
+    for i, (name, prior) in enumerate(MODEL.priors().items())
+}
+# Blocks near the boundary lose some three digits, and a sequence adds up some ten terms.
+ROUNDING = 1e4 * float(jnp.finfo(float).eps)
+LAW = ("log_likelihood", "log_det")  # what belongs to the law of tokens
+PATH = ("path_log_density", "margins")  # what belongs to its embeddings
+
+
+def transformed(base):
+    """u -> B u with all that reads embeddings."""
+    inverse = jnp.linalg.inv(base)
+    return {
+        **PARAMS,
+        "embedding": PARAMS["embedding"] @ base.T,
+        "position": PARAMS["position"] @ base.T,
+        "query": PARAMS["query"] @ inverse,
+        "key": PARAMS["key"] @ inverse,
+        "value": base @ PARAMS["value"] @ inverse,
+        "readout": PARAMS["readout"] @ inverse,
+    }
+
+
+def moved(**shifts):
+    return {name: value + shifts.get(name, 0) for name, value in PARAMS.items()}
+
+
+ROTATION = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (3, 3)))[0]
+SHIFT = jax.random.normal(jax.random.key(2), (3,))
+STRETCH = ROTATION @ jnp.diag(jnp.array([3.9, 2.0, 1.0])) / 2  # condition 3.9
+MIXING = jax.random.normal(jax.random.key(3), (2, 3, 3)) + 2 * jnp.eye(3)
+SYMMETRIES = {
+    "rotation": transformed(ROTATION),
+    "shift of embeddings against positions": moved(embedding=SHIFT, position=-SHIFT),
+    "shift of the readout": moved(readout=SHIFT),
+    "shift of the bias": moved(bias=0.7),
+    "mixing of query and key": {
+        **PARAMS,
+        "query": MIXING @ PARAMS["query"],
+        "key": jnp.linalg.inv(jnp.swapaxes(MIXING, 1, 2)) @ PARAMS["key"],
+    },
+    "heads in another order": {
+        name: value[::-1] if name in ("query", "key", "value") else value
+        for name, value in PARAMS.items()
+    },
+}
+
+
+def outputs(params):
+    path, attention = MODEL.path(params, TOKENS), MODEL.attention(params)
+    return {
+        "log_likelihood": MODEL.log_likelihood(params, TOKENS),
+        "log_det": stability_margin(attention, path, "log_det"),
+        "path_log_density": jnp.nan_to_num(MODEL.path_log_density(params, TOKENS)),
+        "margins": jnp.nan_to_num(MODEL.margins(params, TOKENS)),
+    }
+
+
+@pytest.mark.parametrize("name", SYMMETRIES)
+def test_a_symmetry_leaves_law_and_path(name):
+    before, after = outputs(PARAMS), outputs(SYMMETRIES[name])
+    for output in LAW + PATH:
+        np.testing.assert_allclose(after[output], before[output], rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_a_change_of_basis_leaves_the_law_of_tokens_and_no_margin():
+    """log det is a property of the law; sigma_min and the support token are of coordinates."""
+    before, after = outputs(PARAMS), outputs(transformed(STRETCH))
+    for output in LAW:
+        np.testing.assert_allclose(after[output], before[output], rtol=ROUNDING, atol=ROUNDING)
+    for output in PATH:
+        assert not np.allclose(after[output], before[output], rtol=0.05)
+    support = [
+        np.where(np.asarray(one["margins"]) > 0, one["margins"], np.inf).argmin(1)
+        for one in (before, after)
+    ]
+    assert (support[0] != support[1]).any()
