@@ -16,7 +16,7 @@ PARAMS = {
     for i, (name, prior) in enumerate(MODEL.priors().items())
 }
 # Blocks near the boundary lose some three digits, and a sequence adds up some ten terms.
-ROUNDING = 1e4 * float(jnp.finfo(float).eps)
+ROUNDING = 1e4 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
 LAW = ("log_likelihood", "log_det")  # what belongs to the law of tokens
 PATH = ("path_log_density", "margins")  # what belongs to its embeddings
 
