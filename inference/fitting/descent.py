@@ -154,7 +154,7 @@ def _agree(history: list[np.ndarray]) -> np.ndarray:
     if len(history) <= AT_REST:
         return np.zeros(len(history[0]), bool)
     means = np.stack([losses.mean(1) for losses in history[-AT_REST - 1 :]])  # (chunks, starts)
-    rounding = 4 * float(jnp.finfo(float).eps) * abs(means[-1])
+    rounding = 4 * float(jnp.finfo(jnp.result_type(float)).eps) * abs(means[-1])
     return np.maximum(np.ptp(means, axis=0), history[-1].std(1)) < np.maximum(PLATEAU, rounding)
 
 

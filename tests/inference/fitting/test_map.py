@@ -30,6 +30,7 @@ from numpyro.infer.util import log_density
 from probattn import FitError, InputError
 from probattn.inference import fit_ensemble, fit_map
 from probattn.inference.data.on_disk import Windows, scaled_log_density
+from probattn.inference.fitting import descent
 from probattn.inference.fitting.hessian import curvature
 from probattn.inference.fitting.map import PointELBO
 from probattn.inference.fitting.map_verdict import judge
@@ -356,3 +357,10 @@ def test_windows_add_up_to_all_the_data_in_both_coordinates(tmp_path):
         np.testing.assert_allclose(parts, whole, rtol=1e-5)
     assert {len(windows.draw()) for _ in range(3)} == {3}
     assert len(np.unique(np.concatenate([windows.draw() for _ in range(50)]))) == 7
+
+
+def test_a_large_loss_is_at_rest_when_its_chunks_differ_by_its_rounding():
+    """Numbers of float32 near 1e7 are 1 apart, which is more than the plateau in nats."""
+    history = [np.full((1, descent.CHUNK), 1e7 + k % 2) for k in range(descent.AT_REST + 2)]
+    single = jnp.result_type(float) == jnp.float32
+    assert bool(descent._agree(history)[0]) == single
