@@ -23,7 +23,7 @@ from probattn import (
 from probattn.attention.batching import map_in_batches
 from probattn.checks import whole_number
 from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
-from probattn.models.gauge import gram
+from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
 from probattn.sequence.tokens import check_tokens, counted
@@ -281,19 +281,21 @@ class EmissionModel:
             interaction        O A O^T of each head (heads, vocab, vocab), in ascending order of
                                norm; rotations of u do not change it
             value              the same for O V O^T
+                               of more than 40 symbols, both for some pairs (`pairwise`)
             emitted            log p(x | u) of all sequences together, in nats
             log_det            sum of log |det J_t| over all positions that count
             smallest_margin    over all positions that count
 
         Source: theory, section 6.
         """
+        tokens = jnp.asarray(tokens)
         u, is_counted = self.embeddings(values), counted(tokens)
         attention, readout = self.attention(values), jnp.asarray(values["readout"])
         margin = stability_margin(attention, u)
         log_det = stability_margin(attention, u, "log_det")
         return {
-            "interaction": gram(readout, attention.interaction, readout),
-            "value": gram(readout, jnp.asarray(attention.value), readout),
+            **pairwise("interaction", readout, attention.interaction, readout, tokens),
+            **pairwise("value", readout, jnp.asarray(attention.value), readout, tokens),
             "emitted": self.emitted(values, tokens),
             "log_det": jnp.where(is_counted, log_det, 0).sum(),
             "smallest_margin": jnp.where(is_counted, margin, jnp.inf).min(),

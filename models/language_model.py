@@ -23,7 +23,7 @@ from probattn import (
 from probattn.attention.cached_mean import empty_cache, mean_step
 from probattn.attention.density_and_readout import density_with_readout
 from probattn.checks import whole_number
-from probattn.models.gauge import gram
+from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
 from probattn.sequence.tokens import END, before, check_tokens, counted
@@ -252,6 +252,7 @@ class LanguageModel:
             interaction         E A E^T of each head (heads, vocab, vocab), in ascending order of
                                 norm
             association         E O^T (vocab, vocab)
+                                of more than 40 symbols, both for some pairs (`pairwise`)
             singular_values     of the A of all heads (heads * dim,), in ascending order
             log_likelihood      of all sequences together, in nats
             log_det             sum of log |det J_t| over all positions that count
@@ -263,9 +264,11 @@ class LanguageModel:
         E, attention = jnp.asarray(params["embedding"]), self.attention(params)
         margin, is_counted = self.margins(params, tokens), counted(jnp.asarray(tokens))
         log_det = stability_margin(attention, self.path(params, tokens), "log_det")
+        tokens, readout = jnp.asarray(tokens), jnp.asarray(params["readout"])
+        association = pairwise("association", E, jnp.eye(self.dim)[None], readout, tokens)
         return {
-            "interaction": gram(E, attention.interaction, E),
-            "association": E @ params["readout"].T,
+            **pairwise("interaction", E, attention.interaction, E, tokens),
+            **{name: value[0] for name, value in association.items()},
             "singular_values": jnp.sort(
                 jnp.linalg.svd(attention.interaction, compute_uv=False).ravel()
             ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probattn import stability_margin
-from probattn.models import LanguageModel
+from probattn.models import LanguageModel, gauge
 
 MODEL = LanguageModel(4, 6, 3, heads=2)
 TOKENS = np.random.default_rng(0).integers(1, 4, (20, 6))
@@ -89,3 +89,25 @@ def test_a_change_of_basis_leaves_the_law_of_tokens_and_no_margin():
         for one in (before, after)
     ]
     assert (support[0] != support[1]).any()
+
+
+def test_of_a_large_vocabulary_some_pairs_are_looked_at():
+    model = LanguageModel(60, 6, 3, heads=2)
+    params = {
+        name: jnp.asarray(prior.sample(jax.random.key(i)))
+        for i, (name, prior) in enumerate(model.priors().items())
+    }
+    tokens = np.random.default_rng(0).integers(1, 60, (30, 6))
+    found = jax.jit(model.quantities)(params, tokens)
+    assert not {"interaction", "association"} & set(found)
+    E, interaction = params["embedding"], model.attention(params).interaction
+    whole = jnp.einsum("vi,hij,wj->hvw", E, interaction, E)
+    whole = whole[jnp.argsort(jnp.linalg.norm(whole, axis=(1, 2)))]
+    occur = found["interaction of pairs that occur"]
+    first, last = whole[:, tokens[0, 0], tokens[0, 1]], whole[:, tokens[-1, -2], tokens[-1, -1]]
+    np.testing.assert_allclose(occur[:, [0, -1]].T, [first, last], rtol=1e-4, atol=1e-4)
+    rows, columns = np.random.default_rng(0).integers(60, size=(2, gauge.NUM_PAIRS))
+    np.testing.assert_allclose(
+        found["interaction of random pairs"], whole[:, rows, columns], rtol=1e-3, atol=1e-3
+    )
+    assert found["association of random pairs"].shape == (gauge.NUM_PAIRS,)
