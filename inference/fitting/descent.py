@@ -41,9 +41,11 @@ class _Chunk(NamedTuple):
 
     states: SVIState
     losses: Array  # (starts, CHUNK): the first `number` columns are the losses before each step
-    outside: Array  # (starts,): whether a step led out of the domain, or to a NaN, and was halved
+    outside: (
+        Array  # (starts,): whether a step but the last led outside, or to a NaN, and was halved
+    )
     nans: Array  # (starts,): how many steps led to a NaN
-    blocked: Array  # (starts,): whether every step led outside, so that the start has not moved
+    blocked: Array  # (starts,): whether such a step was halved and the start has not moved at all
     at_end: Array  # (starts,): the loss where the chunk ends, on the whole data
 
 
@@ -62,13 +64,14 @@ def descend(
     Each start has a rate between 0 and 1, the fraction of an optimiser's step that it takes.
 
     With the whole data in each step, the rate is halved after each chunk whose mean loss fell by
-    less than twice its standard error. A start is at rest, and stays where it is from then on, when
-    the mean losses of its last five chunks agree within 0.05 nats and no step was halved in the
-    last of them.
+    less than twice the standard error of that fall. A start is at rest, and stays where it is from
+    then on, when the mean losses of its last five chunks agree within 0.05 nats, or to their
+    rounding, and no step was halved in the last of them.
 
-    With minibatches, the rate falls from 1 to 0 along a cosine over `num_steps`. A chunk that ends
-    outside the domain of the whole data is discarded and run again with steps a quarter as long. A
-    start is at rest if its loss fell by less than its noise between the last two chunks.
+    With minibatches, the rate falls from 1 to 0 along a cosine over `num_steps`. If any start ends
+    a chunk outside the domain of the whole data, the chunk is discarded for all starts and run
+    again; those steps and all later ones are a quarter as long. A start is at rest if its loss fell
+    by less than its noise between the last two chunks.
 
     Args:
         svi: its `static_kwargs` may hold a `batch_size`.
@@ -133,7 +136,7 @@ def _of_start(states: SVIState, start: Any) -> SVIState:
 
 
 def _gain_is_noise(history: list[np.ndarray]) -> np.ndarray:
-    """Whether the mean loss fell by less than twice its standard error in the last chunk.
+    """Whether the loss fell by less than twice the standard error of that fall in the last chunk.
 
     `history` holds the losses (starts, steps) of each chunk. Steps that gain no more than this are
     too long: they jump about the minimum.
@@ -170,9 +173,9 @@ class _Tally(NamedTuple):
     """What the descent from one start records during a chunk."""
 
     losses: Array  # (CHUNK,): the loss of the last safe point at each step
-    outside: Array  # whether a step was halved, other than the last
+    outside: Array  # whether a step but the last led outside, or to a NaN, and was halved
     nans: Array  # how many steps met a NaN
-    halvings: Array  # passes of the loop after the last step
+    halvings: Array  # passes after the last step: one to evaluate it, the others to halve it
 
 
 @lru_cache(maxsize=32)

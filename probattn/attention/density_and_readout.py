@@ -63,8 +63,7 @@ def _parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, ...]:
 def _inclusive_mean(attention: Attention, strict: Attended) -> jax.Array:
     """Inclusive mean [b, t, d] of the attention, from the weights and means of its strict map.
 
-    At the first position, which has no strict past, `log_total` is hugely negative, a_t = 1 and the
-    mean u_1.
+    At the first position, which has no strict past, w and wbar are 0, so that the mean is u_1.
     """
     # a_t, [b, h, t, 1]: query and key at the same position give l_tt.
     own = jax.nn.sigmoid((strict.query * strict.key).sum(-1) - strict.log_total)[..., None]

@@ -31,7 +31,7 @@ def reduced_blocks(
 ) -> tuple[jax.Array, jax.Array | None, Attended]:
     """Blocks [b, t, k, k] whose determinants are those of J_t; k is H r by the lemma, otherwise d.
 
-    The positions t are the last ones: 1 and 2 are left out under the strict mask, where J_t = I.
+    Under the strict mask positions 1 and 2, where J_t = I, are left out: blocks start at the third.
 
     Returns:
         blocks: J_t itself, or its smaller replacement by the lemma.
@@ -71,7 +71,7 @@ def reduced_blocks(
 
 
 def of_small_blocks(attention: Attention, length: int) -> int:
-    """Numbers that one sequence needs at once: weights, feature products, blocks and inverses."""
+    """Array elements that a sequence needs at once: weights, products, blocks and inverses."""
     size = attention.heads * attention.rank if _by_lemma(attention) else attention.dim
     return of_weights(attention, length) + 8 * length * size**2 * (
         1 if _by_lemma(attention) else attention.heads
@@ -128,7 +128,7 @@ def _features(attention: Attention, attended: Attended) -> tuple[jax.Array, jax.
 
 
 def _of_values(attention: Attention, x: jax.Array) -> jax.Array:
-    """`V_h x` for x [b, h, t, d, ...]."""
+    """`V_h x` for x [b, h, t, d, ...]; without values V_h = I / H."""
     if attention.value is None:
         return x / attention.heads
     return jnp.einsum("hij,bhtj...->bhti...", attention.value, x)

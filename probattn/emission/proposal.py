@@ -12,8 +12,7 @@ takes the token into account, which gives weights of smaller variance. Both take
 and return one embedding per particle with its log weight.
 
 Letters in shapes: n particle, s position in the past, i, j and k components of an embedding, v
-token, m sample point. dim is the number of components, O the readout (v, i) and b the bias (v,) of
-the emission. Gaussians in u are given by a precision P [i, j] and a shift h [i]:
+token, m sample point. dim is the number of components, O the readout (v, i). Gaussians in u are given by a precision P [i, j] and a shift h [i]:
 `exp(h^T u - u^T P u / 2)` up to a constant, with mean `P^-1 h`. In this form a product of two has
 the sum of their precisions and the sum of their shifts.
 """
@@ -84,8 +83,8 @@ def guided(emission: Any, particles: Any, position: Array, token: Array, key: Ar
         factor    exp(h^T u - u^T L u / 2), fitted to `p(x_t | u)` by `_token_factor`, once for all
                   particles
 
-    Their product is a Gaussian for each particle; the Student t has its mode and its precision, as
-    inverse scale matrix, but heavier tails.
+    Their product is a Gaussian for each particle. The Student t has its mean as mode and the
+    inverse of its precision as scale matrix, but heavier tails.
 
     These approximations do not bias the filter. The weight divides the exact density of u_t,
     Jacobian included, by the exact density of the mixture, so a poor approximation only makes the
@@ -158,8 +157,9 @@ def _token_factor(
         precision of q = P + E_q[Cov_p(O)],    so L = E_q[Cov_p(O)]
 
     The iteration below solves these two equations for the mean and the precision of q, starting
-    from the prior. Since they hold on average over q, they see where `p(token | u)` falls off
-    steeply; Laplace's approximation would see only its derivatives at one point.
+    from the prior. Since they are averages over q, the fit takes account of where `p(token | u)`
+    falls off steeply within the spread of q; Laplace's approximation would see only its derivatives
+    at one point.
     """
     readout, dim = emission.readout, len(shift)
     outer = (readout[:, :, None] * readout[:, None]).reshape(-1, dim * dim)  # O O^T, [v, i j]
