@@ -1,10 +1,10 @@
 """Sign and log absolute determinant of many small blocks at once, with their derivatives.
 
 Small blocks are inverted here by elimination, or by the library's LU where elimination without
-pivoting is unstable for any of them; large blocks go to the library's LU. The elimination is unrolled over
-the columns of a block and carries the blocks as its last axis, [i, j, n] for row, column and block,
-so that each step is one vectorised operation on all n blocks. It also yields the inverses, which
-the derivatives need.
+pivoting is unstable for any of them; large blocks go to the library's LU. The elimination is
+unrolled over the columns of a block and carries the blocks as its last axis, [i, j, n] for row,
+column and block, so that each step is one vectorised operation on all n blocks. It also yields the
+inverses, which the derivatives need.
 
 At an exactly singular block log |det| is -inf, and its gradient, which does not exist, is set to 0.
 A position that a caller masks out afterwards, or a density that is -inf there, then leaves no NaN
@@ -65,7 +65,7 @@ def _side_by_side_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _by_library(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`sign_and_log_det` by the library's LU, with a derivative rule that gives 0 at singular blocks."""
+    """`sign_and_log_det` by the library's LU; derivatives are 0 at singular blocks."""
     sign, log_det = jnp.linalg.slogdet(blocks)
     return sign, log_det
 

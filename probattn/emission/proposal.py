@@ -12,7 +12,8 @@ takes the token into account, which gives weights of smaller variance. Both take
 and return one embedding per particle with its log weight.
 
 Letters in shapes: n particle, s position in the past, i, j and k components of an embedding, v
-token, m sample point. dim is the number of components, O the readout (v, i). Gaussians in u are given by a precision P [i, j] and a shift h [i]:
+token, m sample point. dim is the number of components, O the readout (v, i). Gaussians in u are
+given by a precision P [i, j] and a shift h [i]:
 `exp(h^T u - u^T P u / 2)` up to a constant, with mean `P^-1 h`. In this form a product of two has
 the sum of their precisions and the sum of their shifts.
 """
