@@ -38,8 +38,8 @@ from .evaluation.support import margins_of as margins_of
 from .evaluation.token_calibration import reliability as reliability
 from .evaluation.uncertainty_parts import uncertainty as uncertainty
 from .fitting.density import Density as Density
+from .fitting.ensemble import fit_ensemble as fit_ensemble
 from .fitting.fit import Fit as Fit
-from .fitting.laplace import fit_ensemble as fit_ensemble
 from .fitting.laplace import fit_laplace as fit_laplace
 from .fitting.map import fit_map as fit_map
 from .fitting.microcanonical import sample_microcanonical as sample_microcanonical

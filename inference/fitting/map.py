@@ -3,21 +3,14 @@
 import inspect
 import math
 import time
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import optax
 from jaxtyping import Array
-from numpyro.distributions import Delta
-from numpyro.handlers import block, seed, substitute, trace
-from numpyro.infer import SVI
-from numpyro.infer.elbo import ELBO
-from numpyro.infer.util import constrain_fn
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
@@ -32,6 +25,12 @@ from probattn.inference.fitting.descent import CHUNK, Descent, descend
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.hessian import Curvature
 from probattn.inference.fitting.map_verdict import judge
+from probattn.inference.fitting.point_elbo import (
+    beginning,
+    coordinates_of,
+    point_svi,
+    whole_loss,
+)
 from probattn.inference.fitting.unconstrained import (
     Values,
     constrain,
@@ -39,13 +38,11 @@ from probattn.inference.fitting.unconstrained import (
     draw_start,
     in_unconstrained_coordinates,
     log_jacobian,
-    objective,
 )
 
 COORDINATES = ("constrained", "unconstrained")
 NUM_STEPS = 4000
 LEARNING_RATE = 0.1
-OF_GUIDE = "_unconstrained"  # suffix of a site's name in the parameters of the guide
 
 
 def fit_map(
@@ -218,14 +215,14 @@ def find_modes(
         _checked_batch(model, data, batch_size)
     split, sharding = split_model(model, placement), everywhere(placement)
     scale = 1.0 if windows is None else windows.scale
-    svi = _svi(
+    svi = point_svi(
         split, tuple(starts), coordinates, optimiser or adam(LEARNING_RATE), batch_size, scale
     )
     keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(starts)[0]))
-    states = _beginning(svi, sharding)(starts, keys, on_all(data, placement))
+    states = beginning(svi, sharding)(starts, keys, on_all(data, placement))
 
     def explain(state: Any) -> str:
-        return where_outside(model, data, constrain(model, data, _coordinates_of(svi, state)))
+        return where_outside(model, data, constrain(model, data, coordinates_of(svi, state)))
 
     with Progress("MAP", num_steps, progress) as bar:
         descent = descend(
@@ -233,12 +230,12 @@ def find_modes(
             states,
             (lambda: on_all(data if windows is None else windows.draw(), placement)),
             num_steps,
-            None if batch_size is None else _whole(svi, split, coordinates),
+            None if batch_size is None else whole_loss(svi, split, coordinates),
             explain,
             bar,
             sharding,
         )
-    ends = gathered(_coordinates_of(svi, descent.states))
+    ends = gathered(coordinates_of(svi, descent.states))
     return jax.tree.map(jnp.asarray, ends), descent
 
 
@@ -302,90 +299,6 @@ def _checked_batch(model: NumPyroModel, data: Any, batch_size: int) -> int:
             f"batch_size: expected at most the {len(data)} sequences, got {batch_size}"
         )
     return batch_size
-
-
-@lru_cache(maxsize=32)
-def _svi(
-    model: NumPyroModel,
-    names: tuple[str, ...],
-    coordinates: str,
-    optimiser: Any,
-    batch_size: int | None,
-    scale: float,
-) -> SVI:
-    """SVI with a point guide; the same object for equal settings, so that it compiles once."""
-    fitted = model if coordinates == "constrained" else in_unconstrained_coordinates(model)
-    batch = {} if batch_size is None else {"batch_size": batch_size}
-    return SVI(fitted, _point_guide(model, names), optimiser, PointELBO(scale), **batch)
-
-
-def _point_guide(model: NumPyroModel, names: tuple[str, ...]) -> Callable:
-    """A guide like NumPyro's AutoDelta, with unconstrained parameters.
-
-    Unlike AutoDelta, it never runs the model outside of compiled programs.
-    """
-
-    def guide(data: Any, **settings: Any) -> None:
-        z = {name: numpyro.param(name + OF_GUIDE) for name in names}
-        with block():
-            values = constrain_fn(seed(model, 0), (data,), settings, z)
-        for name in names:
-            numpyro.sample(name, Delta(values[name], event_dim=jnp.ndim(values[name])))
-
-    return guide
-
-
-@lru_cache(maxsize=32)
-def _beginning(svi: SVI, sharding: Any) -> Callable:
-    """The compiled function `starts, keys, data -> SVI states`, with the starts as leading axis."""
-
-    def begin(start: Values, key: Array, data: Array) -> Any:
-        named = {name + OF_GUIDE: value for name, value in start.items()}
-        return svi.init(key, data, init_params=named)._replace(rng_key=key)
-
-    return jax.jit(jax.vmap(begin, (0, 0, None)), out_shardings=sharding, compiler_options=ONCE)
-
-
-@lru_cache(maxsize=32)
-def _whole(svi: SVI, model: NumPyroModel, coordinates: str) -> Callable:
-    """The loss on the whole data for `descend`; the same object for equal arguments."""
-    return lambda state, data: objective(model, data, coordinates)(_coordinates_of(svi, state))
-
-
-def _coordinates_of(svi: SVI, state: Any) -> Values:
-    """Unconstrained coordinates by name of site, of one SVI state or several."""
-    return {name.removesuffix(OF_GUIDE): value for name, value in svi.get_params(state).items()}
-
-
-class PointELBO(ELBO):
-    """The ELBO of a point guide: the log joint density there, the same program in every process.
-
-    It adds its terms in the order of the model's sites. Trace_ELBO adds them in the order of a set
-    of names, which differs between processes: the last bits of a fit would differ, and a later run
-    would not find its program in the compilation cache.
-
-    Args:
-        scale: factor of the likelihood, for data that are a window of all.
-    """
-
-    def __init__(self, scale: float = 1.0):
-        super().__init__()
-        self.scale = scale
-
-    def loss_with_mutable_state(
-        self,
-        rng_key: Array,
-        param_map: dict[str, Array],
-        model: NumPyroModel,
-        guide: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        for_model, for_guide = jax.random.split(rng_key)
-        point = trace(substitute(seed(guide, for_guide), data=param_map)).get_trace(*args, **kwargs)
-        values = {name: site["value"] for name, site in point.items() if site["type"] == "sample"}
-        density = scaled_log_density(seed(model, for_model), args, kwargs, values, self.scale)
-        return {"loss": -density, "mutable_state": None}
 
 
 def _coordinates_matter(model: NumPyroModel, data: Array, z: Values) -> bool:

@@ -10,7 +10,7 @@ from probattn.errors import InputError
 from probattn.inference.evaluation.convergence import diagnose
 from probattn.inference.evaluation.measured import Measured
 from probattn.inference.evaluation.perturbations import DISTURBANCES, Robustness, robustness
-from probattn.inference.fitting.laplace import fit_ensemble
+from probattn.inference.fitting.ensemble import fit_ensemble
 from probattn.inference.fitting.map import fit_map
 from probattn.inference.fitting.posterior import sample_posterior
 

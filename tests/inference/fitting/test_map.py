@@ -32,8 +32,8 @@ from probattn.inference import fit_ensemble, fit_map
 from probattn.inference.data.on_disk import Windows, scaled_log_density
 from probattn.inference.fitting import descent
 from probattn.inference.fitting.hessian import curvature
-from probattn.inference.fitting.map import PointELBO
 from probattn.inference.fitting.map_verdict import judge
+from probattn.inference.fitting.point_elbo import PointELBO
 from probattn.inference.fitting.unconstrained import in_unconstrained_coordinates
 from probattn.models import EmissionModel, LanguageModel
 
@@ -287,7 +287,7 @@ def test_the_loss_is_the_elbo_of_a_point_and_its_program_the_same_in_every_proce
     program = (
         "import hashlib, jax, jax.numpy as jnp, optax; from numpyro.infer import SVI; from "
         "numpyro.infer.autoguide import AutoDelta;"
-        "from probattn.inference.fitting.map import PointELBO; from probattn.models import "
+        "from probattn.inference.fitting.point_elbo import PointELBO; from probattn.models import "
         "LanguageModel;"
         "model, data = LanguageModel(4, 5, 2), jnp.ones((2, 5), int);"
         "svi = SVI(model, AutoDelta(model), optax.adam(0.1), PointELBO()); state = "
