@@ -1,5 +1,6 @@
 from .contract import AttentionModel as AttentionModel
 from .contract import BoundedModel as BoundedModel
+from .contract import CalibratedModel as CalibratedModel
 from .contract import FactoredModel as FactoredModel
 from .contract import GenerativeModel as GenerativeModel
 from .contract import IdentifiedModel as IdentifiedModel

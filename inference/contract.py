@@ -52,6 +52,18 @@ class IdentifiedModel(Protocol):
 
 
 @runtime_checkable
+class CalibratedModel(IdentifiedModel, Protocol):
+    """A model that `simulation_based_calibration` draws parameters and data from."""
+
+    @property
+    def observed(self) -> str:
+        """The name of the site that data are given for."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        """Run the model: `model(num_sequences=n)` generates."""
+
+
+@runtime_checkable
 class BoundedModel(Protocol):
     """A model whose density is 0 outside a domain; a failed fit names the position outside."""
 

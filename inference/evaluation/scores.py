@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from probattn.inference.contract import TokenModel, require
 from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio
 from probattn.inference.evaluation.predictive import affordable
@@ -90,7 +91,7 @@ def score_fit(name: str, fit: Fit, tokens: Any) -> Score:
         fit.method,
         *_measured(mixture_log_prob(per_draw), counts),
         density=type(fit.model).__name__,
-        parameters=num_parameters(fit.model),
+        parameters=num_parameters(require("scores", fit.model, TokenModel)),
         gradients=float(fit.gradients),
         seconds=fit.seconds,
         monte_carlo_error=float(np.sqrt((error**2).sum()) / counts.sum()),
@@ -140,7 +141,7 @@ def differences(scores: list[Score], tokens: np.ndarray) -> tuple[Difference, ..
     )
 
 
-def num_parameters(model: Any) -> int:
+def num_parameters(model: TokenModel) -> int:
     """Number of scalar parameters of a model; latent variables do not count."""
     return sum(math.prod(prior.shape()) for prior in model.priors().values())
 

@@ -17,6 +17,7 @@ from numpyro.infer.hmc import hmc
 
 from probattn.checks import whole_number
 from probattn.errors import FitError, InputError
+from probattn.inference.contract import CalibratedModel, NumPyroModel, require
 from probattn.inference.fitting.hessian import FLAT
 from probattn.inference.fitting.unconstrained import constrain, potential, unconstrain
 
@@ -90,7 +91,7 @@ def _bands(count: int, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def simulation_based_calibration(
-    model: Any,
+    model: NumPyroModel,
     *,
     key: Array,
     num_simulations: int = 200,
@@ -101,7 +102,7 @@ def simulation_based_calibration(
     max_tree_depth: int = 5,
     probability: float = 0.95,
     method: str = "nuts",
-    posterior_model: Any = None,
+    posterior_model: NumPyroModel | None = None,
 ) -> Calibration:
     """Rank true quantities among posterior draws, for parameters and data drawn from the model.
 
@@ -148,7 +149,10 @@ def simulation_based_calibration(
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     settings = _Settings(method, num_sequences, num_samples, thinning, num_warmup, max_tree_depth)
     keys = jax.random.split(key, num_simulations)
-    truth, draws, diverging = _simulate_and_sample(model, posterior_model or model, settings, keys)
+    simulated = require("simulation_based_calibration", model, CalibratedModel)
+    truth, draws, diverging = _simulate_and_sample(
+        simulated, posterior_model or model, settings, keys
+    )
     truth, draws = (_entries(quantities, axes) for quantities, axes in ((truth, 1), (draws, 2)))
     for name, values in [*truth.items(), *draws.items()]:
         if not np.isfinite(values).all():
@@ -170,7 +174,7 @@ class _Settings(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _simulate_and_sample(
-    model: Any, posterior_model: Any, settings: _Settings, keys: Array
+    model: CalibratedModel, posterior_model: NumPyroModel, settings: _Settings, keys: Array
 ) -> tuple:
     one = partial(_one_simulation, model, posterior_model, settings)
     # Vectorised simulations all wait for the longest trajectory, and their arrays exceed a CPU's
@@ -178,7 +182,9 @@ def _simulate_and_sample(
     return jax.lax.map(one, keys) if jax.default_backend() == "cpu" else jax.vmap(one)(keys)
 
 
-def _one_simulation(model: Any, posterior_model: Any, settings: _Settings, key: Array) -> tuple:
+def _one_simulation(
+    model: CalibratedModel, posterior_model: NumPyroModel, settings: _Settings, key: Array
+) -> tuple:
     for_truth, for_start, for_sampler = jax.random.split(key, 3)
     truth, data = _generate(model, settings.num_sequences, for_truth)
     start, _ = _generate(model, settings.num_sequences, for_start)
@@ -192,7 +198,9 @@ def _one_simulation(model: Any, posterior_model: Any, settings: _Settings, key: 
     return model.quantities(truth, data), jax.lax.map(quantities, draws), diverging
 
 
-def _nuts(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> tuple[Any, Array]:
+def _nuts(
+    model: NumPyroModel, settings: _Settings, data: Array, z: Any, key: Array
+) -> tuple[Any, Array]:
     """Draws by NUTS in unconstrained coordinates, and whether each transition diverged."""
     initialise, transition = hmc(potential(model, data), algo="NUTS")
     state = initialise(z, settings.num_warmup, max_tree_depth=settings.max_tree_depth, rng_key=key)
@@ -210,7 +218,7 @@ def _nuts(model: Any, settings: _Settings, data: Array, z: Any, key: Array) -> t
 
 
 def _around_mode(
-    model: Any, settings: _Settings, data: Array, z: Any, key: Array
+    model: NumPyroModel, settings: _Settings, data: Array, z: Any, key: Array
 ) -> tuple[Any, Array]:
     """Draws of Laplace's approximation at the unconstrained mode; for "map" that mode repeated."""
     flat, unravel = ravel_pytree(z)
@@ -241,12 +249,18 @@ def _ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
     return below + np.random.default_rng(0).integers(0, equal + 1)
 
 
-def _generate(model: Any, num_sequences: int, key: Array) -> tuple[dict[str, Array], Array]:
+def _generate(
+    model: CalibratedModel, num_sequences: int, key: Array
+) -> tuple[dict[str, Array], Array]:
     """Draw parameters from the prior, and data given these parameters."""
     sites = trace(seed(model, key)).get_trace(num_sequences=num_sequences)
-    values = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
-    data = values.pop(model.observed)
-    return values, data
+    drawn = {  # without factors, which NumPyro counts among the observed sites
+        name: site["value"]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
+    data = drawn.pop(model.observed)
+    return drawn, data
 
 
 def _entries(quantities: Mapping[str, Array], axes: int) -> dict[str, np.ndarray]:

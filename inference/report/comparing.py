@@ -9,6 +9,7 @@ import numpy as np
 from probattn.errors import InputError
 from probattn.inference.contract import (
     AttentionModel,
+    NumPyroModel,
     ParticleModel,
     PathModel,
     TokenModel,
@@ -298,7 +299,7 @@ def _robustness(
     return found
 
 
-def _why_no_noise(model: Any, names: Sequence[str]) -> str:
+def _why_no_noise(model: NumPyroModel, names: Sequence[str]) -> str:
     if isinstance(model, ParticleModel):
         return (
             f"the embeddings of {', '.join(names)} are latent: noise on them is part of the model"
@@ -342,7 +343,7 @@ def _examples(
     return tuple(example(group, row, symbols) for row in tokens for group in groups.values())
 
 
-def _law(model: Any) -> Any:
+def _law(model: NumPyroModel) -> Any:
     """The law of a model; its coordinates and number of particles are not part of it."""
     return model.law if isinstance(model, ParticleModel) else model
 

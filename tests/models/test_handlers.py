@@ -8,6 +8,7 @@ from numpyro.handlers import condition, replay, seed, substitute, trace
 from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
 
+from probattn.inference.evaluation.simulation_calibration import _generate
 from probattn.models import EmissionModel, LanguageModel, LatentAttention, TransformerLM
 
 TOKENS = np.array([[1, 2, 0, 0], [2, 2, 1, 1], [1, 0, 0, 0]], np.int32)
@@ -88,3 +89,12 @@ def test_the_factors_are_what_the_joint_has_beside_prior_and_likelihood(name):
     terms = model.log_likelihood(params, TOKENS) + model.log_factors(params, TOKENS)
     np.testing.assert_allclose(prior + terms.sum(), joint, rtol=1e-5)
     assert (model.log_factors(params, TOKENS) != 0).all() == (model.barrier_weight > 0)
+
+
+@pytest.mark.parametrize("name", ["language barred", "emission"])
+def test_the_factor_of_drawn_tokens_is_no_parameter(name):
+    """What draws parameters and data from a model must tell a factor from a value."""
+    values, data = _generate(MODELS[name], 3, jax.random.key(0))
+    assert data.shape == (3, 4)
+    latent = {"embeddings"} if name == "emission" else set()
+    assert set(values) == set(MODELS[name].priors()) | latent
