@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from probattn.checks import whole_number
 from probattn.errors import InputError
 from probattn.inference.data.sequence_file import (
     read_records,
@@ -141,12 +142,13 @@ def load_corpus(
         >>> print(" ".join(corpus.symbols[token] for token in corpus.train[0] if token))
         F AE SH AH N D
     """
-    if train_size is not None and train_size < 1:
-        raise InputError(f"train size: expected at least 1, got {train_size}")
-    if length is not None and length < 2:
-        raise InputError(
-            f"length: expected at least 2 (one symbol and the end token), got {length}"
-        )
+    for name, value in (("source", source), ("format", format)):
+        if not isinstance(value, str):
+            raise InputError(f"{name}: expected a text, got {value!r}")
+    if train_size is not None:
+        whole_number("train size", train_size)
+    if length is not None:
+        whole_number("length", length, 2)  # one symbol and the end token
     if source == "cmudict":
         if stream or format != "lines" or keep_space:
             raise InputError(
@@ -167,6 +169,12 @@ def load_corpus(
         name, separator = Path(source).name, separator_of(format)
         sequences, length = _file_sequences(Path(source), length, format, keep_space)
     symbols = (END, *sorted({symbol for sequence in sequences for symbol in sequence}))
+    if END in symbols[1:]:
+        raise InputError(f"{source}: {END} is the name of the end token; write it in another way")
+    if not sequences:
+        raise InputError(
+            f"{source}: no sequence is left at length {length}; give a larger --length"
+        )
     if len(symbols) < 3:
         raise InputError(
             f"{source}: expected at least two different symbols, got {len(symbols) - 1}"

@@ -50,8 +50,8 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if not text.strip():
         raise InputError(
-            f"{path}: the file is empty; it needs at least ten lines, or with running text two "
-            "pieces"
+            f"{path}: there is no text in the file; it needs at least ten "
+            "sequences, or pieces of running text"
         )
     return text
 

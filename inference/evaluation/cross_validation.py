@@ -107,12 +107,13 @@ def _left_out(log_prob: np.ndarray, terms: np.ndarray) -> tuple[float, float]:
 
 def _verdict(khat: np.ndarray, number: int) -> Verdict:
     limit = min(1 - 1 / math.log10(number), 0.7)
-    bad = int((khat > limit).sum())
+    bad = int((~(khat <= limit)).sum())  # a NaN, of a tail too short to fit, is no good either
+    largest = float(np.nanmax(khat, initial=-np.inf))
     said = (
-        f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {khat.max():.2f}): "
+        f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {largest:.2f}): "
         "their terms are not reliable."
         if bad
         else f"All k-hat are below {limit:.2f}."
     )
     advice = ("Sample more, or use held-out sequences.",) if bad else ()
-    return Verdict(not bad, (said,), advice, (), {"k-hat": float(khat.max())})
+    return Verdict(not bad, (said,), advice, (), {"k-hat": largest})

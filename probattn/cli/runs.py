@@ -1,5 +1,6 @@
 """What the commands do with run directories: fit into them, resume and compare them."""
 
+import contextlib
 import dataclasses
 import shutil
 import sys
@@ -98,6 +99,7 @@ def fit_and_save(
         fitted = fits[method](built, corpus.train, key=key, **settings)
         on_first(lambda: inference.save_run(out, fitted, corpus, about))
         return fitted
+    made = [parent for parent in out.absolute().parents if not parent.exists()]
     store = Path(on_first(lambda: str(begin_run(out, built, corpus, about))))
     try:
         with told_how_to_go_on(lambda: _resumption(out)):
@@ -105,6 +107,9 @@ def fit_and_save(
     except BaseException:
         if is_first() and not num_chunks(out):  # nothing that could be resumed
             shutil.rmtree(out, ignore_errors=True)
+            for parent in made:
+                with contextlib.suppress(OSError):  # it holds something else by now
+                    parent.rmdir()
         raise
 
 

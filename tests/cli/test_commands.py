@@ -256,7 +256,7 @@ BAD = {
     "no such file": (["fit", "{}/none.txt", "--method", "map", "--out", "{}/new"], "no such file"),
     "empty file": (
         ["fit", "{}/empty.txt", "--method", "map", "--out", "{}/new"],
-        "the file is empty",
+        "there is no text in the file",
     ),
     "one symbol": (
         ["fit", "{}/one.txt", "--method", "map", "--out", "{}/new"],
@@ -279,7 +279,7 @@ BAD = {
         "barrier_weight",
     ),
     "chains": (
-        ["fit", "{}/words.txt", "--method", "posterior", "--num-chains", "0", "--out", "{}/new"],
+        ["fit", "{}/words.txt", "--method", "posterior", "--num-chains", "0", "--out", "{}/new/x"],
         "num_chains",
     ),
     "option of another model": (

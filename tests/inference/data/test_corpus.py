@@ -80,8 +80,8 @@ def test_running_text_is_cut_in_order_and_its_end_is_held_out(write):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("", {}, "the file is empty"),
-        (" \n\n", {}, "the file is empty"),
+        ("", {}, "there is no text in the file"),
+        (" \n\n", {}, "there is no text in the file"),
         ("aa\na\naaa", {}, "at least two different symbols, got 1"),
         (NINE, {}, "at least 10 different sequences, two of them to hold out, got 9"),
         (NINE + "\nxy", {}, "at least 10 different sequences, two of them to hold out, got 9"),
@@ -92,6 +92,8 @@ def test_running_text_is_cut_in_order_and_its_end_is_held_out(write):
         ),
         (b"\xff\xfe\x00", {}, "cannot be read as UTF-8 text"),
         (WORDS, {"train_size": 50}, "has 22 training sequences, got 50"),
+        (WORDS, {"length": 2}, "no sequence is left at length 2; give a larger --length"),
+        ("<end> a\nb a", {"format": "words"}, "<end> is the name of the end token"),
         (WORDS, {"format": "tsv"}, "format: expected lines, words, fasta, .* got 'tsv'"),
         (WORDS, {"format": "csv"}, "format: expected lines, words, fasta, .* got 'csv'"),
         (WORDS, {"format": "words:x"}, "format: expected lines, words, fasta, .* got 'words:x'"),
@@ -100,12 +102,16 @@ def test_running_text_is_cut_in_order_and_its_end_is_held_out(write):
         ('{"a": "b"}\nxyz', {"format": "jsonl:a"}, "line 2: expected a JSON object with the field"),
         ('{"a": 3}', {"format": "jsonl:a"}, "line 1: expected text in the field 'a', got 3"),
         (WORDS, {"stream": True, "length": 4, "format": "words"}, "running text has no sequences"),
-        ("ab\nba\nbb", {"train_size": 0}, "train size: expected at least 1, got 0"),
-        ("ab\nba\nbb", {"length": 1}, "length: expected at least 2"),
+        (
+            "ab\nba\nbb",
+            {"train_size": 0},
+            "train size: expected a whole number of at least 1",
+        ),
+        ("ab\nba\nbb", {"length": 1}, "length: expected a whole number of at least 2"),
         ("ab ba bb", {"stream": True}, "running text needs one; give --length"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*looks like")
+@pytest.mark.filterwarnings("ignore:.*looks like", "ignore:.*are longer than")
 def test_bad_files_are_refused(write, content, options, message):
     with pytest.raises(InputError, match=message):
         load_corpus(write(content), **options)

@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 from known import Conjugate
 
 from probattn.inference import Fit, leave_one_out
+from probattn.inference.evaluation.cross_validation import _verdict
 
 
 def test_leaving_one_out_is_that_of_the_conjugate_posterior():
@@ -70,3 +71,9 @@ def test_draws_that_are_worth_less_have_a_longer_tail():
         for draws in (theta, np.repeat(theta, 2, axis=1))
     )
     np.testing.assert_allclose(once.per_sequence, twice.per_sequence, atol=0.02)
+
+
+def test_a_k_hat_that_is_no_number_is_not_good():
+    verdict = _verdict(np.array([0.1, np.nan, 0.2]), 100)
+    assert not verdict.converged
+    assert "1 of 3 sequences have k-hat above 0.50 (largest 0.20)" in str(verdict)
