@@ -1,16 +1,17 @@
 """Sign and log absolute determinant of many small blocks at once, with their derivatives.
 
-Small blocks are inverted here by elimination, or by the library's LU where elimination without
-pivoting is unstable for any of them; large blocks go to the library's LU. The elimination is
-unrolled over the columns of a block and carries the blocks as its last axis, [i, j, n] for row,
-column and block, so that each step is one vectorised operation on all n blocks. It also yields the
-inverses, which the derivatives need.
+Small blocks are eliminated here, with pivoting where any of them needs it; large blocks go to the
+library's LU. The elimination is unrolled over the columns of a block and carries the blocks as its
+last axis, [i, j, n] for row, column and block, so that each step is one vectorised operation on all
+n blocks, and calls no library that devices cannot share. It also yields the inverses, which the
+derivatives need.
 
 At an exactly singular block log |det| is -inf, and its gradient, which does not exist, is set to 0.
 A position that a caller masks out afterwards, or a density that is -inf there, then leaves no NaN
 in the gradients of the other positions.
 """
 
+from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
@@ -144,9 +145,69 @@ def _in_given_order(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array,
 
 
 def _with_pivoting(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sign, log |det| and inverse of blocks [i, j, n], by the library's pivoted LU."""
-    blocks = jnp.moveaxis(matrix, -1, 0)  # [n, i, j]
-    sign, log_det = jnp.linalg.slogdet(blocks)  # of a singular block 0 and -inf
-    # With inverse 0 the derivative rule gives a singular block gradient 0.
-    inverse = jnp.where((sign == 0)[:, None, None], 0, jnp.linalg.inv(blocks))
-    return sign, log_det, jnp.moveaxis(inverse, 0, -1)
+    """Sign, log |det| and inverse of blocks [i, j, n], with partial pivoting.
+
+    Gauss-Jordan elimination in place, as in `_in_given_order`. No row is moved, since each block
+    would move another one: `pivot_rows[k]` [n] is the row of each block that holds the pivot of
+    column k, and rows and columns of the inverse are put in order at the end. The barriers divide
+    each step into three loops over the blocks; without them the compiler computes a step again
+    inside each later one.
+    """
+    dim, _, number = matrix.shape
+    rows, barrier = jnp.arange(dim)[:, None], jax.lax.optimization_barrier
+    pivot_rows: list[jax.Array] = []
+    reciprocals: list[jax.Array] = []  # 1 / pivot of each column, [n]
+    for k in range(dim):
+        used = [  # whether row j holds an earlier pivot, [n]
+            reduce(jnp.logical_or, (p == j for p in pivot_rows), jnp.zeros((), bool))
+            for j in range(dim)
+        ]
+        size = [jnp.where(used[j], -1, jnp.abs(matrix[j, k])) for j in range(dim)]
+        largest = reduce(jnp.maximum, size)
+        # The first row whose entry is the largest; `dim`, which is no row, where an entry is NaN:
+        # the maximum is NaN then, and equals no entry.
+        pivot_rows.append(
+            barrier(_select((s == largest for s in size), range(dim), jnp.full(number, dim)))
+        )
+        row = _select((pivot_rows[k] == j for j in range(dim)), matrix, matrix[0])  # [j, n]
+        pivot = jnp.where(pivot_rows[k] < dim, row[k], jnp.nan)
+        row = barrier(jnp.where(rows == k, 1, row) / pivot)
+        reciprocals.append(row[k])
+        cleared = jnp.where(rows == k, 0, matrix) - matrix[:, k][:, None] * row  # [i, j, n]
+        matrix = barrier(jnp.where((rows == pivot_rows[k])[:, None], row, cleared))
+    # Now matrix[pivot_rows[k], m] = inverse[k, pivot_rows[m]]: order first the rows, then the
+    # columns.
+    ordered = barrier(
+        jnp.stack([_select((p == j for j in range(dim)), matrix, matrix[0]) for p in pivot_rows])
+    )
+    inverse = _select(
+        ((rows[None] == p) for p in pivot_rows),
+        (ordered[:, k][:, None] for k in range(dim)),
+        ordered,
+    )
+    singular = reduce(jnp.logical_or, map(jnp.isinf, reciprocals))  # a pivot was 0
+    # The sign of the permutation: -1 for each pair of pivot rows that are not in ascending order.
+    inversions = [
+        jnp.where(pivot_rows[m] > pivot_rows[k], -1, 1) for k in range(dim) for m in range(k)
+    ]
+    sign = reduce(jnp.multiply, inversions, reduce(jnp.multiply, map(jnp.sign, reciprocals)))
+    log_det = -reduce(jnp.add, (jnp.log(jnp.abs(r)) for r in reciprocals))
+    # An inverse of 0 makes the derivative rule give a singular block the gradient 0.
+    return barrier(
+        (
+            jnp.where(singular, 0, sign),
+            jnp.where(singular, -jnp.inf, log_det),
+            jnp.where(singular, 0, inverse),
+        )
+    )
+
+
+def _select(
+    conditions: Iterable[jax.Array], values: Iterable[Any], otherwise: jax.Array
+) -> jax.Array:
+    """Entry by entry, the value whose condition is the first to hold, or `otherwise` if none."""
+    return reduce(
+        lambda found, pair: jnp.where(pair[0], pair[1], found),
+        reversed([*zip(conditions, values, strict=True)]),
+        otherwise,
+    )

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from probattn.checks import whole_number
 from probattn.cli.models import CalibratedModel, small_model
 from probattn.cli.plots import check_plot, save_plot
 from probattn.cli.printing import console, generation_table, print_comparison
@@ -213,6 +212,7 @@ def generate(
     import jax
     import numpy as np
 
+    from probattn.checks import whole_number
     from probattn.inference import load_run
     from probattn.inference.contract import GenerativeModel, require
 

@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from probattn.checks import whole_number
 from probattn.cli.printing import console, print_diagnosis
 
 CorpusArgument = Annotated[
@@ -38,6 +37,8 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 3 i
 
 
 def _seed(value: int) -> int:
+    from probattn.checks import whole_number  # loads JAX, which --help does not need
+
     return whole_number("seed", value, 0)
 
 
