@@ -285,7 +285,10 @@ def show(curve: Any) -> None:
     columns = {
         name: zip(*curve.losses(name), curve.trusted(name), strict=True) for name in curve.methods
     }
-    cells = {name: [_cell(*row) for row in rows] for name, rows in columns.items()}
+    cells = {
+        name: [_cell(loss, error, bool(trusted)) for loss, error, trusted in rows]
+        for name, rows in columns.items()
+    }
     for number, size in enumerate(curve.sizes):
         table.add_row(f"{size:,}", *(cells[name][number] for name in curve.methods))
     console.print(table)
