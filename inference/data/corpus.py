@@ -188,7 +188,7 @@ def load_corpus(
             f"{source}: expected at least {LEAST_SEQUENCES} {what}, two of them to hold out, got "
             f"{len(sequences)}"
         )
-    num_heldout = min(NUM_HELDOUT, max(1, int(HELDOUT_SHARE * len(sequences))))
+    num_heldout = min(NUM_HELDOUT, int(HELDOUT_SHARE * len(sequences)))
     if stream:
         sequences = sequences[-num_heldout:] + sequences[:-num_heldout]
     available = len(sequences) - num_heldout

@@ -93,9 +93,7 @@ def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Predictio
     Raises: InputError for missing tokens, or tokens that the model refuses. Source: theory,
     section 8.
     """
-    tokens = _checked(fit, tokens)
-    fit = affordable(fit)
-    model = require("predict", fit.model, TokenModel)
+    fit, model, tokens = _prepared(fit, tokens)
     log_probs, data_entropy = _predict(model, fit.flat_draws(most_draws), tokens)
     return Prediction(
         *(np.asarray(array) for array in (tokens, log_probs, data_entropy, counted(tokens)))
@@ -120,9 +118,7 @@ def token_log_probs(
 
     Raises: InputError for missing tokens, or tokens that the model refuses.
     """
-    tokens = _checked(fit, tokens)
-    fit = affordable(fit)
-    model = require("token_log_probs", fit.model, TokenModel)
+    fit, model, tokens = _prepared(fit, tokens)
     draws = fit.flat_draws(most_draws)
     each = [
         {name: value[i] for name, value in draws.items()}
@@ -183,13 +179,15 @@ def affordable(fit: Fit) -> Fit:
     return fit.thinned(FILTERED_DRAWS).with_particles(particles)
 
 
-def _checked(fit: Fit, tokens: Any) -> Array:
+def _prepared(fit: Fit, tokens: Any) -> tuple[Fit, TokenModel, Array]:
+    """The fit that can be afforded, its model, and checked tokens (num_sequences, length)."""
     if tokens is None:
         raise InputError(
             "tokens: expected held-out sequences (num_sequences, length) to go with fits, got none"
         )
+    fit = affordable(fit)
     model = require("predict", fit.model, TokenModel)
-    return check_tokens(np.asarray(tokens), model.vocab_size, model.length, rank=2)
+    return fit, model, check_tokens(np.asarray(tokens), model.vocab_size, model.length, rank=2)
 
 
 def _rows(model: TokenModel, params: Any, number: Array, tokens: Array) -> Array:

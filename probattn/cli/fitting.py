@@ -28,6 +28,7 @@ from probattn.cli.shared import (
     KeepSpaceOption,
     RunArgument,
     SeedOption,
+    StreamOption,
     StrictOption,
     judge,
 )
@@ -164,9 +165,7 @@ def fit(
         int | None,
         typer.Option(help="Emission model: particles that score a sequence, default 200."),
     ] = None,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
-    ] = False,
+    stream: StreamOption = False,
     format: FormatOption = "lines",
     keep_space: KeepSpaceOption = False,
     num_steps: Annotated[

@@ -15,7 +15,13 @@ from rich.table import Table
 from probattn.cli.models import ModelName, build_model
 from probattn.cli.printing import SAME_COMMAND, console, told_how_to_go_on
 from probattn.cli.runs import Method, fit_and_save, num_chunks, resume_run, wake_devices
-from probattn.cli.shared import CorpusArgument, FormatOption, KeepSpaceOption, SeedOption
+from probattn.cli.shared import (
+    CorpusArgument,
+    FormatOption,
+    KeepSpaceOption,
+    SeedOption,
+    StreamOption,
+)
 from probattn.cli.study_folder import open_study
 from probattn.errors import FitError, InputError
 
@@ -114,9 +120,7 @@ def learning_curve(
             )
         ),
     ] = None,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
-    ] = False,
+    stream: StreamOption = False,
     format: FormatOption = "lines",
     keep_space: KeepSpaceOption = False,
     num_steps: Annotated[

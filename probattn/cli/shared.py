@@ -9,6 +9,9 @@ from probattn.cli.printing import console, print_diagnosis
 CorpusArgument = Annotated[
     str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')
 ]
+StreamOption = Annotated[
+    bool, typer.Option("--stream", help="Running text, cut into pieces of --length characters.")
+]
 FormatOption = Annotated[
     str,
     typer.Option(
