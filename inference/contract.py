@@ -193,6 +193,11 @@ class LayeredModel(TokenModel, Protocol):
         """The attention map outside the layers on which a barrier may be placed."""
 
 
+def name_of(model: NumPyroModel) -> str:
+    """The name of a function, or of the class of a model."""
+    return getattr(model, "__name__", type(model).__name__)
+
+
 def require[Kind](asker: str, model: Any, kind: type[Kind]) -> Kind:
     """Return `model` if it meets the protocol `kind`.
 
@@ -202,8 +207,7 @@ def require[Kind](asker: str, model: Any, kind: type[Kind]) -> Kind:
         return model
     members = (name for name in dir(kind) if not name.startswith("_"))
     lacking = ", ".join(name for name in members if not hasattr(model, name))
-    who = getattr(model, "__name__", type(model).__name__)
     raise InputError(
-        f"{asker}: expected a {kind.__name__} (see probattn.inference.{kind.__name__}), got {who}, "
-        f"which lacks {lacking}"
+        f"{asker}: expected a {kind.__name__} (see probattn.inference.{kind.__name__}), got "
+        f"{name_of(model)}, which lacks {lacking}"
     )

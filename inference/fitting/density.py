@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probattn.inference.contract import NumPyroModel
+from probattn.inference.contract import NumPyroModel, name_of
 
 ROWS = 100_000  # hashed at a time
 # Fields that bear on how a density is computed, and not on which density it is.
@@ -63,11 +63,10 @@ def density_of(model: NumPyroModel, data: Any) -> Density:
         if dataclasses.is_dataclass(model) and not isinstance(model, type)
         else {}
     )
-    name = model.__name__ if hasattr(model, "__name__") else type(model).__name__
     kept = tuple(
         (field, value) for field, value in fields.items() if field not in NOT_OF_THE_DENSITY
     )
-    return Density(name, kept, data_hash(data))
+    return Density(name_of(model), kept, data_hash(data))
 
 
 def data_hash(data: Any) -> str:
