@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import rankdata
 
+from probattn.errors import InputError
 from probattn.inference.evaluation.measured import INTERNAL, Measured
 from probattn.inference.evaluation.predictive import Prediction
 
@@ -75,9 +76,7 @@ def reversed_order(tokens: np.ndarray) -> np.ndarray:
     return _reordered(tokens, np.flip)
 
 
-def detection(
-    ours: Prediction, theirs: Prediction, *, elsewhere: str, method: str
-) -> tuple[Detection, ...]:
+def detection(ours: Prediction, theirs: Prediction, *, elsewhere: str) -> tuple[Detection, ...]:
     """Detection of sequences from elsewhere by each score.
 
     Mutual information is left out where it is 0 up to rounding, as it is for a fit with one draw.
@@ -86,10 +85,15 @@ def detection(
         ours: predictions of held-out sequences.
         theirs: predictions of sequences from elsewhere, by the same fit.
         elsewhere: where those come from, in words.
-        method: of the fit.
 
+    Raises: InputError for predictions of different methods.
     Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
     """
+    if ours.method != theirs.method:
+        raise InputError(
+            f"detection: expected two predictions of the same fit, got {ours.method} and "
+            f"{theirs.method}"
+        )
     found = []
     for score in SCORES:
         one, other = _score(ours, score), _score(theirs, score)
@@ -99,7 +103,7 @@ def detection(
         limits = np.quantile(one, 1 - CURVE, method="higher")
         hits = (other[:, None] > limits).mean(0)
         hits[-1] = 1.0  # at a false alarm rate of 1 every sequence is flagged
-        found.append(Detection(method, elsewhere, score, area, hits, *placements))
+        found.append(Detection(ours.method, elsewhere, score, area, hits, *placements))
     return tuple(found)
 
 

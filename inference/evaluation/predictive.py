@@ -1,7 +1,7 @@
 """Next-token predictions of a fit, as the mixture over its draws (theory, section 8)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -36,16 +36,21 @@ class Prediction:
             given x_<t, (num_sequences, length), in nats. With one draw it equals `entropy`.
         counted: whether each position counts, (num_sequences, length): positions up to and
             including the first end token do.
+        method: of the fit, or "baseline".
     """
 
     tokens: np.ndarray
     log_probs: np.ndarray
     data_entropy: np.ndarray
     counted: np.ndarray
+    method: str
 
     def __repr__(self) -> str:
         number, length, vocab_size = self.log_probs.shape
-        return f"Prediction({number:,} sequences of {length} positions, {vocab_size} tokens)"
+        return (
+            f"Prediction({self.method}, {number:,} sequences of {length} positions, "
+            f"{vocab_size} tokens)"
+        )
 
     @cached_property
     def entropy(self) -> np.ndarray:
@@ -68,12 +73,11 @@ class Prediction:
 
     def first(self, number: int) -> "Prediction":
         """The predictions of the first `number` sequences."""
-        return Prediction(
-            *(
-                array[:number]
-                for array in (self.tokens, self.log_probs, self.data_entropy, self.counted)
-            )
-        )
+        parts = {
+            name: getattr(self, name)[:number]
+            for name in ("tokens", "log_probs", "data_entropy", "counted")
+        }
+        return replace(self, **parts)
 
 
 def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Prediction:
@@ -95,15 +99,15 @@ def predict(fit: Fit, tokens: Any, *, most_draws: int = MOST_DRAWS) -> Predictio
     """
     fit, model, tokens = _prepared(fit, tokens)
     log_probs, data_entropy = _predict(model, fit.flat_draws(most_draws), tokens)
-    return Prediction(
-        *(np.asarray(array) for array in (tokens, log_probs, data_entropy, counted(tokens)))
-    )
+    parts = (np.asarray(tokens), log_probs, data_entropy, np.asarray(counted(tokens)))
+    return Prediction(*parts, method=fit.method)
 
 
 def predict_ngram(ngram: Ngram, tokens: np.ndarray) -> Prediction:
     """Next-token predictions of an n-gram baseline along sequences (num_sequences, length)."""
     tokens, rows = np.asarray(tokens), ngram.next_token_log_probs(tokens)
-    return Prediction(tokens, rows, entr(np.exp(rows)).sum(-1), np.asarray(counted(tokens)))
+    entropy, counts = entr(np.exp(rows)).sum(-1), np.asarray(counted(tokens))
+    return Prediction(tokens, rows, entropy, counts, method="baseline")
 
 
 def token_log_probs(

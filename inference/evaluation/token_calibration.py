@@ -90,7 +90,7 @@ class Reliability:
         return f"{word} by {abs(signed.value):.4f} ± {signed.error:.4f}: {figure}."
 
 
-def reliability(prediction: Prediction, *, method: str = "baseline", seed: int = 0) -> Reliability:
+def reliability(prediction: Prediction, *, seed: int = 0) -> Reliability:
     """Reliability of next-token predictions of sequences.
 
     The band `low`, `high` and `calibrated_limit` come from simulating, for each token, a correct
@@ -98,7 +98,6 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
 
     Args:
         prediction: of at least two sequences.
-        method: of the fit, or "baseline".
         seed: of the bootstrap and of the simulation.
 
     Raises: InputError on fewer than two sequences. Source of the expected calibration error: Guo et
@@ -136,7 +135,7 @@ def reliability(prediction: Prediction, *, method: str = "baseline", seed: int =
     high, low = 2 * error - np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     log_sums, brier_sums = -prediction.token_log_probs.astype(float).sum(1), brier.sum(1)
     return Reliability(
-        method=method,
+        method=prediction.method,
         confidence=said.sum(0) / np.maximum(total, 1),
         accuracy=hits.sum(0) / np.maximum(total, 1),
         share=total / total.sum(),

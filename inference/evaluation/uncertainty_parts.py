@@ -33,7 +33,7 @@ class Uncertainty:
     by_position: np.ndarray
 
 
-def uncertainty(prediction: Prediction, *, method: str) -> Uncertainty:
+def uncertainty(prediction: Prediction) -> Uncertainty:
     """Mean uncertainty of next-token predictions. Source: Houlsby et al., arXiv:1112.5745."""
     at, counts = prediction.counted, prediction.counted.sum(1)
     parts = [
@@ -43,4 +43,4 @@ def uncertainty(prediction: Prediction, *, method: str) -> Uncertainty:
     with np.errstate(invalid="ignore"):
         by_position = np.stack([part.sum(0) / at.sum(0) for part in parts[1:]])
     total, data, shared = (ratio(part.sum(1), counts) for part in parts)
-    return Uncertainty(method, total, data, shared, by_position)
+    return Uncertainty(prediction.method, total, data, shared, by_position)

@@ -138,13 +138,9 @@ def compare(
             sorted(scores, key=lambda score: not fits[score.name].sampled), heldout
         ),
         leave_one_out=_leave_one_out(fits, left_out),
-        reliability={
-            name: reliability(one, method=fits[name].method) for name, one in predictions.items()
-        }
+        reliability={name: reliability(one) for name, one in predictions.items()}
         | {"bigram": reliability(bigram)},
-        uncertainty={
-            name: uncertainty(one, method=fits[name].method) for name, one in predictions.items()
-        },
+        uncertainty={name: uncertainty(one) for name, one in predictions.items()},
         detection=_detection(fits, predictions, some, elsewhere or {}, left_out),
         robustness=_robustness(fits, some[:MOST_DISTURBED], left_out),
         margins=margins,
@@ -274,7 +270,7 @@ def _detection(
     }
     return {
         where: {
-            name: detection(ours[name], predict(fit, tokens), elsewhere=where, method=fit.method)
+            name: detection(ours[name], predict(fit, tokens), elsewhere=where)
             for name, fit in fits.items()
         }
         for where, tokens in others.items()

@@ -38,9 +38,7 @@ def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     Returns: the axes.
     Raises: InputError as `predict`.
     """
-    found = each(
-        fits, Reliability, lambda fit: reliability(predict(fit, tokens), method=fit.method)
-    )
+    found = each(fits, Reliability, lambda fit: reliability(predict(fit, tokens)))
     ax = own_axes(ax, 5.0, 4.2)
     shown = looks({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
@@ -84,9 +82,7 @@ def plot_uncertainty(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     Returns: the axes.
     Raises: InputError as `predict`.
     """
-    found = each(
-        fits, Uncertainty, lambda fit: uncertainty(predict(fit, tokens), method=fit.method)
-    )
+    found = each(fits, Uncertainty, lambda fit: uncertainty(predict(fit, tokens)))
     ax = own_axes(ax, 6.4, 1.2 + 0.45 * len(found))
     shown = looks({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
@@ -144,9 +140,7 @@ def plot_detection(
         half = len(tokens) // 2
         others = shuffled(tokens[half:]) if elsewhere is None else elsewhere
         ours = tokens[:half] if elsewhere is None else tokens
-        return detection(
-            predict(fit, ours), predict(fit, others), elsewhere=name, method=fit.method
-        )
+        return detection(predict(fit, ours), predict(fit, others), elsewhere=name)
 
     found = each(fits, tuple, find)
     ax = own_axes(ax, 4.4, 4.2)

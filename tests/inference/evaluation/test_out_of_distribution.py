@@ -5,6 +5,7 @@ import pytest
 from predictors import TRUTH, fit_of, sequences, sharpened
 from scipy.stats import norm
 
+from probattn import InputError
 from probattn.inference import detection, plot_detection, predict, reversed_order, shuffled
 from probattn.inference.evaluation.out_of_distribution import CURVE, _area
 
@@ -35,9 +36,7 @@ def test_paired_difference_of_a_score_and_itself_is_nothing():
     fit, other = fit_of([TRUTH]), fit_of([sharpened(TRUTH, 0.5)])
     changed = shuffled(tokens)
     one, two = (
-        detection(
-            predict(f, tokens[:100]), predict(f, changed[100:]), elsewhere="shuffled", method="map"
-        )
+        detection(predict(f, tokens[:100]), predict(f, changed[100:]), elsewhere="shuffled")
         for f in (fit, other)
     )
     same = one[1].minus(one[1])
@@ -56,7 +55,6 @@ def test_surprise_finds_what_the_truth_would_not_write():
         predict(fit_of([TRUTH]), tokens[:1000]),
         predict(fit_of([TRUTH]), np.array(sequences(1000, seed=9, table=np.full((4, 4), 0.25)))),
         elsewhere="uniform",
-        method="map",
     )
     assert [one.score for one in found] == [
         "data uncertainty",
@@ -75,11 +73,18 @@ def test_mutual_information_finds_what_the_draws_know_nothing_of():
     tables[:, 3] = rng.dirichlet(np.full(4, 0.3), 20)
     known, strange = np.array([[1, 2, 1, 0]] * 20), np.array([[3, 3, 2, 0]] * 20)
     fit = fit_of(tables, length=4)
-    found = detection(
-        predict(fit, known), predict(fit, strange), elsewhere="strange", method="ensemble"
-    )
+    found = detection(predict(fit, known), predict(fit, strange), elsewhere="strange")
+    assert found[0].method == "ensemble"
     assert found[0].score == "mutual information"
     assert found[0].area.value == 1
+
+
+def test_predictions_of_two_methods_are_refused():
+    one, several = (
+        predict(fit_of(tables), sequences(10)) for tables in ([TRUTH], [TRUTH, sharpened(TRUTH, 2)])
+    )
+    with pytest.raises(InputError, match="of the same fit, got map and ensemble"):
+        detection(one, several, elsewhere="shuffled")
 
 
 def test_shuffled_and_reversed_keep_symbols_and_ends():

@@ -73,7 +73,7 @@ def test_uncertainty_of_the_truth_is_its_entropy_rate():
     entropy = -(TRUTH * np.log(TRUTH)).sum(1)  # after each token
     before = np.concatenate([np.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
     at = prediction.counted
-    found = uncertainty(prediction, method="map")
+    found = uncertainty(prediction)
     np.testing.assert_allclose(found.total.value, entropy[before[at]].mean(), atol=TOLERANCE)
     np.testing.assert_allclose(found.mutual_information.value, 0, atol=10 * TOLERANCE)
     # What the truth is uncertain of is what it loses, on average.
@@ -87,8 +87,9 @@ def test_uncertainty_adds_up_and_is_drawn_as_it_is():
         "one": fit_of([TRUTH]),
         "several": fit_of([TRUTH, sharpened(TRUTH, 3), sharpened(TRUTH, 0.3)]),
     }
-    found = {
-        name: uncertainty(predict(fit, tokens), method=fit.method) for name, fit in fits.items()
+    found = {name: uncertainty(predict(fit, tokens)) for name, fit in fits.items()}
+    assert {name: one.method for name, one in found.items()} == {
+        name: fit.method for name, fit in fits.items()
     }
     for one in found.values():
         np.testing.assert_allclose(
@@ -109,6 +110,7 @@ def test_ngrams_predict_their_table():
     prediction = predict_ngram(ngram, tokens)
     np.testing.assert_allclose(prediction.token_log_probs.sum(1), ngram.log_prob(tokens))
     np.testing.assert_allclose(prediction.data_entropy, prediction.entropy)
+    assert prediction.method == prediction.first(3).method == "baseline"
 
 
 def test_what_is_no_fit_is_refused(fits, corpus):

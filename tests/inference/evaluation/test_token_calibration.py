@@ -115,7 +115,8 @@ def test_bins_share_the_tokens_and_none_is_empty():
 def test_the_panel_shows_the_numbers():
     tokens = sequences(300)
     fits = {"truth": fit_of([TRUTH]), "sharp": fit_of([SHARP])}
-    found = {name: reliability(predict(fit, tokens), method="map") for name, fit in fits.items()}
+    found = {name: reliability(predict(fit, tokens)) for name, fit in fits.items()}
+    assert {one.method for one in found.values()} == {"map"}
     ax = plot_calibration(fits, tokens)
     lines = {line.get_label().split(",")[0]: line for line in ax.lines}
     for name, one in found.items():
