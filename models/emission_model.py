@@ -29,7 +29,7 @@ from probattn.models.priors import normal
 from probattn.sequence.tokens import check_tokens, counted
 
 Params = dict[str, Any]
-COORDINATES = ("embedding", "noise")
+EMBEDDING_COORDINATES = ("embedding", "noise")
 NUM_PARTICLES = 200
 
 
@@ -121,7 +121,7 @@ class EmissionModel:
                 "without a cap the law of the "
                 "embeddings need not integrate to one, and tokens have no probability"
             )
-        if self.coordinates not in COORDINATES:
+        if self.coordinates not in EMBEDDING_COORDINATES:
             raise InputError(
                 f'coordinates: expected "embedding" or "noise", got {self.coordinates!r}'
             )

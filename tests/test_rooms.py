@@ -99,6 +99,28 @@ def test_no_module_has_the_name_of_a_function_in_it(module):
     assert module.rpartition(".")[2] not in functions
 
 
+def constants_of(path):
+    """The UPPER_CASE names that a module defines, each with the source of its value."""
+    for node in ast.parse(path.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            pairs = [(target, getattr(node, "value", None))]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = zip(target.elts, node.value.elts, strict=True)
+            for name, value in pairs:
+                if isinstance(name, ast.Name) and name.id.isupper():
+                    yield name.id, ast.unparse(value)
+
+
+def test_no_constant_name_has_two_values():
+    found = {}
+    for module, path in MODULES.items():
+        for name, value in constants_of(path):
+            found.setdefault(name, {}).setdefault(value, []).append(module)
+    assert len(found) > 50
+    assert {name: values for name, values in found.items() if len(values) > 1} == {}
+
+
 def test_every_room_says_what_lives_there():
     for room in ROOMS:
         assert len(ast.get_docstring(ast.parse(MODULES[room].read_text())) or "") > 60, room

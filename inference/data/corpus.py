@@ -18,7 +18,7 @@ from probattn.inference.data.sequence_file import (
     symbols_of,
 )
 
-END = "<end>"
+END_SYMBOL = "<end>"
 CMUDICT_SYMBOLS = 9  # longest pronunciation kept; with the end token, length 10
 NUM_HELDOUT = 2000
 HELDOUT_SHARE = 0.2
@@ -66,7 +66,7 @@ class Corpus:
         if not sequence:
             raise InputError("text: expected at least one symbol, got an empty text")
         ids = {symbol: i for i, symbol in enumerate(self.symbols)}
-        unknown = [symbol for symbol in sequence if symbol not in ids or symbol == END]
+        unknown = [symbol for symbol in sequence if symbol not in ids or symbol == END_SYMBOL]
         if unknown and self.format == "cmudict" and (pronunciation := _pronounce(text)):
             sequence, unknown = tuple(pronunciation), []
         if unknown:
@@ -168,9 +168,11 @@ def load_corpus(
     else:
         name, separator = Path(source).name, separator_of(format)
         sequences, length = _file_sequences(Path(source), length, format, keep_space)
-    symbols = (END, *sorted({symbol for sequence in sequences for symbol in sequence}))
-    if END in symbols[1:]:
-        raise InputError(f"{source}: {END} is the name of the end token; write it in another way")
+    symbols = (END_SYMBOL, *sorted({symbol for sequence in sequences for symbol in sequence}))
+    if END_SYMBOL in symbols[1:]:
+        raise InputError(
+            f"{source}: {END_SYMBOL} is the name of the end token; write it in another way"
+        )
     if not sequences:
         raise InputError(
             f"{source}: no sequence is left at length {length}; give a larger --length"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from probattn.errors import InputError
 
-KINDS = ("lines", "words", "fasta", "csv", "jsonl")
+FILE_FORMATS = ("lines", "words", "fasta", "csv", "jsonl")
 FORMATS = "lines, words, fasta, csv:COLUMN or jsonl:FIELD"
 
 
@@ -64,7 +64,7 @@ def read_records(path: Path, format: str = "lines") -> list[Record]:
     read as lines looks like another format.
     """
     kind, _, field = format.partition(":")
-    if kind not in KINDS or bool(field) != (kind in ("csv", "jsonl")):
+    if kind not in FILE_FORMATS or bool(field) != (kind in ("csv", "jsonl")):
         raise InputError(f"format: expected {FORMATS}, got {format!r}")
     text = read_text(path)
     if kind == "fasta":

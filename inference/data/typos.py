@@ -2,7 +2,7 @@
 
 import numpy as np
 
-KINDS = ("swap", "drop", "insert", "substitute")
+TYPO_KINDS = ("swap", "drop", "insert", "substitute")
 MOST_TYPOS = 2  # in one sequence, by default
 
 
@@ -32,7 +32,7 @@ def with_typos(
     is cut to its length; a dropped symbol makes it one shorter, and padding follows, which the mask
     leaves out.
 
-    Args: tokens, (num_sequences, length); kind, one of `KINDS`.
+    Args: tokens, (num_sequences, length); kind, one of `TYPO_KINDS`.
     Returns: tokens and mask, both (num_sequences, length); the mask is False after the end token.
 
     Example:
@@ -43,7 +43,7 @@ def with_typos(
         >>> print(typed, own)
         [[1 3 2 0]] [[ True False False  True]]
     """
-    rng = np.random.default_rng([seed, KINDS.index(kind), number])
+    rng = np.random.default_rng([seed, TYPO_KINDS.index(kind), number])
     results = [
         _one(row[row != 0], bool((row == 0).any()), kind, number, vocab_size, rng, len(row))
         for row in tokens

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from probattn.checks import whole_number
 from probattn.errors import InputError
 
-METHODS = ("parallel", "vectorised", "batches")
+CHAIN_METHODS = ("parallel", "vectorised", "batches")
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def place_chains(
         few devices.
     """
     platform = jax.default_backend()
-    if method not in (None, *METHODS):
+    if method not in (None, *CHAIN_METHODS):
         raise InputError(
-            f"chain_method: expected one of {', '.join(METHODS)} or None, got {method!r}"
+            f"chain_method: expected one of {', '.join(CHAIN_METHODS)} or None, got {method!r}"
         )
     asked = _checked(devices, platform)
     if asked is None:

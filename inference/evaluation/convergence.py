@@ -22,7 +22,7 @@ LEAST_DRAWS = 4  # in each chain: R-hat and effective sample sizes split each ch
 BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails are explored slowly
 DEPTH_SHARE = 0.25  # a larger share of draws with trajectories cut short by tree depth is noted
 DIVERGED_SHARE = 0.01  # for a larger share of divergent draws the note names a cause
-MOST_SEQUENCES = 100  # sequences whose log probabilities are judged one by one
+JUDGED_SEQUENCES = 100  # sequences whose log probabilities are judged one by one
 AXES = dict(chain_axis=0, draw_axis=1)
 
 
@@ -176,7 +176,7 @@ def _predictions(
         log_prob = fit.draw_log_prob(fit.data if sequences is None else sequences)
     total = {quantity: log_prob.sum(-1)}
     return quantity, total | {
-        f"sequence {i}": log_prob[..., i] for i in range(min(MOST_SEQUENCES, log_prob.shape[-1]))
+        f"sequence {i}": log_prob[..., i] for i in range(min(JUDGED_SEQUENCES, log_prob.shape[-1]))
     }
 
 

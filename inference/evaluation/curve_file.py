@@ -10,7 +10,7 @@ from probattn.errors import InputError
 from probattn.inference.data.array_file import DamagedFile, read_arrays, write_arrays
 from probattn.inference.evaluation.curve import LearningCurve
 
-FORMAT = 1  # raised whenever what the file holds changes
+CURVE_FORMAT = 1  # raised whenever what the file holds changes
 JUDGED = (None, False, True)  # a file holds each `converged` as its index in this tuple
 
 
@@ -34,7 +34,7 @@ def save_curve(path: str | Path, curve: LearningCurve) -> None:
         [[JUDGED.index(value) for value in curve.converged[name]] for name in names]
     )
     table["log_prob"] = np.stack([curve.log_prob[name] for name in names])
-    about = {"format": FORMAT, "names": names, "methods": list(curve.methods.values())}
+    about = {"format": CURVE_FORMAT, "names": names, "methods": list(curve.methods.values())}
     about |= {"model": curve.model, "heldout": curve.heldout}
     write_arrays(path, {"sizes": curve.sizes, "counts": curve.counts, **table}, about)
 
@@ -55,16 +55,16 @@ def load_curve(path: str | Path, heldout_tokens: Any = None) -> LearningCurve:
         raise InputError(f"{path}: no such file; make one with `probattn learning-curve`")
     try:
         arrays, about = read_arrays(path)
-        if about["format"] == FORMAT:
+        if about["format"] == CURVE_FORMAT:
             curve = _from_arrays(arrays, about)
     except (DamagedFile, KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"{path}: no learning curve, or a damaged one ({error}); make it again"
         ) from error
-    if about["format"] != FORMAT:
+    if about["format"] != CURVE_FORMAT:
         raise InputError(
-            f"{path}: written in format {about['format']}, this probattn reads {FORMAT}; make "
-            "it again"
+            f"{path}: written in format {about['format']}, this probattn reads {CURVE_FORMAT}; "
+            "make it again"
         )
     if heldout_tokens is not None:
         curve.refuse_other(heldout_tokens)

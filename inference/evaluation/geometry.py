@@ -16,7 +16,7 @@ from probattn.inference.evaluation.measured import Measured
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.sequence.tokens import counted
 
-MOST_DRAWS = 100
+GEOMETRY_DRAWS = 100
 ROOT_DRAWS = 5  # draws under which roots are counted
 ROOT_HISTORIES = 4  # for each of them, at the histories nearest to the boundary
 ROOT_NOISES = 200  # draws of the noise for each history
@@ -108,7 +108,7 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
         return Uniqueness(capped=True, positions=Measured(1.0, 0.0), draws=Measured(1.0, 0.0))
     model = require("uniqueness", fit.model, PathModel)
     is_counted = np.asarray(counted(tokens))
-    some = fit.thinned(MOST_DRAWS)
+    some = fit.thinned(GEOMETRY_DRAWS)
     found = over_draws(_certified, model, some.flat_draws(), tokens)  # [draws, n, t]
     share = _over_draws(((found & is_counted).sum((1, 2)) / is_counted.sum()).reshape(some.shape))
     draws = _over_draws((found | ~is_counted).all((1, 2)).astype(float).reshape(some.shape))
@@ -135,7 +135,7 @@ def singular_values(fit: Fit) -> np.ndarray:
     Args: fit, of which 100 evenly spaced draws are used at most.
     """
     model = require("singular values", fit.model, AttentionModel)
-    return over_draws(_singular_values, model, fit.flat_draws(MOST_DRAWS))
+    return over_draws(_singular_values, model, fit.flat_draws(GEOMETRY_DRAWS))
 
 
 def _capped(fit: Fit) -> bool:

@@ -13,12 +13,11 @@ from probattn.inference.contract import TokenModel, require
 from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation.convergence import diagnose
 from probattn.inference.evaluation.curve import LearningCurve, join
-from probattn.inference.evaluation.predictive import affordable
+from probattn.inference.evaluation.predictive import MOST_DRAWS, affordable
 from probattn.inference.fitting.density import data_hash
 from probattn.inference.fitting.fit import Fit, mixture_log_prob
 
 BASELINE = "bigram"
-MOST_DRAWS = 200  # posterior draws, evenly spaced, that score held-out sequences
 
 
 def learning_curve(

@@ -11,10 +11,8 @@ from numpyro.infer.util import log_density
 
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.data.ngram import token_counts
-from probattn.inference.evaluation.predictive import affordable
+from probattn.inference.evaluation.predictive import MOST_DRAWS, affordable
 from probattn.inference.fitting.fit import Fit, mixture_log_prob, over_draws
-
-MOST_DRAWS = 200
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from probattn.inference.evaluation.measured import INTERNAL, Measured
 from probattn.inference.evaluation.predictive import Prediction
 
 SCORES = ("mutual information", "data uncertainty", "surprise")
-MOST_SEQUENCES = 1000  # of held-out sequences, and of those from elsewhere
+DETECTION_SEQUENCES = 1000  # of held-out sequences, and of those from elsewhere
 ROUNDING = 1e-5  # nats; in float32 rounding gives a single draw less mutual information than this
 CURVE = np.linspace(0, 1, 101)  # false alarm rates at which the ROC curve is computed
 

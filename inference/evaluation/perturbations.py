@@ -11,17 +11,17 @@ from jaxtyping import Array
 from probattn.errors import InputError
 from probattn.inference.contract import ParticleModel, PathModel, TokenModel, require
 from probattn.inference.data.ngram import token_counts
-from probattn.inference.data.typos import KINDS, MOST_TYPOS, room_for_typos, with_typos
+from probattn.inference.data.typos import MOST_TYPOS, TYPO_KINDS, room_for_typos, with_typos
 from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio
 from probattn.inference.evaluation.predictive import mixture_conditionals, token_log_probs
 from probattn.inference.fitting.fit import Fit, over_draws
 
-NOISE = "embedding noise"
+EMBEDDING_NOISE = "embedding noise"
 # Standard deviations of the noise, in root mean squares of the embeddings.
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-MOST_SEQUENCES = 500
-MOST_DRAWS = 100
-DISTURBANCES = (NOISE, *KINDS)
+DISTURBED_SEQUENCES = 500
+DISTURBED_DRAWS = 100
+DISTURBANCES = (EMBEDDING_NOISE, *TYPO_KINDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def noise_robustness(
     tokens: Any,
     *,
     levels: tuple[float, ...] = LEVELS,
-    num_noises: int = MOST_DRAWS,
+    num_noises: int = DISTURBED_DRAWS,
     seed: int = 0,
 ) -> Robustness:
     """Held-out loss with Gaussian noise on the embeddings.
@@ -99,7 +99,7 @@ def noise_robustness(
         )
     model = require("robustness", fit.model, PathModel)
     tokens = np.asarray(tokens)
-    draws = fit.flat_draws(MOST_DRAWS)
+    draws = fit.flat_draws(DISTURBED_DRAWS)
     number = len(next(iter(draws.values())))
     times = -(-num_noises // number)
     draws = {name: np.concatenate([value] * times) for name, value in draws.items()}
@@ -119,7 +119,7 @@ def noise_robustness(
     size = float(np.mean(scale))
     return Robustness(
         fit.method,
-        NOISE,
+        EMBEDDING_NOISE,
         levels,
         losses,
         levelled if times > 1 else (),
@@ -148,8 +148,8 @@ def typo_robustness(
     Raises: InputError for another kind, fewer than two sequences with room, or a vocabulary with a
     single symbol beside the end token.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind: expected {', '.join(KINDS)}, got {kind!r}")
+    if kind not in TYPO_KINDS:
+        raise InputError(f"kind: expected {', '.join(TYPO_KINDS)}, got {kind!r}")
     vocab_size = require("typos", fit.model, TokenModel).vocab_size
     if vocab_size < 3:
         raise InputError("typos: expected at least two symbols beside the end token, got one")
@@ -167,7 +167,7 @@ def typo_robustness(
         strict=True,
     )
     log_probs = mixture_conditionals(
-        token_log_probs(fit, np.concatenate(typed), most_draws=MOST_DRAWS).astype(float)
+        token_log_probs(fit, np.concatenate(typed), most_draws=DISTURBED_DRAWS).astype(float)
     )
     mask = np.stack(own)
     sums = np.where(mask, log_probs.reshape(mask.shape), 0).sum(-1)
@@ -189,7 +189,7 @@ def robustness(fit: Fit, tokens: Any, disturbance: str) -> Robustness:
         raise InputError(f"disturbance: expected {', '.join(DISTURBANCES)}, got {disturbance!r}")
     return (
         noise_robustness(fit, tokens)
-        if disturbance == NOISE
+        if disturbance == EMBEDDING_NOISE
         else typo_robustness(fit, tokens, disturbance)
     )
 

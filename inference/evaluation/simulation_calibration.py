@@ -22,8 +22,8 @@ from probattn.inference.fitting.hessian import FLAT
 from probattn.inference.fitting.unconstrained import constrain, potential, unconstrain
 
 BAND_SIMULATIONS = 5_000  # by which ArviZ finds the width of the bands
-METHODS = ("nuts", "laplace", "map")
-MODE_STEPS = 1000  # of the quasi-Newton search for a mode, at most
+CALIBRATED_METHODS = ("nuts", "laplace", "map")
+SEARCH_STEPS = 1000  # of the quasi-Newton search for a mode, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +145,8 @@ def simulation_based_calibration(
         whole_number(name, value, low)
     if not 0 < probability < 1:
         raise InputError(f"probability: expected a number inside (0, 1), got {probability}")
-    if method not in METHODS:
-        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if method not in CALIBRATED_METHODS:
+        raise InputError(f"method: expected one of {', '.join(CALIBRATED_METHODS)}, got {method!r}")
     settings = _Settings(method, num_sequences, num_samples, thinning, num_warmup, max_tree_depth)
     keys = jax.random.split(key, num_simulations)
     simulated = require("simulation_based_calibration", model, CalibratedModel)
@@ -229,7 +229,7 @@ def _around_mode(
     # Quasi-Newton, because descent by SVI takes many times as long and cannot be compiled into this
     # program.
     solver: Any = optimistix.BFGS(rtol=1e-4, atol=1e-4)
-    mode = optimistix.minimise(energy, solver, flat, max_steps=MODE_STEPS, throw=False).value
+    mode = optimistix.minimise(energy, solver, flat, max_steps=SEARCH_STEPS, throw=False).value
     noise = jnp.zeros((settings.num_samples, flat.size))
     if settings.method == "laplace":
         values, vectors = jnp.linalg.eigh(jax.hessian(energy)(mode))

@@ -10,7 +10,7 @@ from probattn.inference.contract import AttentionModel, TokenModel, require
 from probattn.inference.evaluation.measured import QUANTILES, Measured
 from probattn.inference.fitting.fit import Fit, over_draws
 
-MOST_DRAWS = 100  # posterior draws, evenly spaced, that margins are computed under
+MARGIN_DRAWS = 100  # posterior draws, evenly spaced, that margins are computed under
 ALWAYS_ONE = 2  # positions 1 and 2 have J_t = I: their margin is 1 by construction
 LISTED = 10  # how many of the sequences on which two fits disagree most are listed
 
@@ -56,7 +56,7 @@ class Disagreement:
     sequences: tuple[tuple[str, str, float, str, float], ...]
 
 
-def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MOST_DRAWS) -> np.ndarray:
+def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MARGIN_DRAWS) -> np.ndarray:
     """Stability margins (draws, num_sequences, positions) of a fit; NaN after the end.
 
     Args:

@@ -13,7 +13,7 @@ BINS = 15  # at most
 LEAST_IN_BIN = 20  # tokens
 ROUNDED = 4  # decimals of a confidence when bins are chosen: float32 rounding must not split ties
 RESAMPLES = 1000
-AT_ONCE = 50  # resamples that are in memory together
+RESAMPLES_AT_ONCE = 50  # resamples that are in memory together
 LEVEL = 0.95
 
 
@@ -184,8 +184,8 @@ def _hits_if_calibrated(
     rng, order = np.random.default_rng(seed), np.argsort(bins, kind="stable")
     starts = np.searchsorted(bins[order], np.arange(number))
     parts = []
-    for _ in range(RESAMPLES // AT_ONCE):
-        right = rng.random((AT_ONCE, len(order))) < confidence[order]
+    for _ in range(RESAMPLES // RESAMPLES_AT_ONCE):
+        right = rng.random((RESAMPLES_AT_ONCE, len(order))) < confidence[order]
         parts.append(np.add.reduceat(right, starts, axis=1, dtype=int))
     return np.concatenate(parts)
 

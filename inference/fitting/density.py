@@ -9,7 +9,7 @@ import numpy as np
 
 from probattn.inference.contract import NumPyroModel, name_of
 
-ROWS = 100_000  # hashed at a time
+HASHED_ROWS = 100_000  # hashed at a time
 # Fields that bear on how a density is computed, and not on which density it is.
 NOT_OF_THE_DENSITY = ("num_particles", "one_hot")
 
@@ -74,11 +74,11 @@ def data_hash(data: Any) -> str:
     array = np.asarray(data)
     kind = "<i8" if array.dtype.kind in "iub" else "<f8"
     found = hashlib.sha256(repr((array.shape, kind)).encode())
-    # ROWS at a time: an array on disk may be larger than memory.
-    for first in range(0, len(array) if array.ndim else 1, ROWS):
+    # HASHED_ROWS at a time: an array on disk may be larger than memory.
+    for first in range(0, len(array) if array.ndim else 1, HASHED_ROWS):
         found.update(
             np.ascontiguousarray(
-                array[first : first + ROWS] if array.ndim else array, kind
+                array[first : first + HASHED_ROWS] if array.ndim else array, kind
             ).tobytes()
         )
     return found.hexdigest()

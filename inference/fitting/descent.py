@@ -19,7 +19,7 @@ from numpyro.infer.svi import SVIState
 from probattn.errors import FitError
 from probattn.inference.devices.progress import Progress
 
-CHUNK = 50  # steps in one call of the compiled program
+CHUNK_STEPS = 50  # steps in one call of the compiled program
 HALVINGS = 30  # of a chunk's last step; 2^-30 of its length counts as no step
 RETURNS = 8  # chunks of minibatch steps in a row that may leave the domain and be discarded
 PLATEAU = 0.05  # nats: losses that differ by less than this no longer fall
@@ -40,7 +40,7 @@ class _Chunk(NamedTuple):
     """What one chunk of steps returns, with the starts as the leading axis of everything."""
 
     states: SVIState
-    losses: Array  # (starts, CHUNK): the first `number` columns are the losses before each step
+    losses: Array  # (starts, CHUNK_STEPS): in the first `number` columns the loss before each step
     outside: (
         Array  # (starts,): whether a step but the last led outside, or to a NaN, and was halved
     )
@@ -93,7 +93,7 @@ def descend(
     run = _program(svi, whole, sharding)
     shrunk, returns, done = 1.0, 0, 0
     while done < num_steps and not at_rest.all():
-        number = min(CHUNK, num_steps - done)
+        number = min(CHUNK_STEPS, num_steps - done)
         if whole is not None:
             rates = np.full(num_starts, shrunk * 0.5 * (1 + np.cos(np.pi * done / num_steps)))
         data = take()
@@ -121,7 +121,7 @@ def descend(
             )
         history.append(np.asarray(chunk.losses, float)[:, :number])
         nans += np.asarray(chunk.nans)
-        if whole is None and number == CHUNK:
+        if whole is None and number == CHUNK_STEPS:
             rates = np.where(_gain_is_noise(history), rates / 2, rates)
             at_rest |= _agree(history) & ~np.asarray(chunk.outside)
         bar.update(done, f"loss {history[-1].mean(1).min():.6g}")
@@ -144,7 +144,7 @@ def _gain_is_noise(history: list[np.ndarray]) -> np.ndarray:
     if len(history) < 2:
         return np.zeros(len(history[0]), bool)
     before, after = history[-2:]
-    error = np.hypot(before.std(1), after.std(1)) / np.sqrt(CHUNK)
+    error = np.hypot(before.std(1), after.std(1)) / np.sqrt(CHUNK_STEPS)
     return before.mean(1) - after.mean(1) < 2 * error
 
 
@@ -172,7 +172,7 @@ class _Place(NamedTuple):
 class _Tally(NamedTuple):
     """What the descent from one start records during a chunk."""
 
-    losses: Array  # (CHUNK,): the loss of the last safe point at each step
+    losses: Array  # (CHUNK_STEPS,): the loss of the last safe point at each step
     outside: Array  # whether a step but the last led outside, or to a NaN, and was halved
     nans: Array  # how many steps met a NaN
     halvings: Array  # passes after the last step: one to evaluate it, the others to halve it
@@ -185,7 +185,7 @@ def _program(svi: SVI, whole: Any, sharding: NamedSharding | None) -> Callable:
 
 
 def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number: Array) -> _Chunk:
-    """Take `number` steps, at most CHUNK, from each of several states, and end inside the domain.
+    """Take `number` steps, at most CHUNK_STEPS, from each of several states; end in the domain.
 
     Each pass of the loop evaluates the loss at the current point and then moves (`_step`). So the
     point that the last step leads to needs one more pass to be evaluated, and more to be halved
@@ -209,7 +209,7 @@ def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number
             index, place, tally, _ = carry
             moving = index < number
             moved, inside, is_nan = _step(svi, rate, data, place, moving)
-            # Passes after the last step may exceed CHUNK; their losses are dropped.
+            # Passes after the last step may exceed CHUNK_STEPS; their losses are dropped.
             losses = tally.losses.at[index].set(moved.loss, mode="drop")
             counted = moving & ~inside
             tally = _Tally(
@@ -221,7 +221,7 @@ def _run(svi: SVI, whole: Any, states: SVIState, rates: Array, data: Any, number
             # What ends the loop is a point inside that no step follows.
             return index + 1, moved, tally, ~moving & inside
 
-        losses = jnp.full(CHUNK, jnp.nan)
+        losses = jnp.full(CHUNK_STEPS, jnp.nan)
         tally = _Tally(losses, jnp.zeros((), bool), jnp.zeros((), int), jnp.zeros((), int))
         begun = _Place(state, _params(state), jnp.full((), jnp.nan))
         _, place, tally, _ = jax.lax.while_loop(

@@ -21,7 +21,7 @@ from probattn.inference.devices.device_placement import Placement, place_data
 from probattn.inference.devices.multihost import gathered, is_first
 from probattn.inference.devices.progress import Progress
 from probattn.inference.devices.sharding import everywhere, on_all, split_model
-from probattn.inference.fitting.descent import CHUNK, Descent, descend
+from probattn.inference.fitting.descent import CHUNK_STEPS, Descent, descend
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.hessian import Curvature
 from probattn.inference.fitting.map_verdict import judge
@@ -40,7 +40,7 @@ from probattn.inference.fitting.unconstrained import (
     log_jacobian,
 )
 
-COORDINATES = ("constrained", "unconstrained")
+MODE_COORDINATES = ("constrained", "unconstrained")
 NUM_STEPS = 4000
 LEARNING_RATE = 0.1
 
@@ -120,7 +120,7 @@ def fit_map(
     if batch_size is not None:
         _checked_batch(model, data, batch_size)
     if isinstance(data, np.memmap) and batch_size is not None:
-        windows = Windows(data, CHUNK * batch_size, int(jax.random.bits(key)))
+        windows = Windows(data, CHUNK_STEPS * batch_size, int(jax.random.bits(key)))
     data = jnp.asarray(data) if windows is None else windows.draw()
     split = split_model(model, placement)
     if progress and is_first() and placement.num_devices > 1:
@@ -158,7 +158,7 @@ def fit_map(
         int(descent.nans[best]),
         known_curvature,
     )
-    other = next(name for name in COORDINATES if name != coordinates)
+    other = next(name for name in MODE_COORDINATES if name != coordinates)
     # The mode in the other coordinates, by a second descent that starts from this one.
     there, gradients = mode, gradients_of(descent, on_disk, batch_size)
     if _coordinates_matter(split, data, mode):
@@ -207,7 +207,7 @@ def find_modes(
         windows: windows of data that stay on disk, of which `data` is one; None if it is all.
     """
     whole_number("num_steps", num_steps)
-    if coordinates not in COORDINATES:
+    if coordinates not in MODE_COORDINATES:
         raise InputError(
             f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}'
         )

@@ -8,7 +8,8 @@ from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curva
 from probattn.inference.fitting.unconstrained import Values, tree_size
 from probattn.inference.fitting.verdict import Verdict
 
-NEAR = 0.5  # nats that a Newton step may still gain: at most one posterior standard deviation
+# Nats that a Newton step may still gain: at most one posterior standard deviation.
+NEWTON_GAIN = 0.5
 SAME_MODE = 1.0  # nats: starts whose losses differ by less count as having found one mode
 
 
@@ -44,9 +45,9 @@ def judge(
     if not at_rest:
         findings.append("The loss was still falling at the last step.")
         advice.append("Allow more steps (num_steps, --num-steps).")
-    if found.decrement > NEAR:
+    if found.decrement > NEWTON_GAIN:
         findings.append(
-            f"A Newton step would still gain {found.decrement:.2f} nats (limit {NEAR})."
+            f"A Newton step would still gain {found.decrement:.2f} nats (limit {NEWTON_GAIN})."
         )
         if at_rest:
             small = "use a larger batch_size or " if batch_size else ""

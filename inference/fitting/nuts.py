@@ -19,7 +19,7 @@ from probattn.inference.devices.multihost import gathered
 from probattn.inference.devices.sharding import WITHIN_A_CHAIN, split_model
 from probattn.inference.fitting.unconstrained import Values, constrain, potential
 
-CHUNK = 50  # iterations in one call of the compiled program, so what a killed run can lose
+CHUNK_ITERATIONS = 50  # in one call of the compiled program, so what a killed run can lose
 
 # Statistics of an iteration: NumPyro's names and ArviZ's.
 STATS = {
@@ -39,8 +39,9 @@ class Kernel(NamedTuple):
 
     Args:
         begin: `(z, keys), data -> state`, with z by name of site.
-        chunk: `state, data, number -> state, (z, stats)`. z (chains, CHUNK, n) and each of the
-            stats (chains, CHUNK) are filled up to `number`, and 0 after it.
+        chunk: `state, data, number -> state, (z, stats)`. z (chains, CHUNK_ITERATIONS, n)
+            and each of the stats (chains, CHUNK_ITERATIONS) are filled up to `number`, and 0 after
+            it.
         values: `z, data -> values of all sites`, for the z of a chunk.
     """
 
@@ -99,7 +100,7 @@ def nuts_kernel(
             )
 
         empty = jax.tree.map(
-            lambda leaf: jnp.zeros((CHUNK, *leaf.shape), leaf.dtype), report(state)
+            lambda leaf: jnp.zeros((CHUNK_ITERATIONS, *leaf.shape), leaf.dtype), report(state)
         )
         return jax.lax.fori_loop(0, number, one, (state, empty))
 

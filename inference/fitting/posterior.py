@@ -20,7 +20,7 @@ from probattn.inference.devices.sharding import on_all
 from probattn.inference.fitting.chain_starts import START_WORDS, check_start, origins, start_points
 from probattn.inference.fitting.density import data_hash, density_of
 from probattn.inference.fitting.fit import Fit, split_latents
-from probattn.inference.fitting.nuts import CHUNK, nuts_kernel, to_device, to_host
+from probattn.inference.fitting.nuts import CHUNK_ITERATIONS, nuts_kernel, to_device, to_host
 from probattn.inference.fitting.posterior_store import InMemory, PosteriorStore, run_config
 
 
@@ -207,14 +207,15 @@ def _sample(
         while done < total:
             began = time.perf_counter()
             sampling, first_draws = done >= num_warmup, done == num_warmup
-            number = min(CHUNK, (total if sampling else num_warmup) - done)
+            number = min(CHUNK_ITERATIONS, (total if sampling else num_warmup) - done)
             after, (z, stats) = kernel.chunk(
                 to_device(state, like, jax.random.key_impl(key)), data, jnp.asarray(number)
             )
             state, stats = to_host(after), gathered(stats)
             draws, kept = {}, {}
             if sampling:
-                # [num_chains, CHUNK, ...] -> [num_chains, number, ...]: the rest is not filled.
+                # [num_chains, CHUNK_ITERATIONS, ...] -> [num_chains, number, ...]: the rest is not
+                # filled.
                 draws = {
                     name: value[:, :number]
                     for name, value in gathered(kernel.values(z, data)).items()

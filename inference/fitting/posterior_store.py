@@ -17,7 +17,7 @@ from probattn.inference.devices.multihost import on_first
 from probattn.inference.fitting.density import Density
 from probattn.inference.fitting.fit import OnDemand
 
-FORMAT = 4
+STORE_FORMAT = 4
 EXTENDABLE = ("num_samples",)  # settings that may be larger in a resumed run
 
 
@@ -138,10 +138,10 @@ class PosteriorStore(Run):
             raise InputError(
                 f"{self.path}: store.json is damaged ({error}); sample again into another folder"
             ) from error
-        if found != FORMAT:
+        if found != STORE_FORMAT:
             raise InputError(
-                f"{self.path}: written in format {found}, this probattn reads format {FORMAT}; "
-                "sample again"
+                f"{self.path}: written in format {found}, this probattn reads format "
+                f"{STORE_FORMAT}; sample again"
             )
         return config
 
@@ -272,7 +272,7 @@ def run_config(
 ) -> dict[str, Any]:
     """Everything that determines the bits of the draws, as a JSON object."""
     return {
-        "format": FORMAT,
+        "format": STORE_FORMAT,
         "model": {"name": density.model, **dict(density.fields)},
         "data": density.data,
         "key": {

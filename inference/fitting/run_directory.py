@@ -32,10 +32,10 @@ from probattn.inference.fitting.posterior import load_posterior
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.inference.fitting.verdict import Verdict
 
-FORMAT = 5  # of the run directory; raised whenever its content changes
+RUN_FORMAT = 5  # of the run directory; raised whenever its content changes
 PARTS = ("draws", "stats", "latents", "other_mode")  # fields of a fit that hold arrays by name
 # Fields of a fit that hold JSON values.
-PLAIN = ("seconds", "gradients", "start", "origins", "planned", "coordinates")
+FIT_FIELDS = ("seconds", "gradients", "start", "origins", "planned", "coordinates")
 
 
 def refuse_existing(path: str | Path) -> Path:
@@ -66,7 +66,7 @@ def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, 
     arrays = {
         f"{part}/{name}": value for part in PARTS for name, value in getattr(fit, part).items()
     }
-    about = {name: getattr(fit, name) for name in PLAIN}
+    about = {name: getattr(fit, name) for name in FIT_FIELDS}
     about["verdict"] = None if fit.verdict is None else dataclasses.asdict(fit.verdict)
     with _fresh(path) as partial:
         _describe(partial, fit.model, fit.method, corpus, settings)
@@ -157,11 +157,11 @@ def load_setting(
     with _reported_as_damage(path):
         config = json.loads((path / "config.json").read_text("utf-8"))
         found = config["format"]
-    if found != FORMAT:
+    if found != RUN_FORMAT:
         raise InputError(
             f"{path}: written in format {found} by probattn "
             f"{config.get('versions', {}).get('probattn', 'unknown')}, "
-            f"this probattn reads format {FORMAT}; fit again"
+            f"this probattn reads format {RUN_FORMAT}; fit again"
         )
     with _reported_as_damage(path):
         arrays, _ = read_arrays(path / "data.zip")
@@ -198,7 +198,7 @@ def _describe(
             f"run directory: expected a dataclass as model, whose fields are kept, got {model}"
         )
     config = {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "model": {"name": type(model).__name__, **dataclasses.asdict(model)},
         "method": method,
         "density": density_of(model, corpus.train).to_json(),

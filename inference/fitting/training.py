@@ -15,11 +15,11 @@ from probattn.checks import whole_number
 from probattn.errors import InputError
 from probattn.inference.contract import TokenModel
 from probattn.inference.data.on_disk import Windows
-from probattn.inference.fitting.descent import CHUNK
+from probattn.inference.fitting.descent import CHUNK_STEPS
 from probattn.inference.fitting.map import find_modes
 from probattn.inference.fitting.unconstrained import Values
 
-LEARNING_RATE = 0.2  # of AdamW, in unconstrained coordinates
+ADAMW_LEARNING_RATE = 0.2  # of AdamW, in unconstrained coordinates
 
 
 class Trained(NamedTuple):
@@ -49,7 +49,7 @@ def train(
     seeds: Sequence[int],
     num_steps: int,
     batch_size: int = 32,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float = ADAMW_LEARNING_RATE,
     weight_decay: float = 0.0,
 ) -> Trained:
     """Maximise the joint by AdamW for a number of steps, from a draw of the prior for each seed.
@@ -77,7 +77,7 @@ def train(
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"weight_decay: expected a finite number >= 0, got {weight_decay}")
     keys = _keys(seeds)
-    windows = Windows(data, CHUNK * batch_size, seeds[0])
+    windows = Windows(data, CHUNK_STEPS * batch_size, seeds[0])
     first = windows.draw()
     starts = {
         name: _transform(model, name).inv(value) for name, value in _starts(model, keys).items()

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from probattn.inference.evaluation.perturbations import NOISE
+from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE
 from probattn.inference.evaluation.support import ALWAYS_ONE
 from probattn.inference.report.comparison import Comparison
 
@@ -112,11 +112,13 @@ def alternative(comparison: Comparison, name: str) -> str:
         listed = "; ".join(f"{where}: {_list(some, 2)}" for where, some in areas.items())
         return f"ROC curves; areas under them for sequences that are {listed}."
     if name == "noise":
-        worst = {fit: one.loss[-1].value for fit, one in comparison.robustness[NOISE].items()}
-        level = next(iter(comparison.robustness[NOISE].values())).levels[-1]
+        worst = {
+            fit: one.loss[-1].value for fit, one in comparison.robustness[EMBEDDING_NOISE].items()
+        }
+        level = next(iter(comparison.robustness[EMBEDDING_NOISE].values())).levels[-1]
         return f"Loss against embedding noise; at {level} root mean squares: {_list(worst)}."
     if name == "typos":
-        kinds = [kind for kind in comparison.robustness if kind != NOISE]
+        kinds = [kind for kind in comparison.robustness if kind != EMBEDDING_NOISE]
         worst = {
             f"{fit} {kind}": one.loss[-1].value
             for kind in kinds

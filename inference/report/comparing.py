@@ -26,14 +26,19 @@ from probattn.inference.evaluation.geometry import singular_values, uniqueness
 from probattn.inference.evaluation.learning_study import LearningCurve
 from probattn.inference.evaluation.mode_against_draws import draw_scores
 from probattn.inference.evaluation.out_of_distribution import (
-    MOST_SEQUENCES,
+    DETECTION_SEQUENCES,
     Detection,
     detection,
     reversed_order,
     shuffled,
 )
-from probattn.inference.evaluation.perturbations import DISTURBANCES, NOISE, Robustness, robustness
-from probattn.inference.evaluation.perturbations import MOST_SEQUENCES as MOST_DISTURBED
+from probattn.inference.evaluation.perturbations import (
+    DISTURBANCES,
+    DISTURBED_SEQUENCES,
+    EMBEDDING_NOISE,
+    Robustness,
+    robustness,
+)
 from probattn.inference.evaluation.predictive import (
     Prediction,
     affordable,
@@ -142,7 +147,7 @@ def compare(
         | {"bigram": reliability(bigram)},
         uncertainty={name: uncertainty(one) for name, one in predictions.items()},
         detection=_detection(fits, predictions, some, elsewhere or {}, left_out),
-        robustness=_robustness(fits, some[:MOST_DISTURBED], left_out),
+        robustness=_robustness(fits, some[:DISTURBED_SEQUENCES], left_out),
         margins=margins,
         spectra={name: singular_values(fit) for name, fit in fits.items()},
         uniqueness={
@@ -256,7 +261,7 @@ def _detection(
     The first half of the held-out sequences is left as it is. The other sequences are the second
     half, shuffled or reversed, and those from elsewhere.
     """
-    half = min(len(heldout) // 2, MOST_SEQUENCES)
+    half = min(len(heldout) // 2, DETECTION_SEQUENCES)
     if half < 2:
         left_out["detection"] = "it needs at least four held-out sequences"
         return {}
@@ -266,7 +271,8 @@ def _detection(
         "reversed": reversed_order(heldout[half : 2 * half]),
     }
     others |= {
-        f"from {name}": np.asarray(tokens)[:MOST_SEQUENCES] for name, tokens in elsewhere.items()
+        f"from {name}": np.asarray(tokens)[:DETECTION_SEQUENCES]
+        for name, tokens in elsewhere.items()
     }
     return {
         where: {
@@ -283,8 +289,8 @@ def _robustness(
     found = {}
     for disturbance in DISTURBANCES:
         without = [name for name, fit in fits.items() if not isinstance(fit.model, PathModel)]
-        if disturbance == NOISE and without:
-            left_out[NOISE] = _why_no_noise(fits[without[0]].model, without)
+        if disturbance == EMBEDDING_NOISE and without:
+            left_out[EMBEDDING_NOISE] = _why_no_noise(fits[without[0]].model, without)
             continue
         try:
             found[disturbance] = {

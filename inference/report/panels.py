@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from probattn.inference.evaluation.perturbations import NOISE
+from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE
 from probattn.inference.evaluation.scores import has_chains
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.curve_figure import plot_learning_curve
@@ -41,7 +41,9 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
 
     several = len(methods)
     typos = [
-        by_name for disturbance, by_name in comparison.robustness.items() if disturbance != NOISE
+        by_name
+        for disturbance, by_name in comparison.robustness.items()
+        if disturbance != EMBEDDING_NOISE
     ]
     chains = [score for score in comparison.scores if has_chains(score)]
     panels = {
@@ -51,7 +53,7 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
         "calibration": panel(plot_calibration, comparison.reliability, 4.4),
         "uncertainty": panel(plot_uncertainty, comparison.uncertainty, 1.0 + 0.45 * several),
         "detection": pair(plot_detection, list(comparison.detection.values()), 3.6 + 0.5 * several),
-        "noise": panel(plot_robustness, comparison.robustness.get(NOISE), 3.6),
+        "noise": panel(plot_robustness, comparison.robustness.get(EMBEDDING_NOISE), 3.6),
         "typos": pair(plot_robustness, typos, 2.8),
         "margins": panel(plot_margins, of_fits(comparison.margins), 3.6),
         "support_tokens": partial(_support_figure, comparison) if comparison.examples else None,

@@ -13,8 +13,8 @@ from probattn.inference.evaluation.out_of_distribution import (
     shuffled,
 )
 from probattn.inference.evaluation.perturbations import (
-    MOST_SEQUENCES,
-    NOISE,
+    DISTURBED_SEQUENCES,
+    EMBEDDING_NOISE,
     Robustness,
     robustness,
 )
@@ -171,7 +171,7 @@ def plot_detection(
 
 
 def plot_robustness(
-    fits: Any, tokens: Any = None, *, disturbance: str = NOISE, ax: Axes | None = None
+    fits: Any, tokens: Any = None, *, disturbance: str = EMBEDDING_NOISE, ax: Axes | None = None
 ) -> Axes:
     """Held-out loss against the size of a disturbance, with two standard errors.
 
@@ -187,7 +187,7 @@ def plot_robustness(
     Raises: InputError as `robustness`.
     """
     found = each(
-        fits, Robustness, lambda fit: robustness(fit, tokens[:MOST_SEQUENCES], disturbance)
+        fits, Robustness, lambda fit: robustness(fit, tokens[:DISTURBED_SEQUENCES], disturbance)
     )
     ax = own_axes(ax, 4.8, 3.6)
     shown = looks({name: one.method for name, one in found.items()})
@@ -218,7 +218,7 @@ def plot_robustness(
                     label=label,
                 )
         first = next(iter(found.values()))
-        of_noise = first.disturbance == NOISE
+        of_noise = first.disturbance == EMBEDDING_NOISE
         ax.set_xlabel(
             "noise, in root mean squares of the embeddings"
             if of_noise

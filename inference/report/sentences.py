@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from probattn.inference.evaluation.measured import Measured, ratio
-from probattn.inference.evaluation.perturbations import NOISE
+from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE
 from probattn.inference.evaluation.scores import BASELINES, Difference
 from probattn.inference.fitting.map_verdict import SAME_MODE
 from probattn.inference.report.comparison import Comparison
@@ -179,7 +179,7 @@ def _detection(comparison: Comparison) -> Iterator[tuple[str, str]]:
 def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
     reference = reference_of(comparison.methods)
     others = [name for name in comparison.methods if name != reference]
-    noise = comparison.robustness.get(NOISE)
+    noise = comparison.robustness.get(EMBEDDING_NOISE)
     if noise and others:
         one = noise[reference]
         at = one.levels.index(NOISE_SHOWN)
@@ -195,7 +195,9 @@ def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
             "nats per token, with all fits averaged over as many noises: "
             f"{_list(gaps, 'better', 'worse')}{alone}.",
         )
-    typos = {kind: by_name for kind, by_name in comparison.robustness.items() if kind != NOISE}
+    typos = {
+        kind: by_name for kind, by_name in comparison.robustness.items() if kind != EMBEDDING_NOISE
+    }
     for name in others if typos else []:
         gaps = {
             kind: by_name[reference].minus(by_name[name], -1) for kind, by_name in typos.items()

@@ -8,7 +8,7 @@ import numpy as np
 
 from probattn.inference.evaluation.measured import Measured, ratio
 from probattn.inference.evaluation.out_of_distribution import Detection
-from probattn.inference.evaluation.perturbations import NOISE, Robustness
+from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE, Robustness
 
 NOISE_SHOWN = 0.4  # level of the noise in the table, in root mean squares of the embeddings
 TYPOS_SHOWN = 1  # typos in each sequence in the table
@@ -146,7 +146,7 @@ def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
 
 def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
     for disturbance, by_name in found.robustness.items():
-        of_noise = disturbance == NOISE
+        of_noise = disturbance == EMBEDDING_NOISE
         at = by_name[reference].levels.index(NOISE_SHOWN if of_noise else TYPOS_SHOWN)
 
         def minus(name: str, by_name: Mapping[str, Robustness] = by_name, at: int = at) -> Measured:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from probattn.inference.contract import LayeredModel
-from probattn.inference.fitting.descent import CHUNK
+from probattn.inference.fitting.descent import CHUNK_STEPS
 from probattn.inference.fitting.training import each_seed, train, untrained
 from probattn.inference.study.under_stress import margins_of_heads
 
@@ -44,11 +44,11 @@ def margins_in_training(
 
 
 def _checkpoints(num_steps: int) -> list[int]:
-    """Numbers of steps below `num_steps`: CHUNK, and three times the previous number each.
+    """Numbers of steps below `num_steps`: CHUNK_STEPS, and three times the previous number each.
 
-    All are multiples of CHUNK, so that one compiled chunk of steps serves them all.
+    All are multiples of CHUNK_STEPS, so that one compiled chunk of steps serves them all.
     """
-    found, steps = [], CHUNK
+    found, steps = [], CHUNK_STEPS
     while steps < num_steps:
         found.append(steps)
         steps *= 3

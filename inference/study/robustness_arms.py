@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from probattn.attention.barrier import VARIANTS
+
 WEIGHTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-VARIANTS = ("full", "margin_only", "one_sided", "bounded")
 PLACEMENTS = ("auxiliary", "own")
-BARRIER = "barrier"
+BARRIER_FAMILY = "barrier"
 # Number of sequences of each minibatch on which the barrier on a model's own heads is computed. The
 # estimate is unbiased; more sequences would cost many more d x d determinants.
 OWN_SEQUENCES = 1
@@ -51,9 +52,11 @@ def arms(quick: bool = False) -> list[Arm]:
                 settings = {"barrier_weight": weight, "placement": placement, "variant": variant}
                 if placement == "own":
                     settings["barrier_sequences"] = OWN_SEQUENCES
-                family = f"{BARRIER} {variant}, {placement}"
+                family = f"{BARRIER_FAMILY} {variant}, {placement}"
                 found.append(
-                    Arm(f"{BARRIER}-{variant}-{placement}-{weight}", family, weight, settings)
+                    Arm(
+                        f"{BARRIER_FAMILY}-{variant}-{placement}-{weight}", family, weight, settings
+                    )
                 )
     doses: dict[str, Sequence[float]] = {
         "noise": (0.05, 0.1, 0.2, 0.4),

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from probattn.errors import InputError
-from probattn.inference.evaluation.perturbations import NOISE
+from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE
 from probattn.inference.report.style import LINES, MARKERS, MORE_COLOURS, STYLE, ink, own_axes
 from probattn.inference.study.tradeoff import MAIN, Interval, fragility, interval, losses
 from probattn.inference.study.under_stress import CHOICES, MARGIN_EDGES
@@ -172,7 +172,7 @@ def plot_look(
                 markersize=4,
                 linewidth=1.3,
             )
-        if disturbance == NOISE:
+        if disturbance == EMBEDDING_NOISE:
             ax.set_xlabel(f"{disturbance}, in root mean squares")
         else:
             ax.set_xlabel(f"typos in each sequence: {disturbance}")

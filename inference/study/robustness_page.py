@@ -14,7 +14,7 @@ from probattn.inference.devices.environment import versions
 from probattn.inference.report.html import data_uri, render
 from probattn.inference.report.style import DARK, STYLE
 from probattn.inference.study.posterior_robustness import judge_averaging
-from probattn.inference.study.robustness_arms import BARRIER, PLACEMENTS
+from probattn.inference.study.robustness_arms import BARRIER_FAMILY, PLACEMENTS
 from probattn.inference.study.robustness_figures import (
     plot_chosen,
     plot_course,
@@ -37,7 +37,7 @@ from probattn.inference.study.tradeoff import (
 
 # In nats, the extent of the figure around the plain model. Barriers that training exploits lie far
 # outside it.
-NEAR = 0.3
+NEAR_PLAIN = 0.3
 
 
 def save_robustness(
@@ -98,7 +98,7 @@ def save_robustness(
         margins=found["margins"],
         chosen=[row for row in found["support"] if row["name"] in {arm["name"] for arm in few}],
         figures={
-            "near": _drawn(plot_tradeoff, trained, MAIN, NEAR),
+            "near": _drawn(plot_tradeoff, trained, MAIN, NEAR_PLAIN),
             "tradeoff": _drawn(plot_tradeoff, trained),
             "chosen": _drawn(plot_chosen, few),
             "course": _drawn(plot_course, course),
@@ -133,8 +133,8 @@ def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     trained = [arm for arm in arms if arm["results"]]
     plain = next((arm for arm in trained if arm["family"] == "plain"), None)
-    barriers = [arm for arm in trained if arm["family"].startswith(BARRIER)]
-    baselines = [arm for arm in trained if not arm["family"].startswith(BARRIER)]
+    barriers = [arm for arm in trained if arm["family"].startswith(BARRIER_FAMILY)]
+    baselines = [arm for arm in trained if not arm["family"].startswith(BARRIER_FAMILY)]
     claims = []
     if plain:
         for arm in barriers:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from probattn.inference.data.typos import KINDS
-from probattn.inference.study.under_stress import ATTACK, CHOICES, NOISE
+from probattn.inference.data.typos import TYPO_KINDS
+from probattn.inference.study.under_stress import ATTACK, CHOICES, NOISE_LEVELS
 
 CONFIDENCE = 0.95
 STRESSES = (
-    *(f"noise {level}" for level in NOISE),
+    *(f"noise {level}" for level in NOISE_LEVELS),
     *(f"attack {level}" for level in ATTACK),
-    *(f"typos: {kind}" for kind in KINDS),
+    *(f"typos: {kind}" for kind in TYPO_KINDS),
 )
 # The stress at which the paper's claim is judged. Under weaker noise the plain model loses too
 # little for a reduction of its loss by the claimed 12 %.

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float
 
 from probattn import jacobian_blocks
 from probattn.inference.contract import LayeredModel
-from probattn.inference.data.typos import KINDS, room_for_typos, with_typos
+from probattn.inference.data.typos import TYPO_KINDS, room_for_typos, with_typos
 from probattn.inference.fitting.unconstrained import Values
 from probattn.sequence.tokens import counted
 
-NOISE = (0.1, 0.2, 0.4, 0.8)  # standard deviations
+NOISE_LEVELS = (0.1, 0.2, 0.4, 0.8)  # standard deviations
 ATTACK = (0.05, 0.1, 0.2)  # largest displacements, as standard deviations of noise of equal length
 ATTACK_STEPS = 5
 TYPOS = 3  # in each sequence
@@ -58,12 +58,13 @@ def stress(model: LayeredModel, params: Values, tokens: Any, *, seed: int = 0) -
     found: dict[str, Any] = {
         "clean": float(_clean(model, params, on_device)),
         "noise": {
-            f"{level}": float(_noisy(model, params, on_device, key, level)) for level in NOISE
+            f"{level}": float(_noisy(model, params, on_device, key, level))
+            for level in NOISE_LEVELS
         },
         "attack": {
             f"{level}": float(_attacked(model, params, on_device, level)) for level in ATTACK
         },
-        "typos": {kind: _typed(model, params, tokens, kind, seed) for kind in KINDS},
+        "typos": {kind: _typed(model, params, tokens, kind, seed) for kind in TYPO_KINDS},
         "root_mean_square": float(_root_mean_square(model.path(params, on_device))),
         "margins": _spread(margin, sign, barrier),
     }

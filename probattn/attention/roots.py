@@ -20,7 +20,7 @@ from probattn.checks import as_float_array, as_scale
 from probattn.errors import InputError
 
 CELLS = 8192  # number of cells of the grid in dimension 1
-ROWS = 16  # pasts are padded to a multiple of this length, so that fewer programs are compiled
+PAST_MULTIPLE = 16  # pasts are padded to a multiple of this length: fewer programs are compiled
 
 
 class RootCount(NamedTuple):
@@ -110,7 +110,7 @@ def expected_roots(
             f"num_samples, num_starts: expected at least 2 and 1, got {num_samples} and "
             f"{num_starts}"
         )
-    padded = jnp.pad(past, ((0, -len(past) % ROWS), (0, 0)))
+    padded = jnp.pad(past, ((0, -len(past) % PAST_MULTIPLE), (0, 0)))
     count, balance = _count(attention, padded, len(past), scale, key, num_samples, num_starts)
     count, balance = np.asarray(count, float), np.asarray(balance)
     error = count.std(ddof=1) / math.sqrt(num_samples)

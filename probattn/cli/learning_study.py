@@ -26,8 +26,8 @@ from probattn.cli.study_folder import open_study
 from probattn.errors import FitError, InputError
 
 SIZES = "30,100,300,1000,3000"
-METHODS = (Method.map, Method.posterior)
-FORMAT = 1  # of study.json
+CURVE_METHODS = (Method.map, Method.posterior)
+LEARNING_STUDY_FORMAT = 1  # of study.json
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,14 @@ class Study:
         fields = {f"model {name}": value for name, value in dataclasses.asdict(self.model).items()}
         settings = {
             f"{method} {name}": value
-            for method in METHODS
+            for method in CURVE_METHODS
             for name, value in self.settings[method].items()
         }
-        about = {"format": FORMAT, "corpus": self.corpus.name, "data SHA-256": self.corpus.digest()}
+        about = {
+            "format": LEARNING_STUDY_FORMAT,
+            "corpus": self.corpus.name,
+            "data SHA-256": self.corpus.digest(),
+        }
         precision = "float64" if jax.config.jax_enable_x64 else "float32"
         return about | {
             "model": type(self.model).__name__,
@@ -203,7 +207,7 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
     points, file = [], study.folder / "curve.zip"
     for size in sizes:
         fits, fresh = {}, False
-        for method in METHODS:
+        for method in CURVE_METHODS:
             found = finished(study, method, size)
             fresh |= found is None
             fits[method.value] = fit_anyway(study, method, size) if found is None else found

@@ -21,7 +21,7 @@ from probattn.errors import FitError, InputError
 if TYPE_CHECKING:
     from probattn.inference.study.robustness_arms import Arm
 
-FORMAT = 1  # of study.json and of each arm's file
+ROBUSTNESS_STUDY_FORMAT = 1  # of study.json and of each arm's file
 SHORTEST = 8  # least length of a sequence, which leaves room for the typos
 MOST_HELDOUT = 256  # held-out sequences that are put under stress
 WORTH_A_PROJECTION = 500  # least number of steps for which the cost of training is projected
@@ -55,7 +55,7 @@ class Plan:
         import jax
 
         about = {
-            "format": FORMAT,
+            "format": ROBUSTNESS_STUDY_FORMAT,
             "study": "robustness",
             "corpus": self.corpus.name,
             "length": self.corpus.length,
@@ -239,7 +239,7 @@ def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
 
     model, about = (
         plan.model(arm),
-        dataclasses.asdict(arm) | {"format": FORMAT, "seeds": list(plan.seeds)},
+        dataclasses.asdict(arm) | {"format": ROBUSTNESS_STUDY_FORMAT, "seeds": list(plan.seeds)},
     )
     started = time.perf_counter()
     try:

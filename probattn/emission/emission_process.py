@@ -18,7 +18,7 @@ from probattn.sequence.sampling import CachedStep
 from probattn.sequence.sequence_process import SequenceProcess
 from probattn.sequence.tokens import END, as_tokens, counted
 
-AT_ONCE = 12_800  # particles of all sequences in one vectorised batch; bounds memory
+PARTICLES_AT_ONCE = 12_800  # particles of all sequences in one vectorised batch; bounds memory
 
 
 class EmissionProcess(SequenceProcess):
@@ -180,7 +180,7 @@ def _filter(process: EmissionProcess, tokens: Array, bootstrap: bool, predict: b
         return run_filter(process.params, *inputs, process.num_particles, bootstrap, predict)
 
     keys = jax.random.split(process.key, len(tokens))
-    batch_size = max(1, AT_ONCE // process.num_particles)
+    batch_size = max(1, PARTICLES_AT_ONCE // process.num_particles)
     return map_in_batches(one, (tokens, keys), batch_size)
 
 

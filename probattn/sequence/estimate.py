@@ -13,7 +13,7 @@ from probattn.errors import InputError
 
 MOST_PATHS = 2**22  # most sequences to enumerate: seconds to minutes for a small model
 MOST_CELLS = 2**24  # most cells of a table: 128 MiB in float64
-METHODS = ("auto", "exact", "monte_carlo")
+SUM_METHODS = ("auto", "exact", "monte_carlo")
 
 
 @partial(
@@ -83,8 +83,8 @@ def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 
     Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there
         are too many paths, or where the process itself only estimates its probabilities.
     """
-    if method not in METHODS:
-        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if method not in SUM_METHODS:
+        raise InputError(f"method: expected one of {', '.join(SUM_METHODS)}, got {method!r}")
     if cells > MOST_CELLS:
         raise InputError(
             f"{what}: expected a table of at most {MOST_CELLS:,} cells, got {_large(cells)} "

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
+from probattn.attention.barrier import VARIANTS
 from probattn.cli import app, robustness_study
 from probattn.errors import FitError
-from probattn.inference.study.robustness_arms import PLACEMENTS, VARIANTS, WEIGHTS, arms
+from probattn.inference.study.robustness_arms import PLACEMENTS, WEIGHTS, arms
 
 TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
 TINY_LOOK = {

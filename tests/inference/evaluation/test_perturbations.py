@@ -10,10 +10,10 @@ from predictors import TRUTH, fit_of, sequences
 from probattn import InputError
 from probattn.inference import plot_robustness, robustness, with_typos
 from probattn.inference.data.ngram import token_counts
-from probattn.inference.data.typos import KINDS, room_for_typos
+from probattn.inference.data.typos import TYPO_KINDS, room_for_typos
 from probattn.inference.evaluation.perturbations import (
+    EMBEDDING_NOISE,
     LEVELS,
-    NOISE,
     noise_robustness,
     typo_robustness,
 )
@@ -31,7 +31,7 @@ def lengths(tokens):
     return (tokens != 0).sum(1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPO_KINDS)
 def test_typos_change_what_they_say_and_nothing_else(words, kind):
     for number in (0, 1, 2):
         changed, own = with_typos(words, kind, number, vocab_size=4)
@@ -93,7 +93,7 @@ def test_loss_of_what_is_own_by_hand():
 
 def test_no_typos_are_the_clean_loss(fits, corpus):
     for fit in fits.values():
-        for kind in KINDS:
+        for kind in TYPO_KINDS:
             found = typo_robustness(fit, corpus.heldout, kind, most=1)
             tokens = corpus.heldout[room_for_typos(corpus.heldout, 1)]
             np.testing.assert_allclose(
@@ -155,7 +155,7 @@ def test_noise_is_in_units_of_the_embeddings_own_size(fits, corpus):
 
 
 def test_paired_difference_is_of_the_same_sequences(fits, corpus):
-    found = {name: robustness(fit, corpus.heldout, NOISE) for name, fit in fits.items()}
+    found = {name: robustness(fit, corpus.heldout, EMBEDDING_NOISE) for name, fit in fits.items()}
     gap = found["map"].minus(found["posterior"], 2)
     expected = found["map"].averaged[2].value - found["posterior"].averaged[2].value
     np.testing.assert_allclose(gap.value, expected, atol=TOLERANCE)
@@ -166,7 +166,7 @@ def test_paired_difference_is_of_the_same_sequences(fits, corpus):
 
 def test_the_panel_shows_losses_errors_and_the_control(fits, corpus):
     ax = plot_robustness(fits, corpus.heldout)
-    found = {name: robustness(fit, corpus.heldout, NOISE) for name, fit in fits.items()}
+    found = {name: robustness(fit, corpus.heldout, EMBEDDING_NOISE) for name, fit in fits.items()}
     _, labels = ax.get_legend_handles_labels()
     assert set(labels) == {
         "map",

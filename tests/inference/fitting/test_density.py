@@ -12,7 +12,7 @@ def test_data_are_known_by_every_row_and_their_shape(monkeypatch):
     assert data_hash(data.astype(np.float32)) == whole
     assert data_hash(data.astype(int)) != whole
     assert data_hash(data.reshape(3, 5)) != whole
-    monkeypatch.setattr(density, "ROWS", 2)  # at a time
+    monkeypatch.setattr(density, "HASHED_ROWS", 2)  # at a time
     assert data_hash(data) == whole
     for row in range(5):
         other = data.copy()

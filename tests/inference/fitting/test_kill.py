@@ -29,7 +29,7 @@ from probattn.inference.fitting import nuts
 from probattn.inference.fitting import posterior
 from probattn.models import LanguageModel
 
-nuts.CHUNK = posterior.CHUNK = 20
+nuts.CHUNK_ITERATIONS = posterior.CHUNK_ITERATIONS = 20
 store, kill = sys.argv[1], sys.argv[2]
 if kill != "never":
     number, moment = kill.split()

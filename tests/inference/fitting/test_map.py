@@ -361,6 +361,6 @@ def test_windows_add_up_to_all_the_data_in_both_coordinates(tmp_path):
 
 def test_a_large_loss_is_at_rest_when_its_chunks_differ_by_its_rounding():
     """Numbers of float32 near 1e7 are 1 apart, which is more than the plateau in nats."""
-    history = [np.full((1, descent.CHUNK), 1e7 + k % 2) for k in range(descent.AT_REST + 2)]
+    history = [np.full((1, descent.CHUNK_STEPS), 1e7 + k % 2) for k in range(descent.AT_REST + 2)]
     single = jnp.result_type(float) == jnp.float32
     assert bool(descent._agree(history)[0]) == single

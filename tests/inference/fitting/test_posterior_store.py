@@ -33,8 +33,8 @@ SETTINGS = dict(
 @pytest.fixture(autouse=True, scope="module")
 def short_chunks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nuts, "CHUNK", 10)
-        patch.setattr("probattn.inference.fitting.posterior.CHUNK", 10)
+        patch.setattr(nuts, "CHUNK_ITERATIONS", 10)
+        patch.setattr("probattn.inference.fitting.posterior.CHUNK_ITERATIONS", 10)
         yield
 
 
@@ -245,8 +245,8 @@ def test_a_full_disk_is_told_and_loses_no_chunk(tmp_path, corpus, uninterrupted,
     assert names(tmp_path / "store") == ["00000.zip", "00001.zip", "00002.zip"]
     monkeypatch.undo()
     # `undo` takes back what the module's fixture set too.
-    monkeypatch.setattr(nuts, "CHUNK", 10)
-    monkeypatch.setattr("probattn.inference.fitting.posterior.CHUNK", 10)
+    monkeypatch.setattr(nuts, "CHUNK_ITERATIONS", 10)
+    monkeypatch.setattr("probattn.inference.fitting.posterior.CHUNK_ITERATIONS", 10)
     assert_same(uninterrupted, sample(corpus, tmp_path / "store"))
 
 

@@ -15,8 +15,8 @@ from probattn.inference.study.under_stress import (
     ATTACK,
     AUXILIARY,
     CHOICES,
-    KINDS,
-    NOISE,
+    NOISE_LEVELS,
+    TYPO_KINDS,
     margins_of_heads,
     stress,
 )
@@ -49,13 +49,13 @@ def test_disturbances_do_harm_in_their_order(trained):
     params = params_of(trained, 0)
     found = stress(MODEL, params, HELD)
     noise, attack = ([found["clean"], *found[kind].values()] for kind in ("noise", "attack"))
-    assert list(found["noise"]) == [str(level) for level in NOISE]
+    assert list(found["noise"]) == [str(level) for level in NOISE_LEVELS]
     assert list(found["attack"]) == [str(level) for level in ATTACK]
     assert np.all(np.diff(attack) > 0)
     assert noise[-1] > noise[0]
     for level in ATTACK[1:]:  # of the same length, the way up is worse than a random one
         assert found["attack"][str(level)] > found["noise"][str(level)]
-    assert set(found["typos"]) == set(KINDS)
+    assert set(found["typos"]) == set(TYPO_KINDS)
     assert set(found["support"]) == set(CHOICES)
     assert min(found["typos"].values()) > found["clean"]
 
