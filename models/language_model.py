@@ -22,11 +22,11 @@ from probattn import (
 )
 from probattn.attention.cached_mean import empty_cache, mean_step
 from probattn.attention.density_and_readout import density_with_readout
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
-from probattn.sequence.tokens import END, before, check_tokens, counted
+from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
 
 Params = dict[str, Any]
 
@@ -109,7 +109,7 @@ class LanguageModel:
             object.__setattr__(self, "rank", self.dim)
         least = {"vocab_size": 2, "length": 1, "dim": 1, "heads": 1, "rank": 1}
         for name, low in least.items():
-            whole_number(name, getattr(self, name), low)
+            as_integer(name, getattr(self, name), low)
         if not (
             isinstance(self.barrier_weight, (int, float)) and 0 <= self.barrier_weight < math.inf
         ):
@@ -282,9 +282,9 @@ class LanguageModel:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
         embedding = jnp.asarray(params["embedding"])
         if self.one_hot:
-            rows = jax.nn.one_hot(before(tokens), self.vocab_size, dtype=embedding.dtype)
+            rows = jax.nn.one_hot(previous_tokens(tokens), self.vocab_size, dtype=embedding.dtype)
             return jnp.matmul(rows, embedding, precision="highest") + params["position"]
-        return embedding[before(tokens)] + params["position"]
+        return embedding[previous_tokens(tokens)] + params["position"]
 
     def attention(self, params: Params) -> Attention:
         """The attention whose residuals and Jacobian score the path: strict mask, no value map."""

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float
 
 from probattn import Attention, AttentionProcess, InputError, path_log_density, stability_margin
-from probattn.checks import as_float_array, whole_number
+from probattn.checks import as_float_array, as_integer
 from probattn.models.gauge import ordered_heads
 from probattn.models.priors import normal
 
@@ -83,9 +83,9 @@ class LatentAttention:
 
     def __post_init__(self) -> None:
         for name in ("dim", "length", "heads"):
-            whole_number(name, getattr(self, name))
+            as_integer(name, getattr(self, name))
         if self.rank is not None:
-            whole_number("rank", self.rank)
+            as_integer("rank", self.rank)
         if self.parametrisation not in ("full", "factored", "symmetric"):
             raise InputError(
                 'parametrisation: expected "full", "factored" or "symmetric", got '

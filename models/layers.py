@@ -19,7 +19,7 @@ def _normalised(x: Array) -> Array:
     return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
 
 
-def _held(matrices: Array, most: float | None) -> Array:
+def _spectrally_bounded(matrices: Array, most: float | None) -> Array:
     """Matrices [h, r, i], each scaled down so that its largest singular value is at most `most`."""
     if most is None:
         return matrices
@@ -57,7 +57,10 @@ def forward(
         query, keys_of, value, output = (
             params[name][layer] for name in ("query", "key", "value", "output")
         )
-        query, keys_of = _held(query, model.spectral), _held(keys_of, model.spectral)
+        query, keys_of = (
+            _spectrally_bounded(query, model.spectral),
+            _spectrally_bounded(keys_of, model.spectral),
+        )
         x = _normalised(hidden)
         # each [..., h, t, r]
         q, k, v = (jnp.einsum("hri,...ti->...htr", matrix, x) for matrix in (query, keys_of, value))

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 
 from probattn import Attention, InputError, SequenceProcess
 from probattn.attention.barrier import VARIANTS, barrier_loss
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.models.layers import forward
 from probattn.models.priors import normal
-from probattn.sequence.tokens import END, before, check_tokens, counted
+from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
 
 Params = dict[str, Any]
 PLACEMENTS = ("auxiliary", "own")
@@ -102,11 +102,11 @@ class TransformerLM:
 
     def __post_init__(self) -> None:
         for name, low in {"vocab_size": 2, "length": 1, "dim": 1, "layers": 1, "heads": 1}.items():
-            whole_number(name, getattr(self, name), low)
+            as_integer(name, getattr(self, name), low)
         if self.dim % self.heads:
             raise InputError(f"heads: expected a divisor of dim {self.dim}, got {self.heads}")
         if self.barrier_sequences is not None:
-            whole_number("barrier_sequences", self.barrier_sequences)
+            as_integer("barrier_sequences", self.barrier_sequences)
         for name in ("barrier_weight", "noise"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
@@ -234,7 +234,7 @@ class TransformerLM:
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
-        return jnp.asarray(params["embedding"])[before(tokens)] + params["position"]
+        return jnp.asarray(params["embedding"])[previous_tokens(tokens)] + params["position"]
 
     def logits_at(self, params: Params, u: Array) -> Float[Array, "... length vocab"]:
         """Logits of each position given an embedding path, such as one with noise added.

@@ -57,7 +57,7 @@ laws, `ProcessMixture`, which is again a sequence process.
     ...     return table[jax.numpy.zeros_like(tokens).at[1:].set(tokens[:-1])]
     >>> process = SequenceProcess(bigram, jax.numpy.zeros((3, 3)), length=4, vocab_size=3)
     >>> print(process.containment([1]))
-    0.493827 (exact: 1 path)
+    0.493827 (exact: 1 sequence)
 
 Models with priors are in `probattn.models`, fits and their comparison in `probattn.inference`.
 """

@@ -51,7 +51,7 @@ def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
     return scale
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
+def as_integer(name: str, value: Any, least: int = 1) -> int:
     """`value` as an int. Raises: InputError unless it is an integer from `least` to MOST."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")

@@ -41,7 +41,7 @@ FLOAT64 = (
     "probattn/attention/test_determinant.py::test_pivots_are_exchanged_where_they_vanish_or_nearly_do",
     "probattn/attention/test_determinant.py::test_one_block_that_needs_exchanges_costs_the_others_no_digits",
     "probattn/sequence/test_survival.py::test_survival_is_the_mass_that_has_not_ended",
-    "probattn/sequence/test_survival.py::test_paths_in_chunks_are_each_counted_once",
+    "probattn/sequence/test_survival.py::test_sequences_in_chunks_are_each_counted_once",
     "probattn/sequence/test_survival.py::test_a_starved_bigram_is_not_tight",
     "probattn/sequence/test_survival.py::test_a_positive_probability_at_each_step_is_no_proof",
     "probattn/sequence/test_survival.py::test_the_bound_holds_at_every_history",

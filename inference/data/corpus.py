@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
 from probattn.inference.data.sequence_file import (
     read_records,
@@ -146,9 +146,9 @@ def load_corpus(
         if not isinstance(value, str):
             raise InputError(f"{name}: expected a text, got {value!r}")
     if train_size is not None:
-        whole_number("train size", train_size)
+        as_integer("train size", train_size)
     if length is not None:
-        whole_number("length", length, 2)  # one symbol and the end token
+        as_integer("length", length, 2)  # one symbol and the end token
     if source == "cmudict":
         if stream or format != "lines" or keep_space:
             raise InputError(

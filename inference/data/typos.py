@@ -45,14 +45,14 @@ def with_typos(
     """
     rng = np.random.default_rng([seed, TYPO_KINDS.index(kind), number])
     results = [
-        _one(row[row != 0], bool((row == 0).any()), kind, number, vocab_size, rng, len(row))
+        _with_typos(row[row != 0], bool((row == 0).any()), kind, number, vocab_size, rng, len(row))
         for row in tokens
     ]
     changed, own = zip(*results, strict=True)
     return np.stack(changed).astype(tokens.dtype), np.stack(own)
 
 
-def _one(symbols, ends, kind, number, vocab_size, rng, length):
+def _with_typos(symbols, ends, kind, number, vocab_size, rng, length):
     """One sequence with typos, and its mask; both (length,). `ends`: it has an end token."""
     typed: list[tuple[int, bool]] = [(int(symbol), True) for symbol in symbols]
     for _ in range(number):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
 
 CHAIN_METHODS = ("parallel", "vectorised", "batches")
@@ -64,7 +64,7 @@ class Placement:
         """The shards, devices and processes in words: "2 shards of the data on 4 cpu devices"."""
         shards = f"{self.num_shards} shards of the data on " if self.num_shards > 1 else ""
         processes = f" of {self.num_processes} processes" if self.num_processes > 1 else ""
-        return f"{shards}{_several(self.num_devices, f'{self.platform} device')}{processes}"
+        return f"{shards}{_plural(self.num_devices, f'{self.platform} device')}{processes}"
 
     def __str__(self) -> str:
         each = self.num_chains // self.num_groups
@@ -78,7 +78,7 @@ class Placement:
         )
         shared = "" if each == 1 else f", {where if self.num_groups > 1 else ''}{how}"
         joined = " x " if self.num_shards > 1 else " on "
-        return f"{_several(self.num_chains, 'chain')}{joined}{self.devices}{shared}"
+        return f"{_plural(self.num_chains, 'chain')}{joined}{self.devices}{shared}"
 
 
 def place_chains(
@@ -146,7 +146,7 @@ def _checked(devices: int | None, platform: str) -> int | None:
         devices are used and every process has the same number.
     """
     available, processes = jax.device_count(), jax.process_count()
-    if devices is not None and whole_number("devices", devices) > available:
+    if devices is not None and as_integer("devices", devices) > available:
         raise InputError(
             f"devices: expected at most the {available} that there are ({platform}), got "
             f"{devices}; CPU devices are made before JAX's backend starts "
@@ -166,7 +166,7 @@ def _checked(devices: int | None, platform: str) -> int | None:
     return available
 
 
-def wake_host_devices(num_chains: int, devices: int | None = None) -> None:
+def set_host_device_count(num_chains: int, devices: int | None = None) -> None:
     """Set how many devices the CPU is divided into; JAX reads this when its backend starts.
 
     `devices` counts those of all processes; each of the JAX_NUM_PROCESSES processes makes an equal
@@ -179,8 +179,8 @@ def wake_host_devices(num_chains: int, devices: int | None = None) -> None:
     if devices is None:
         number = min(num_chains, os.cpu_count() or 1)
     else:
-        processes = whole_number("JAX_NUM_PROCESSES", int(os.environ.get("JAX_NUM_PROCESSES") or 1))
-        number = whole_number("devices", devices) // processes
+        processes = as_integer("JAX_NUM_PROCESSES", int(os.environ.get("JAX_NUM_PROCESSES") or 1))
+        number = as_integer("devices", devices) // processes
         if number * processes != devices:
             raise InputError(
                 f"devices: expected a multiple of the {processes} processes, got {devices}"
@@ -189,5 +189,5 @@ def wake_host_devices(num_chains: int, devices: int | None = None) -> None:
         numpyro.set_host_device_count(number)
 
 
-def _several(number: int, thing: str) -> str:
+def _plural(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' if number > 1 else ''}"

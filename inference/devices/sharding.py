@@ -68,7 +68,7 @@ def split_model(
     return Split(model, NamedSharding(placement.mesh, over))
 
 
-def everywhere(placement: Placement | None) -> NamedSharding | None:
+def replicated_sharding(placement: Placement | None) -> NamedSharding | None:
     """The sharding of arrays that every device holds whole; None if there is one device."""
     return (
         None
@@ -77,13 +77,13 @@ def everywhere(placement: Placement | None) -> NamedSharding | None:
     )
 
 
-def on_all(data: Any, placement: Placement | None) -> Any:
+def replicate(data: Any, placement: Placement | None) -> Any:
     """The data, whole on every device.
 
     Raises: InputError for fewer sequences than shards, or for data that are not the same in every
         process.
     """
-    whole = everywhere(placement)
+    whole = replicated_sharding(placement)
     if placement is None or whole is None:
         return data
     if len(data) < placement.num_shards:

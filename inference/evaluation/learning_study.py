@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import TokenModel, require
 from probattn.inference.data.ngram import fit_ngram, token_counts
@@ -41,7 +41,7 @@ def learning_curve(
             or tokens that a model refuses.
         FitError: a log probability that is not finite.
     """
-    whole_number("most_draws", most_draws)
+    as_integer("most_draws", most_draws)
     ordered = _checked(fits)
     heldout = np.asarray(heldout_tokens)
     if heldout.ndim != 2 or len(heldout) < 2:

@@ -194,7 +194,7 @@ def _prepared(fit: Fit, tokens: Any) -> tuple[Fit, TokenModel, Array]:
     return fit, model, check_tokens(np.asarray(tokens), model.vocab_size, model.length, rank=2)
 
 
-def _rows(model: TokenModel, params: Any, number: Array, tokens: Array) -> Array:
+def _next_token_log_probs(model: TokenModel, params: Any, number: Array, tokens: Array) -> Array:
     process = model.process(params)
     return process.at(process.params, number).conditionals(tokens)
 
@@ -229,7 +229,7 @@ def _add_draw(
 
     The sums are of p_theta(x_t = v | x_<t), of its entropy, and of 1.
     """
-    rows = _rows(model, params, number, tokens)  # [n, t, v]
+    rows = _next_token_log_probs(model, params, number, tokens)  # [n, t, v]
     chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]  # [n, t]
     prefix = jnp.cumsum(chosen, axis=-1) - chosen  # log P_theta(x_<t)
     entropy = -jnp.where(rows > -jnp.inf, jnp.exp(rows) * rows, 0).sum(-1)
@@ -245,6 +245,6 @@ def _token_log_probs(
         process = model.process(params)
         found = process.at(process.params, number).filter(tokens).log_increments
     else:
-        rows = _rows(model, params, number, tokens)
+        rows = _next_token_log_probs(model, params, number, tokens)
         found = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
     return jnp.where(counted(tokens), found, 0)

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from numpyro.handlers import seed, trace
 from numpyro.infer.hmc import hmc
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import CalibratedModel, NumPyroModel, require
 from probattn.inference.fitting.hessian import FLAT
@@ -142,7 +142,7 @@ def simulation_based_calibration(
     }
     given = (num_simulations, num_sequences, num_samples, thinning, num_warmup)
     for (name, low), value in zip(least.items(), given, strict=True):
-        whole_number(name, value, low)
+        as_integer(name, value, low)
     if not 0 < probability < 1:
         raise InputError(f"probability: expected a number inside (0, 1), got {probability}")
     if method not in CALIBRATED_METHODS:

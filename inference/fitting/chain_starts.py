@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import Placement
@@ -38,7 +38,7 @@ def check_start(start: str | Fit, num_chains: int, num_starts: int | None) -> in
         raise InputError(f"start: expected a MAP fit, got one by {start.method}")
     if num_starts is None:
         return 1 if single else num_chains
-    whole_number("num_starts", num_starts)
+    as_integer("num_starts", num_starts)
     if num_starts > num_chains or (single and num_starts != 1):
         raise InputError(
             f"num_starts: expected at most {1 if single else num_chains}, got {num_starts}"

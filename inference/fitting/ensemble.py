@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import place_data
 from probattn.inference.devices.sharding import split_model
@@ -41,7 +41,7 @@ def fit_ensemble(
     Raises: as `fit_map`. Source: theory, section 6.
     """
     started = time.perf_counter()
-    whole_number("num_members", num_members, 2)
+    as_integer("num_members", num_members, 2)
     data, placement = jnp.asarray(data), place_data(devices)
     starts = draw_start(split_model(model, placement), data, jax.random.split(key, num_members))
     ends, descent = find_modes(

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import BoundedModel, NumPyroModel
 from probattn.inference.data.on_disk import Windows, scaled_log_density
@@ -20,14 +20,14 @@ from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.device_placement import Placement, place_data
 from probattn.inference.devices.multihost import gathered, is_first
 from probattn.inference.devices.progress import Progress
-from probattn.inference.devices.sharding import everywhere, on_all, split_model
+from probattn.inference.devices.sharding import replicate, replicated_sharding, split_model
 from probattn.inference.fitting.descent import CHUNK_STEPS, Descent, descend
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.hessian import Curvature
 from probattn.inference.fitting.map_verdict import judge
 from probattn.inference.fitting.point_elbo import (
-    beginning,
     coordinates_of,
+    initialiser,
     point_svi,
     whole_loss,
 )
@@ -114,7 +114,7 @@ def fit_map(
         ('map', (1, 1, 3, 1))
     """
     started = time.perf_counter()
-    whole_number("num_starts", num_starts)
+    as_integer("num_starts", num_starts)
     windows, placement = None, place_data(devices)
     on_disk = data
     if batch_size is not None:
@@ -206,20 +206,20 @@ def find_modes(
         placement: devices over which the sequences are split; None is one device.
         windows: windows of data that stay on disk, of which `data` is one; None if it is all.
     """
-    whole_number("num_steps", num_steps)
+    as_integer("num_steps", num_steps)
     if coordinates not in MODE_COORDINATES:
         raise InputError(
             f'coordinates: expected "constrained" or "unconstrained", got {coordinates!r}'
         )
     if batch_size is not None:
         _checked_batch(model, data, batch_size)
-    split, sharding = split_model(model, placement), everywhere(placement)
+    split, sharding = split_model(model, placement), replicated_sharding(placement)
     scale = 1.0 if windows is None else windows.scale
     svi = point_svi(
         split, tuple(starts), coordinates, optimiser or adam(LEARNING_RATE), batch_size, scale
     )
     keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(starts)[0]))
-    states = beginning(svi, sharding)(starts, keys, on_all(data, placement))
+    states = initialiser(svi, sharding)(starts, keys, replicate(data, placement))
 
     def explain(state: Any) -> str:
         return where_outside(model, data, constrain(model, data, coordinates_of(svi, state)))
@@ -228,7 +228,7 @@ def find_modes(
         descent = descend(
             svi,
             states,
-            (lambda: on_all(data if windows is None else windows.draw(), placement)),
+            (lambda: replicate(data if windows is None else windows.draw(), placement)),
             num_steps,
             None if batch_size is None else whole_loss(svi, split, coordinates),
             explain,
@@ -288,7 +288,7 @@ def where_outside(model: NumPyroModel, data: Any, values: Values) -> str:
 
 
 def _checked_batch(model: NumPyroModel, data: Any, batch_size: int) -> int:
-    whole_number("batch_size", batch_size)
+    as_integer("batch_size", batch_size)
     if "batch_size" not in inspect.signature(model).parameters:
         raise InputError(
             f"batch_size: {type(model).__name__} has no minibatches (it takes no argument "

@@ -83,7 +83,7 @@ def judge(
         )
     converged = not findings
     if converged:
-        reached = f"gradient norm {found.gradient_norm:.2g}{_gain(found)}."
+        reached = f"gradient norm {found.gradient_norm:.2g}{_gain_text(found)}."
         if found.eigenvalues is None:
             unknown = "Whether a step would gain anything, or this is a saddle, is not known."
             findings.append(
@@ -100,5 +100,5 @@ def judge(
     return Verdict(converged, tuple(findings), tuple(advice), tuple(notes), numbers)
 
 
-def _gain(found: Curvature) -> str:
+def _gain_text(found: Curvature) -> str:
     return "" if np.isnan(found.decrement) else f", {found.decrement:.2g} nats from it"

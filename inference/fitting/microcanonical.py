@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.chain_sharding import over_chains
 from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered
-from probattn.inference.devices.sharding import WITHIN_A_CHAIN, on_all, split_model
+from probattn.inference.devices.sharding import WITHIN_A_CHAIN, replicate, split_model
 from probattn.inference.fitting.chain_starts import START_WORDS, check_start, origins, start_points
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.unconstrained import constrain, potential
@@ -70,8 +70,8 @@ def sample_microcanonical(
     for name, value in dict(
         num_chains=num_chains, num_samples=num_samples, thinning=thinning
     ).items():
-        whole_number(name, value)
-    whole_number("num_warmup", num_warmup, 100)
+        as_integer(name, value)
+    as_integer("num_warmup", num_warmup, 100)
     started = time.perf_counter()
     num_starts = check_start(start, num_chains, None)
     data, placement = jnp.asarray(data), place_chains(num_chains, devices=devices)
@@ -83,7 +83,9 @@ def sample_microcanonical(
     z = jax.tree.map(lambda leaf: leaf[np.array(shared)], points)
     split = split_model(model, placement, WITHIN_A_CHAIN)
     run = _program(split, placement, num_warmup, num_samples, thinning)
-    values, stats, tuning_steps = gathered(run((z, jnp.stack(for_chains)), on_all(data, placement)))
+    values, stats, tuning_steps = gathered(
+        run((z, jnp.stack(for_chains)), replicate(data, placement))
+    )
     if not stats["finite"].all() or not np.isfinite(stats["step_size"]).all():
         chain = int((stats["finite"].all(1) & np.isfinite(stats["step_size"]).all(1)).argmin())
         raise FitError(

@@ -58,7 +58,7 @@ def _point_guide(model: NumPyroModel, names: tuple[str, ...]) -> Callable:
 
 
 @lru_cache(maxsize=32)
-def beginning(svi: SVI, sharding: Any) -> Callable:
+def initialiser(svi: SVI, sharding: Any) -> Callable:
     """The compiled function `starts, keys, data -> SVI states`, with the starts as leading axis."""
 
     def begin(start: Values, key: Array, data: Array) -> Any:

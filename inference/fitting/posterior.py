@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered, is_first, on_first
 from probattn.inference.devices.progress import Progress
-from probattn.inference.devices.sharding import on_all
+from probattn.inference.devices.sharding import replicate
 from probattn.inference.fitting.chain_starts import START_WORDS, check_start, origins, start_points
 from probattn.inference.fitting.density import data_hash, density_of
 from probattn.inference.fitting.fit import Fit, split_latents
@@ -79,7 +79,7 @@ def sample_posterior(
     counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
     counts["max_tree_depth"] = max_tree_depth
     for name, value in counts.items():
-        whole_number(name, value)
+        as_integer(name, value)
     num_starts = check_start(start, num_chains, num_starts)
     placement = place_chains(num_chains, chain_method, devices)
     data = jnp.asarray(data)
@@ -192,7 +192,7 @@ def _sample(
     shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
     of_one = tuple((name, tuple(shape[1:]), dtype) for name, (shape, dtype) in shapes.items())
     kernel = nuts_kernel(model, placement, of_one, num_warmup, settings["max_tree_depth"])
-    data = on_all(data, placement)
+    data = replicate(data, placement)
     first = (z, jnp.stack(for_chains)), data
     # Every chunk starts from a state that was copied from the host, as after a kill: interrupted
     # and uninterrupted runs then execute the same program, and their draws agree bit for bit.

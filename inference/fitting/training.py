@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array
 from numpyro.distributions import biject_to
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
 from probattn.inference.contract import TokenModel
 from probattn.inference.data.on_disk import Windows
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
     losses: np.ndarray
 
 
-def each_seed(params: Values) -> list[Values]:
+def split_by_seed(params: Values) -> list[Values]:
     """Split parameters with the seeds as leading axis into the parameters of each seed."""
     return [
         jax.tree.map(lambda leaf, i=i: leaf[i], params)
@@ -71,7 +71,7 @@ def train(
         InputError: no seed, a count below 1, or weight decay that is negative or not finite.
         FitError: steps that keep leading out of the domain.
     """
-    whole_number("num_steps", num_steps)
+    as_integer("num_steps", num_steps)
     if not seeds:
         raise InputError("seeds: expected at least one, got none")
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
@@ -98,7 +98,7 @@ def train(
     return Trained(params, descent.losses / len(data))
 
 
-def untrained(model: TokenModel, *, seeds: Sequence[int]) -> Values:
+def initial_parameters(model: TokenModel, *, seeds: Sequence[int]) -> Values:
     """The parameters that `train` starts from: prior draws with the seeds as leading axis."""
     return _starts(model, _keys(seeds))
 

@@ -14,7 +14,7 @@ from probattn.inference.evaluation.curve import LearningCurve
 from probattn.inference.evaluation.learning_study import learning_curve
 from probattn.inference.evaluation.measured import SURE
 from probattn.inference.fitting.fit import Fit
-from probattn.inference.report.style import STYLE, ink, looks, own_axes
+from probattn.inference.report.style import STYLE, fit_styles, ink, own_axes
 
 
 def plot_learning_curve(
@@ -51,13 +51,13 @@ def plot_learning_curve(
         curve = learning_curve(fits, heldout_tokens)
     ax = own_axes(ax)
     with mpl.rc_context(STYLE):
-        for name, look in looks(curve.methods).items():
-            _draw(curve, name, look, ax)
+        for name, style in fit_styles(curve.methods).items():
+            _draw(curve, name, style, ax)
         _label(curve, ax)
     return ax
 
 
-def _draw(curve: LearningCurve, name: str, look: Mapping[str, Any], ax: Axes) -> None:
+def _draw(curve: LearningCurve, name: str, style: Mapping[str, Any], ax: Axes) -> None:
     loss, error = curve.losses(name)
     trusted = curve.trusted(name)
     bars = SURE * error
@@ -68,11 +68,11 @@ def _draw(curve: LearningCurve, name: str, look: Mapping[str, Any], ax: Axes) ->
         capsize=3,
         label=name,
         markevery=np.flatnonzero(trusted).tolist(),
-        **look,
+        **style,
     )
     hollow = {
-        "marker": look["marker"],
-        "color": look["color"],
+        "marker": style["marker"],
+        "color": style["color"],
         "fillstyle": "none",
         "linestyle": "none",
     }

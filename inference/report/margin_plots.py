@@ -16,8 +16,8 @@ from probattn.inference.evaluation.support import Example, example, margins_of
 from probattn.inference.report.style import (
     STYLE,
     draw_intervals,
+    fit_styles,
     ink,
-    looks,
     own_axes,
     side_by_side,
 )
@@ -40,7 +40,7 @@ def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Ax
     """
     found = each(fits, tuple, lambda fit: (fit.method, margins_of(fit, tokens)))
     ax = own_axes(ax, 6.8, 3.4)
-    shown = looks({name: method for name, (method, _) in found.items()})
+    shown = fit_styles({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):
         for (name, (_, margins)), beside in zip(
             found.items(), side_by_side(len(found)), strict=True
@@ -90,7 +90,7 @@ def plot_support(
         vocab_size = model.vocab_size
         shown = example(given, tokens, symbols or [str(token) for token in range(vocab_size)])
     ax = own_axes(ax, 4.2, 2.2)
-    look, positions = looks(shown.methods), np.arange(len(shown.labels))
+    style, positions = fit_styles(shown.methods), np.arange(len(shown.labels))
     points = [
         name
         for name, values in shown.probability.items()
@@ -105,7 +105,7 @@ def plot_support(
                 beside,
                 shown.probability[name],
                 width,
-                color=look[name]["color"],
+                color=style[name]["color"],
                 alpha=0.75,
                 label=name,
             )
@@ -116,7 +116,7 @@ def plot_support(
                 where,
                 height,
                 "v",
-                color=look[name]["color"],
+                color=style[name]["color"],
                 markersize=8,
                 label=name,
                 clip_on=False,
@@ -141,7 +141,7 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
     """
     found = each(fits, tuple, lambda fit: (fit.method, singular_values(fit)))
     ax = own_axes(ax, 5.0, 3.2)
-    shown = looks({name: method for name, (method, _) in found.items()})
+    shown = fit_styles({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):
         for (name, (_, values)), beside in zip(
             found.items(), side_by_side(len(found)), strict=True

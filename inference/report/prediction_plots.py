@@ -22,7 +22,7 @@ from probattn.inference.evaluation.predictive import each, predict
 from probattn.inference.evaluation.token_calibration import Reliability, reliability
 from probattn.inference.evaluation.uncertainty_parts import Uncertainty, uncertainty
 from probattn.inference.fitting.fit import Fit
-from probattn.inference.report.style import STYLE, ink, looks, own_axes
+from probattn.inference.report.style import STYLE, fit_styles, ink, own_axes
 
 
 def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
@@ -40,7 +40,7 @@ def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     """
     found = each(fits, Reliability, lambda fit: reliability(predict(fit, tokens)))
     ax = own_axes(ax, 5.0, 4.2)
-    shown = looks({name: one.method for name, one in found.items()})
+    shown = fit_styles({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
         top = max(
             max(one.confidence.max(), one.high.max(), one.accuracy.max()) for one in found.values()
@@ -84,7 +84,7 @@ def plot_uncertainty(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     """
     found = each(fits, Uncertainty, lambda fit: uncertainty(predict(fit, tokens)))
     ax = own_axes(ax, 6.4, 1.2 + 0.45 * len(found))
-    shown = looks({name: one.method for name, one in found.items()})
+    shown = fit_styles({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
         for row, (name, one) in enumerate(found.items()):
             colour = shown[name]["color"]
@@ -144,7 +144,7 @@ def plot_detection(
 
     found = each(fits, tuple, find)
     ax = own_axes(ax, 4.4, 4.2)
-    shown = looks({label: some[0].method for label, some in found.items()})
+    shown = fit_styles({label: some[0].method for label, some in found.items()})
     lines = dict(zip(SCORES, ("-", "--", ":"), strict=True))
     with mpl.rc_context(STYLE):
         ax.plot([0, 1], [0, 1], color=ink(), linewidth=0.8, linestyle=":")
@@ -190,7 +190,7 @@ def plot_robustness(
         fits, Robustness, lambda fit: robustness(fit, tokens[:DISTURBED_SEQUENCES], disturbance)
     )
     ax = own_axes(ax, 4.8, 3.6)
-    shown = looks({name: one.method for name, one in found.items()})
+    shown = fit_styles({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
         for name, one in found.items():
             losses, errors = (

@@ -11,7 +11,7 @@ from probattn.inference.contract import TokenModel, require
 from probattn.inference.evaluation.mode_against_draws import DrawScores, draw_scores
 from probattn.inference.evaluation.predictive import as_fits, each
 from probattn.inference.evaluation.scores import has_chains, score_baselines, score_fit
-from probattn.inference.report.style import STYLE, looks, own_axes
+from probattn.inference.report.style import STYLE, fit_styles, own_axes
 
 
 def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axes:
@@ -36,12 +36,17 @@ def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
         scores += score_baselines(first.data, np.asarray(tokens), vocab_size)
     ordered = sorted(scores, key=lambda score: -score.loss)
     ax = own_axes(ax, 6.8, 1.0 + 0.38 * len(ordered))
-    shown = looks({score.name: score.method for score in scores})
+    shown = fit_styles({score.name: score.method for score in scores})
     with mpl.rc_context(STYLE):
         for row, score in enumerate(ordered):
-            look = {"color": shown[score.name]["color"], "marker": shown[score.name]["marker"]}
+            style = {"color": shown[score.name]["color"], "marker": shown[score.name]["marker"]}
             ax.errorbar(
-                score.loss, row, xerr=2 * score.per_token.error, capsize=3, label=score.name, **look
+                score.loss,
+                row,
+                xerr=2 * score.per_token.error,
+                capsize=3,
+                label=score.name,
+                **style,
             )
             ax.annotate(
                 f"{score.loss:.3f}",
@@ -79,7 +84,7 @@ def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
     if not sampled:
         raise InputError("traces: expected a fit by Markov chains, got none")
     ax = own_axes(ax, 6.8, 3.0)
-    shown = looks({score.name: score.method for score in sampled})
+    shown = fit_styles({score.name: score.method for score in sampled})
     with mpl.rc_context(STYLE):
         for score in sampled:
             # per_draw is [chains, draws, n]; its sum over the n sequences is [chains, draws].
@@ -114,11 +119,11 @@ def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = 
     """
     found = each(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
     ax = own_axes(ax, 6.4, 3.8)
-    shown = looks({name: one.method for name, one in found.items()})
+    shown = fit_styles({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
         for name, one in found.items():
             single = len(one.log_joint) == 1
-            look = {
+            style = {
                 "color": shown[name]["color"],
                 "marker": shown[name]["marker"],
                 "linestyle": "none",
@@ -126,7 +131,7 @@ def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = 
             ax.plot(
                 one.log_joint,
                 one.per_token,
-                **look,
+                **style,
                 markersize=9 if single else 3,
                 alpha=1 if single else 0.5,
                 label=name,

@@ -92,7 +92,7 @@ def ink() -> str:
     return mpl.rcParams["text.color"]
 
 
-def looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def fit_styles(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Colour, line style and marker of each fit.
 
     A fit has the colour of its method, or a spare one if an earlier fit has taken it. Baselines
@@ -107,7 +107,7 @@ def looks(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for number, (name, method) in enumerate(methods.items()):
         taken = method != "baseline" and any(
-            look["color"] == COLOURS[method] for look in found.values()
+            style["color"] == COLOURS[method] for style in found.values()
         )
         line, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
         found[name] = {
@@ -135,7 +135,7 @@ def side_by_side(number: int) -> np.ndarray:
 
 
 def draw_intervals(
-    ax: Axes, at: np.ndarray, quantiles: np.ndarray, name: str, look: Mapping[str, Any]
+    ax: Axes, at: np.ndarray, quantiles: np.ndarray, name: str, style: Mapping[str, Any]
 ) -> None:
     """Draw medians, with thick lines over half of the values and thin ones over nine tenths.
 
@@ -144,16 +144,16 @@ def draw_intervals(
         at: where on the x-axis, (places,).
         quantiles: at the levels `measured.QUANTILES`, (5, places).
         name: of the fit, for the legend.
-        look: of the fit, from `looks`.
+        style: of the fit, from `fit_styles`.
     """
     low, lower, middle, upper, high = quantiles
-    ax.vlines(at, low, high, color=look["color"], linewidth=1)
-    ax.vlines(at, lower, upper, color=look["color"], linewidth=4, alpha=0.6)
+    ax.vlines(at, low, high, color=style["color"], linewidth=1)
+    ax.vlines(at, lower, upper, color=style["color"], linewidth=4, alpha=0.6)
     ax.plot(
         at,
         middle,
-        color=look["color"],
-        marker=look["marker"],
+        color=style["color"],
+        marker=style["marker"],
         linestyle="none",
         markersize=5,
         label=name,

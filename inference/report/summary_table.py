@@ -60,7 +60,7 @@ def reference_of(methods: Mapping[str, str]) -> str:
 
 def answers(found: Any) -> tuple[Answer, ...]:
     """The rows of a comparison's summary table; what the comparison lacks has no row."""
-    parts = (_of_loss, _of_calibration, _of_detection, _of_robustness)
+    parts = (_loss_answer, _calibration_answer, _detection_answer, _robustness_answer)
     return tuple(answer for part in parts for answer in part(found, reference_of(found.methods)))
 
 
@@ -79,7 +79,7 @@ def _answer(
     return Answer(figure, unit, lower, reference, values, differences, note)
 
 
-def _of_loss(found: Any, reference: str) -> Iterator[Answer]:
+def _loss_answer(found: Any, reference: str) -> Iterator[Answer]:
     losses = {score.name: -score.log_probs for score in found.scores if score.name in found.methods}
     for unit, over in (
         ("token", found.heldout_counts),
@@ -93,7 +93,7 @@ def _of_loss(found: Any, reference: str) -> Iterator[Answer]:
         yield _answer("held-out loss", f"nats per {unit}", reference, values, minus)
 
 
-def _of_calibration(found: Any, reference: str) -> Iterator[Answer]:
+def _calibration_answer(found: Any, reference: str) -> Iterator[Answer]:
     of = {name: found.reliability[name] for name in found.methods}
 
     def brier(name: str) -> Measured:
@@ -121,7 +121,7 @@ def _of_calibration(found: Any, reference: str) -> Iterator[Answer]:
     yield _answer("expected calibration error", "probability", reference, errors, error)
 
 
-def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
+def _detection_answer(found: Any, reference: str) -> Iterator[Answer]:
     for elsewhere, by_name in found.detection.items():
         for title, pick in (("surprise", _surprise), ("uncertainty", _uncertainty)):
             picked = {name: pick(some) for name, some in by_name.items()}
@@ -144,7 +144,7 @@ def _of_detection(found: Any, reference: str) -> Iterator[Answer]:
             )
 
 
-def _of_robustness(found: Any, reference: str) -> Iterator[Answer]:
+def _robustness_answer(found: Any, reference: str) -> Iterator[Answer]:
     for disturbance, by_name in found.robustness.items():
         of_noise = disturbance == EMBEDDING_NOISE
         at = by_name[reference].levels.index(NOISE_SHOWN if of_noise else TYPOS_SHOWN)

@@ -7,7 +7,7 @@ import numpy as np
 
 from probattn.inference.contract import LayeredModel
 from probattn.inference.fitting.descent import CHUNK_STEPS
-from probattn.inference.fitting.training import each_seed, train, untrained
+from probattn.inference.fitting.training import initial_parameters, split_by_seed, train
 from probattn.inference.study.under_stress import margins_of_heads
 
 
@@ -35,10 +35,10 @@ def margins_in_training(
     course = []
     for steps in (0, *_checkpoints(num_steps)):
         if steps == 0:
-            params = untrained(model, seeds=seeds)
+            params = initial_parameters(model, seeds=seeds)
         else:
             params = train(model, data, seeds=seeds, num_steps=steps, batch_size=batch_size).params
-        results = [margins_of_heads(model, one, heldout) for one in each_seed(params)]
+        results = [margins_of_heads(model, one, heldout) for one in split_by_seed(params)]
         course.append({"steps": steps, "results": results})
     return course
 

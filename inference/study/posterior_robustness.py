@@ -17,7 +17,7 @@ from probattn.inference.fitting.posterior import sample_posterior
 PLAIN, BARRIER, ENSEMBLE, POSTERIOR = "MAP", "MAP with barrier", "ensemble", "posterior"
 
 
-def posterior_look(
+def compare_under_disturbance(
     plain: Any,
     barrier: Any,
     data: np.ndarray,
@@ -85,14 +85,14 @@ def posterior_look(
     }
 
 
-def judge_averaging(look: Mapping[str, Any], against: str = BARRIER) -> dict[str, str]:
+def judge_averaging(posterior: Mapping[str, Any], against: str = BARRIER) -> dict[str, str]:
     """Whether the posterior helps or hurts beside another fit, in words, by disturbance.
 
     The paired difference of losses decides, on clean data and at the strongest disturbance: "helps"
     or "hurts" if it exceeds two standard errors, else "no difference".
 
     Args:
-        look: the result of `posterior_look`.
+        posterior: the result of `compare_under_disturbance`.
         against: name of the other fit.
     """
 
@@ -104,7 +104,7 @@ def judge_averaging(look: Mapping[str, Any], against: str = BARRIER) -> dict[str
 
     return {
         disturbance: f"clean: {word(of[against][0])}, disturbed: {word(of[against][-1])}"
-        for disturbance, of in look["posterior_minus"].items()
+        for disturbance, of in posterior["posterior_minus"].items()
     }
 
 

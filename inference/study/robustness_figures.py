@@ -145,14 +145,14 @@ def plot_course(course: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axe
     return ax
 
 
-def plot_look(
+def plot_disturbed_fits(
     curves: Mapping[str, Mapping[str, Any]], disturbance: str, ax: Axes | None = None
 ) -> Axes:
     """Held-out loss of each fit against the strength of a disturbance, with two standard errors.
 
     Args:
-        curves: `curves` of the result of `posterior_look`; under noise all fits are averaged over
-            as many noises.
+        curves: `curves` of the result of `compare_under_disturbance`; under noise all fits are
+            averaged over as many noises.
         disturbance: which of them to plot.
         ax: axes to draw on; new ones if None.
     """
@@ -182,7 +182,7 @@ def plot_look(
     return ax
 
 
-def plot_chosen(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
+def plot_fragility(arms: Sequence[dict[str, Any]], ax: Axes | None = None) -> Axes:
     """Loss added by noise on chosen tokens minus that on random ones, one row per arm.
 
     Tokens are chosen by margin, entropy or gradient (`fragility`). The bars are 95 % intervals.

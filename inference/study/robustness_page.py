@@ -16,9 +16,9 @@ from probattn.inference.report.style import DARK, STYLE
 from probattn.inference.study.posterior_robustness import judge_averaging
 from probattn.inference.study.robustness_arms import BARRIER_FAMILY, PLACEMENTS
 from probattn.inference.study.robustness_figures import (
-    plot_chosen,
     plot_course,
-    plot_look,
+    plot_disturbed_fits,
+    plot_fragility,
     plot_margin_counts,
     plot_tradeoff,
 )
@@ -48,7 +48,7 @@ def save_robustness(
     command: str,
     *,
     course: Sequence[dict[str, Any]],
-    look: dict[str, Any],
+    posterior: dict[str, Any],
 ) -> dict[str, Any]:
     """Write `report.html` and `report.json` about the arms trained so far.
 
@@ -59,7 +59,7 @@ def save_robustness(
         missing: how many arms have not been trained yet.
         command: the command line that made the study.
         course: the result of `margins_in_training`.
-        look: the result of `posterior_look`.
+        posterior: the result of `compare_under_disturbance`.
 
     Returns: the `summary` of the arms.
     """
@@ -79,7 +79,7 @@ def save_robustness(
             "versions": versions(),
             **plain,
             "course": list(course),
-            "posterior": look,
+            "posterior": posterior,
         },
     )
     trained = [arm for arm in arms if arm["results"]]
@@ -100,21 +100,21 @@ def save_robustness(
         figures={
             "near": _drawn(plot_tradeoff, trained, MAIN, NEAR_PLAIN),
             "tradeoff": _drawn(plot_tradeoff, trained),
-            "chosen": _drawn(plot_chosen, few),
+            "chosen": _drawn(plot_fragility, few),
             "course": _drawn(plot_course, course),
             **{
                 f"margins, {placement}": _drawn(plot_margin_counts, _of_placement(few, placement))
                 for placement in PLACEMENTS
             },
             **{
-                disturbance: _drawn(plot_look, look["curves"], disturbance)
-                for disturbance in look["curves"]
+                disturbance: _drawn(plot_disturbed_fits, posterior["curves"], disturbance)
+                for disturbance in posterior["curves"]
             },
         },
         placements=PLACEMENTS,
         course=[{"steps": at["steps"], **_margins(at["results"])} for at in course],
-        look=look,
-        averaging=judge_averaging(look),
+        posterior=posterior,
+        averaging=judge_averaging(posterior),
         stresses=["clean", *STRESSES],
         versions=versions(),
         table=[

@@ -56,22 +56,22 @@ def stress(model: LayeredModel, params: Values, tokens: Any, *, seed: int = 0) -
     some = on_device[:MOST_MARGINS]
     margin, sign, barrier = _blocks(model, params, some)
     found: dict[str, Any] = {
-        "clean": float(_clean(model, params, on_device)),
+        "clean": float(_clean_loss(model, params, on_device)),
         "noise": {
-            f"{level}": float(_noisy(model, params, on_device, key, level))
+            f"{level}": float(_noisy_loss(model, params, on_device, key, level))
             for level in NOISE_LEVELS
         },
         "attack": {
-            f"{level}": float(_attacked(model, params, on_device, level)) for level in ATTACK
+            f"{level}": float(_attacked_loss(model, params, on_device, level)) for level in ATTACK
         },
-        "typos": {kind: _typed(model, params, tokens, kind, seed) for kind in TYPO_KINDS},
+        "typos": {kind: _typo_loss(model, params, tokens, kind, seed) for kind in TYPO_KINDS},
         "root_mean_square": float(_root_mean_square(model.path(params, on_device))),
         "margins": _spread(margin, sign, barrier),
     }
     if auxiliary:
         attention = whole.auxiliary_attention(auxiliary)
         found["auxiliary"] = _spread(
-            *_of_blocks(jacobian_blocks(attention, model.path(params, some)))
+            *_margins_and_barriers(jacobian_blocks(attention, model.path(params, some)))
         )
     added = _support(model, params, some, margin.min(0), key)
     found["support"] = dict(zip(CHOICES, np.asarray(added, float).tolist(), strict=True))
@@ -128,19 +128,21 @@ def _loss(
 
 
 @partial(jax.jit, static_argnums=0)
-def _clean(model: LayeredModel, params: Values, tokens: Array) -> Array:
+def _clean_loss(model: LayeredModel, params: Values, tokens: Array) -> Array:
     return _loss(model, params, tokens, model.path(params, tokens))
 
 
 @partial(jax.jit, static_argnums=0)
-def _noisy(model: LayeredModel, params: Values, tokens: Array, key: Array, level: Array) -> Array:
+def _noisy_loss(
+    model: LayeredModel, params: Values, tokens: Array, key: Array, level: Array
+) -> Array:
     u = model.path(params, tokens)
     noise = level * _root_mean_square(u) * jax.random.normal(key, u.shape)
     return _loss(model, params, tokens, u + noise)
 
 
 @partial(jax.jit, static_argnums=0)
-def _attacked(model: LayeredModel, params: Values, tokens: Array, level: Array) -> Array:
+def _attacked_loss(model: LayeredModel, params: Values, tokens: Array, level: Array) -> Array:
     """Loss after gradient ascent on it in the embeddings.
 
     Each position moves by at most `radius`, the root mean square length of noise of this level.
@@ -162,15 +164,17 @@ def _unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
 
 
-def _typed(model: LayeredModel, params: Values, tokens: np.ndarray, kind: str, seed: int) -> float:
+def _typo_loss(
+    model: LayeredModel, params: Values, tokens: np.ndarray, kind: str, seed: int
+) -> float:
     """Loss under typos of the tokens that are still the writer's own, given the typed prefix."""
     some = tokens[room_for_typos(tokens, TYPOS)]
     typed, own = with_typos(some, kind, TYPOS, vocab_size=model.vocab_size, seed=seed)
-    return float(_of_own(model, params, jnp.asarray(typed), jnp.asarray(own)))
+    return float(_own_loss(model, params, jnp.asarray(typed), jnp.asarray(own)))
 
 
 @partial(jax.jit, static_argnums=0)
-def _of_own(model: LayeredModel, params: Values, tokens: Array, own: Array) -> Array:
+def _own_loss(model: LayeredModel, params: Values, tokens: Array, own: Array) -> Array:
     return _loss(model, params, tokens, model.path(params, tokens), own)
 
 
@@ -181,10 +185,12 @@ def _blocks(model: LayeredModel, params: Values, tokens: Array) -> tuple[Array, 
     The shape of each is (layers, num_sequences, length).
     """
     read = model.attentions(params, model.path(params, tokens))
-    return _of_blocks(jnp.stack([jacobian_blocks(attention, x) for attention, x in read]))
+    return _margins_and_barriers(
+        jnp.stack([jacobian_blocks(attention, x) for attention, x in read])
+    )
 
 
-def _of_blocks(blocks: Array) -> tuple[Array, Array, Array]:
+def _margins_and_barriers(blocks: Array) -> tuple[Array, Array, Array]:
     sign, log_abs_det = jnp.linalg.slogdet(blocks)
     return jnp.linalg.svd(blocks, compute_uv=False)[..., -1], sign, -log_abs_det
 

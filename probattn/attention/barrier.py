@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
 from probattn.attention.jacobian import density_parts, log_det
-from probattn.attention.small_blocks import of_small_blocks
+from probattn.attention.small_blocks import small_blocks_working_set
 from probattn.checks import as_scale
 from probattn.errors import InputError
 
@@ -122,7 +122,7 @@ def penalties(
         )
     if variant == "full":
         e, log_abs_det, _ = over_sequences(
-            density_parts, attention, embeddings, working_set=of_small_blocks
+            density_parts, attention, embeddings, working_set=small_blocks_working_set
         )
         return 0.5 * ((e / as_scale(scale)) ** 2).sum(-1) - log_abs_det
     barrier = -log_det(attention, embeddings)

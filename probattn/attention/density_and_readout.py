@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
 from probattn.attention.jacobian import density_parts_of, log_density_of
-from probattn.attention.small_blocks import of_small_blocks
+from probattn.attention.small_blocks import small_blocks_working_set
 from probattn.attention.weighted_mean import Attended, attend
 
 
@@ -39,7 +39,7 @@ def density_with_readout(
     Raises: InputError on a wrong shape, a NaN or a scale that is not positive. Source: theory,
     sections 2 and 7.
     """
-    e, log_det, inside, mean = over_sequences(_parts, attention, u, working_set=_of_parts)
+    e, log_det, inside, mean = over_sequences(_parts, attention, u, working_set=_parts_working_set)
     return log_density_of(e, log_det, inside, scale), mean
 
 
@@ -48,9 +48,9 @@ def _strict(attention: Attention) -> Attention:
     return dataclasses.replace(attention, value=None, mask="strict")
 
 
-def _of_parts(attention: Attention, length: int) -> int:
+def _parts_working_set(attention: Attention, length: int) -> int:
     """Numbers that one sequence needs at once in `_parts`; the density needs most of them."""
-    return of_small_blocks(_strict(attention), length)
+    return small_blocks_working_set(_strict(attention), length)
 
 
 def _parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, ...]:

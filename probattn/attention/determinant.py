@@ -36,29 +36,29 @@ def sign_and_log_det(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
     if dim > LARGEST_UNROLLED:
         return _by_library(blocks)
     blocks_last = jnp.moveaxis(blocks.reshape(-1, dim, dim), 0, -1)  # [i, j, n]
-    sign, log_det, _ = _side_by_side(blocks_last)  # [n], [n], [i, j, n]
+    sign, log_det, _ = _by_elimination(blocks_last)  # [n], [n], [i, j, n]
     return sign.reshape(batch), log_det.reshape(batch)
 
 
 @jax.custom_jvp
-def _side_by_side(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _by_elimination(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sign, log |det| and inverse of blocks [i, j, n] by elimination, with derivatives by hand.
 
     The inverse of a singular block is set to 0, so that its derivatives are 0 too.
     """
-    return _all_at_once(blocks)
+    return _eliminate(blocks)
 
 
-@_side_by_side.defjvp
+@_by_elimination.defjvp
 @jax.default_matmul_precision("highest")  # a rule may be traced outside its caller's setting
-def _side_by_side_jvp(primals, tangents):
+def _by_elimination_jvp(primals, tangents):
     """`d log |det J| = tr(J^-1 dJ)` and `d J^-1 = -J^-1 dJ J^-1`, without another factorisation.
 
-    The rule takes the inverse from `_side_by_side` itself, so it can be differentiated again, to
+    The rule takes the inverse from `_by_elimination` itself, so it can be differentiated again, to
     any order.
     """
     (blocks,), (tangent,) = primals, tangents  # [i, j, n] each
-    sign, log_det, inverse = _side_by_side(blocks)
+    sign, log_det, inverse = _by_elimination(blocks)
     log_det_tangent = (jnp.swapaxes(inverse, 0, 1) * tangent).sum((0, 1))  # the trace, [n]
     inverse_tangent = -jnp.einsum("ijn,jkn,kln->iln", inverse, tangent, inverse)
     return (sign, log_det, inverse), (jnp.zeros_like(sign), log_det_tangent, inverse_tangent)
@@ -86,19 +86,19 @@ def _by_library_jvp(primals, tangents):
 
 
 @jax.custom_batching.custom_vmap
-def _all_at_once(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _eliminate(blocks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sign, log |det| and inverse of blocks [i, j, n], without the derivative rule.
 
     Elimination in the given order of rows is faster. If it is unstable for any block, all blocks
     are eliminated again, with pivoting.
     """
-    *found, stable = _in_given_order(blocks)
+    *found, stable = _without_pivoting(blocks)
     return jax.lax.cond(stable, lambda _: tuple(found), _with_pivoting, blocks)
 
 
-@_all_at_once.def_vmap
-def _over_batch(size: int, in_batched: list[bool], blocks: jax.Array) -> tuple[Any, Any]:
-    """The vmap rule of `_all_at_once`: merge the mapped axis into the block axis.
+@_eliminate.def_vmap
+def _eliminate_vmap(size: int, in_batched: list[bool], blocks: jax.Array) -> tuple[Any, Any]:
+    """The vmap rule of `_eliminate`: merge the mapped axis into the block axis.
 
     Without this rule vmap would turn the `cond` into a select, which runs both branches.
     """
@@ -106,12 +106,12 @@ def _over_batch(size: int, in_batched: list[bool], blocks: jax.Array) -> tuple[A
     merged = jnp.moveaxis(blocks, 0, -2).reshape(*shape, batch * number)  # [i, j, batch * n]
     split = [
         jnp.moveaxis(part.reshape(*part.shape[:-1], batch, number), -2, 0)  # [batch, ..., n]
-        for part in _all_at_once(merged)
+        for part in _eliminate(merged)
     ]
     return tuple(split), (True, True, True)
 
 
-def _in_given_order(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _without_pivoting(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Sign, log |det| and inverse of blocks [i, j, n], and whether they can be relied on.
 
     Gauss-Jordan elimination without row exchanges, in place: the inverse replaces the matrix, one
@@ -147,7 +147,7 @@ def _in_given_order(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array,
 def _with_pivoting(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sign, log |det| and inverse of blocks [i, j, n], with partial pivoting.
 
-    Gauss-Jordan elimination in place, as in `_in_given_order`. No row is moved, since each block
+    Gauss-Jordan elimination in place, as in `_without_pivoting`. No row is moved, since each block
     would move another one: `pivot_rows[k]` [n] is the row of each block that holds the pivot of
     column k, and rows and columns of the inverse are put in order at the end. The barriers divide
     each step into three loops over the blocks; without them the compiler computes a step again

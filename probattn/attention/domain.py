@@ -66,7 +66,7 @@ def _smallest_pivot(matrix: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, len(matrix), eliminate, (matrix, smallest))[1]
 
 
-def of_centred(attention: Attention, length: int) -> int:
+def centred_working_set(attention: Attention, length: int) -> int:
     """Numbers that one sequence needs at once where each past is centred: some [h, t, s, i]."""
     return 4 * attention.heads * length**2 * attention.dim
 

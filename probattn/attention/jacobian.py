@@ -13,9 +13,19 @@ from jaxtyping import Array, Float
 from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
 from probattn.attention.determinant import sign_and_log_det
-from probattn.attention.domain import inequality_holds, of_centred
-from probattn.attention.small_blocks import of_small_blocks, reduced_blocks, slope_of_own
-from probattn.attention.weighted_mean import Attended, attend, mean, mean_of_heads, of_weights
+from probattn.attention.domain import centred_working_set, inequality_holds
+from probattn.attention.small_blocks import (
+    inclusive_derivative,
+    reduced_blocks,
+    small_blocks_working_set,
+)
+from probattn.attention.weighted_mean import (
+    Attended,
+    attend,
+    mean,
+    mean_of_heads,
+    weights_working_set,
+)
 from probattn.checks import as_scale
 
 
@@ -34,7 +44,7 @@ def residuals(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length
         >>> print(residuals(attention, u).ravel())
         [-1.  2.  0.]
     """
-    return over_sequences(_residuals, attention, u, working_set=of_weights)
+    return over_sequences(_residuals, attention, u, working_set=weights_working_set)
 
 
 def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length dim dim"]:
@@ -58,7 +68,7 @@ def jacobian_blocks(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
         >>> print(jacobian_blocks(attention, u).ravel())
         [1.  1.  0.5]
     """
-    return over_sequences(_blocks, attention, u, working_set=of_centred)
+    return over_sequences(_blocks, attention, u, working_set=centred_working_set)
 
 
 def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
@@ -85,7 +95,7 @@ def log_det(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]
         >>> print(log_det(attention, u).round(4))
         [ 0.      0.     -0.6931]
     """
-    return over_sequences(_log_det, attention, u, working_set=of_small_blocks)
+    return over_sequences(_log_det, attention, u, working_set=small_blocks_working_set)
 
 
 def log_barrier(attention: Attention, u: ArrayLike) -> Float[Array, "*batch length"]:
@@ -133,7 +143,7 @@ def path_log_density(
         -inf
     """
     e, log_abs_det, inside = over_sequences(
-        density_parts, attention, u, working_set=of_small_blocks
+        density_parts, attention, u, working_set=small_blocks_working_set
     )
     return log_density_of(e, log_abs_det, inside, scale)
 
@@ -205,7 +215,7 @@ def _blocks(attention: Attention, u: jax.Array) -> jax.Array:
         covariance @ attention.interaction[:, None] * attended.shrink[:, None, :, None, None]
     )
     if attention.mask == "inclusive":
-        derivative = derivative + slope_of_own(attention, u, attended)
+        derivative = derivative + inclusive_derivative(attention, u, attended)
     identity = jnp.eye(attention.dim, dtype=u.dtype)
     if attention.value is None:
         return identity - derivative.mean(1)

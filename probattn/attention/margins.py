@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from probattn.attention.attention import Attention
 from probattn.attention.batching import over_sequences
-from probattn.attention.domain import inequality_slack, of_centred
+from probattn.attention.domain import centred_working_set, inequality_slack
 from probattn.attention.jacobian import jacobian_blocks, log_det
 from probattn.errors import InputError
 
@@ -125,4 +125,4 @@ def matrix_inequality_slack(attention: Attention, u: ArrayLike) -> Float[Array, 
         raise InputError(
             "attention: expected one built with symmetric=True (A = A^T, one head, V = I)"
         )
-    return over_sequences(inequality_slack, attention, u, working_set=of_centred)
+    return over_sequences(inequality_slack, attention, u, working_set=centred_working_set)

@@ -14,7 +14,7 @@ from probattn.attention.attention import Attention
 from probattn.attention.jacobian import path_log_density
 from probattn.attention.transform import AttentionTransform
 from probattn.attention.uniqueness import require_strict
-from probattn.checks import as_scale, whole_number
+from probattn.checks import as_integer, as_scale
 from probattn.errors import InputError
 
 
@@ -76,7 +76,7 @@ class AttentionProcess(dist.Distribution):
         validate_args: bool | None = None,
     ):
         AttentionTransform(attention, branch)  # for its checks
-        length = whole_number("length", length)
+        length = as_integer("length", length)
         bias = attention.position_bias
         if bias is not None and bias.shape[-1] < length:
             raise InputError(

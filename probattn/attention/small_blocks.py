@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probattn.attention.attention import Attention
-from probattn.attention.weighted_mean import Attended, of_weights, weighted_sum
+from probattn.attention.weighted_mean import Attended, weighted_sum, weights_working_set
 
 
 def reduced_blocks(
@@ -58,7 +58,7 @@ def reduced_blocks(
         identity = jnp.eye(attention.dim, dtype=u.dtype)
         return identity - per_head[:, 0] @ attention.interaction[0], covariance[:, 0], attended
     if attention.mask == "inclusive":
-        per_head = per_head + _of_values(attention, slope_of_own(attention, u, attended))
+        per_head = per_head + _of_values(attention, inclusive_derivative(attention, u, attended))
     if _by_lemma(attention):
         # The columns of block (g, h) are those of head h: [b, h, t, H r, r] -> [b, t, H r, H r].
         derivative = jnp.moveaxis(per_head, 1, 3)
@@ -70,15 +70,15 @@ def reduced_blocks(
     return jnp.eye(derivative.shape[-1], dtype=u.dtype) - derivative, None, attended
 
 
-def of_small_blocks(attention: Attention, length: int) -> int:
+def small_blocks_working_set(attention: Attention, length: int) -> int:
     """Array elements that a sequence needs at once: weights, products, blocks and inverses."""
     size = attention.heads * attention.rank if _by_lemma(attention) else attention.dim
-    return of_weights(attention, length) + 8 * length * size**2 * (
+    return weights_working_set(attention, length) + 8 * length * size**2 * (
         1 if _by_lemma(attention) else attention.heads
     )
 
 
-def slope_of_own(attention: Attention, u: jax.Array, attended: Attended) -> jax.Array:
+def inclusive_derivative(attention: Attention, u: jax.Array, attended: Attended) -> jax.Array:
     """What the inclusive mask adds to S_t A in each head, [b, h, t, d, d].
 
         alpha_tt [I + (u_t - ubar_t)(A u_t)^T]

@@ -114,15 +114,15 @@ def _newton(attention: Attention, noise: jax.Array) -> jax.Array:
     # on the fixed-point iteration, which always converges there; without the cap `guarded_newton`
     # starts with a trust region.
     solve = guarded_newton if attention.contraction is None else newton
-    return jax.vmap(partial(_solve_in_turn, attention, solve))(noise)
+    return jax.vmap(partial(_solve_sequentially, attention, solve))(noise)
 
 
 def _iterate(attention: Attention, noise: jax.Array) -> jax.Array:
     """Embeddings [b, t, i] from noise [b, t, i] by the fixed-point iteration."""
-    return jax.vmap(partial(_solve_in_turn, attention, _fixed_point))(noise)
+    return jax.vmap(partial(_solve_sequentially, attention, _fixed_point))(noise)
 
 
-def _solve_in_turn(attention: Attention, solve: Callable, noise: jax.Array) -> jax.Array:
+def _solve_sequentially(attention: Attention, solve: Callable, noise: jax.Array) -> jax.Array:
     """Embeddings u[t, i] of one sequence from noise[t, i]: `solve` at each position in turn."""
 
     def step(u: jax.Array, position: jax.Array) -> tuple[jax.Array, None]:
@@ -184,7 +184,7 @@ def newton(equation: Equation, start: jax.Array) -> jax.Array:
 
     If that fails, by the fixed-point iteration, which converges at rate kappa; NaN if both fail.
     """
-    return _root(equation, start, _find_under_the_cap)
+    return _root(equation, start, _find_by_newton_or_iteration)
 
 
 def guarded_newton(equation: Equation, start: jax.Array) -> jax.Array:
@@ -241,7 +241,7 @@ def _find_by_newton(difference: Callable, start: jax.Array) -> jax.Array:
     )
 
 
-def _find_under_the_cap(difference: Callable, start: jax.Array) -> jax.Array:
+def _find_by_newton_or_iteration(difference: Callable, start: jax.Array) -> jax.Array:
     """Newton's method from `start`; where it fails, the fixed-point iteration from `start`."""
     root = _find_by_newton(difference, start)
     failed = jnp.isnan(root).any()

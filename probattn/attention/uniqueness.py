@@ -62,17 +62,18 @@ def require_strict(attention: Any) -> None:
 def always_unique(attention: Attention, length: int) -> bool:
     """Whether there is one root whatever the history of up to `length` positions.
 
-    So it is under the cap, for up to two positions, and if `_gain` is not positive (for instance
-    with one head, V = I and `A + A^T <= 0`). The last is not known of traced arrays: False.
+    So it is under the cap, for up to two positions, and if `_bound_factor` is not positive (for
+    instance with one head, V = I and `A + A^T <= 0`). The last is not known of traced arrays:
+    False.
     """
     if attention.contraction is not None or length <= 2:
         return True
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(attention)):
         return False
-    return bool((np.asarray(_gain(attention)) <= 0).all())
+    return bool((np.asarray(_bound_factor(attention)) <= 0).all())
 
 
-def _gain(attention: Attention) -> jax.Array:
+def _bound_factor(attention: Attention) -> jax.Array:
     """Factor of `D_t^2 / 4` in the bounds of `certified`, in the shape of the batch of maps."""
     interaction = attention.interaction
     heads = jnp.linalg.norm(interaction, ord=2, axis=(-2, -1))  # |A_h|_2, [..., h]
@@ -95,4 +96,4 @@ def _certified(attention: Attention, u: jax.Array) -> jax.Array:
         return jnp.ones_like(past, bool)
     # The bound is computed with rounding errors: require it with room for them.
     rounding = 16 * attention.dim * jnp.finfo(u.dtype).eps
-    return _gain(attention) * past / 4 < 1 - rounding
+    return _bound_factor(attention) * past / 4 < 1 - rounding

@@ -31,10 +31,10 @@ def attention_mean(attention: Attention, u: ArrayLike) -> Float[Array, "*batch l
         >>> print(attention_mean(attention, u).ravel())
         [ 0. -1.  0.]
     """
-    return over_sequences(mean, attention, u, working_set=of_weights)
+    return over_sequences(mean, attention, u, working_set=weights_working_set)
 
 
-def of_weights(attention: Attention, length: int) -> int:
+def weights_working_set(attention: Attention, length: int) -> int:
     """Numbers that one sequence needs at once: weights, logits and their gradients."""
     return 4 * attention.heads * length**2
 

@@ -19,7 +19,7 @@ from probattn.cli.runs import (
     fit_and_save,
     method_settings,
     resume_run,
-    wake_devices,
+    set_host_devices,
 )
 from probattn.cli.shared import (
     ClusterOption,
@@ -52,7 +52,7 @@ def demo(
 
     Example: `probattn demo`
     """
-    wake_devices(2)
+    set_host_devices(2)
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} == DEMO_FILES):
         raise InputError(f"{out}: exists and is no earlier demo; choose another --out or remove it")
     try:
@@ -241,7 +241,7 @@ def fit(
     from probattn.inference.devices.multihost import join, on_first
 
     join(cluster)
-    wake_devices(
+    set_host_devices(
         (num_chains or 4) if method in (Method.posterior, Method.microcanonical) else 1, devices
     )
     fitted = fit_and_save(
@@ -297,7 +297,7 @@ def resume(
     from probattn.inference.fitting.run_directory import num_devices_of
 
     join(cluster)
-    wake_devices(1, num_devices_of(run))
+    set_host_devices(1, num_devices_of(run))
     fitted = resume_run(Path(run), num_samples)
 
     def report() -> None:

@@ -13,8 +13,8 @@ import typer
 from rich.table import Table
 
 from probattn.cli.models import ModelName, build_model
-from probattn.cli.printing import SAME_COMMAND, console, told_how_to_go_on
-from probattn.cli.runs import Method, fit_and_save, num_chunks, resume_run, wake_devices
+from probattn.cli.printing import SAME_COMMAND, console, resumption_hint
+from probattn.cli.runs import Method, fit_and_save, num_chunks, resume_run, set_host_devices
 from probattn.cli.shared import (
     CorpusArgument,
     FormatOption,
@@ -147,15 +147,15 @@ def learning_curve(
 
     Example: `probattn learning-curve cmudict --out runs/curve`
     """
-    from probattn.checks import whole_number
+    from probattn.checks import as_integer
 
     wanted = parse_sizes(sizes)
     counts = {"num_warmup": num_warmup, "num_samples": num_samples, "num_chains": num_chains}
     counts |= {"max_tree_depth": max_tree_depth}
     steps = {} if num_steps is None else {"num_steps": num_steps}
     for name, value in {**counts, **steps}.items():
-        whole_number(name, value)
-    wake_devices(num_chains)
+        as_integer(name, value)
+    set_host_devices(num_chains)
     from probattn.inference import load_corpus
 
     data = {"length": length, "stream": stream, "format": format, "keep_space": keep_space}
@@ -176,7 +176,7 @@ def learning_curve(
     settings = {Method.map: steps, Method.posterior: counts}
     study = Study(out, corpus, data, whole, options, model, settings, seed)
     open_study(study.folder, study.to_json(), "learning curve")
-    with told_how_to_go_on(lambda: SAME_COMMAND):
+    with resumption_hint(lambda: SAME_COMMAND):
         show(carry_out(study, wanted))
     console.print(f"curve: {(out / 'curve.zip').resolve()}")
 
@@ -210,7 +210,7 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
         for method in CURVE_METHODS:
             found = finished(study, method, size)
             fresh |= found is None
-            fits[method.value] = fit_anyway(study, method, size) if found is None else found
+            fits[method.value] = fit_keeping_draws(study, method, size) if found is None else found
             earlier = "" if found is None else ", finished already"
             console.print(
                 f"{method.value} of {size:,} sequences: {fits[method.value].seconds:.0f} s{earlier}"
@@ -243,7 +243,7 @@ def finished(study: Study, method: Method, size: int) -> Any:
     return None if fitted.unfinished else fitted
 
 
-def fit_anyway(study: Study, method: Method, size: int) -> Any:
+def fit_keeping_draws(study: Study, method: Method, size: int) -> Any:
     """Fit a size, keeping a posterior that failed after its last draw, such as by a stuck chain.
 
     Its verdict says that it has not converged. Raising the error would stop the study for good at

@@ -18,7 +18,7 @@ SAME_COMMAND = "the same command resumes it"
 
 
 @contextlib.contextmanager
-def told_how_to_go_on(how: Callable[[], str | None]) -> Iterator[None]:
+def resumption_hint(how: Callable[[], str | None]) -> Iterator[None]:
     """Print how to resume the work inside if Ctrl-C stops it, and let the interrupt pass.
 
     `how` is called only then; it returns None if there is nothing to resume.

@@ -212,11 +212,11 @@ def generate(
     import jax
     import numpy as np
 
-    from probattn.checks import whole_number
+    from probattn.checks import as_integer
     from probattn.inference import load_run
     from probattn.inference.contract import GenerativeModel, require
 
-    whole_number("number", number)
+    as_integer("number", number)
     if plot is not None:
         check_plot(plot)
     fitted, corpus, _ = load_run(run)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from probattn.cli.printing import SAME_COMMAND, console, told_how_to_go_on
+from probattn.cli.printing import SAME_COMMAND, console, resumption_hint
 from probattn.cli.shared import SeedOption
 from probattn.cli.study_folder import open_study
 from probattn.errors import FitError, InputError
@@ -27,8 +27,14 @@ MOST_HELDOUT = 256  # held-out sequences that are put under stress
 WORTH_A_PROJECTION = 500  # least number of steps for which the cost of training is projected
 PROBES = (50, 50, 200)  # steps of the trainings that are timed for that; the first compiles
 # Sizes of the small LanguageModel that is sampled, and of its run.
-LOOK = {"length": 12, "train_size": 150, "dim": 2, "num_warmup": 100, "num_samples": 100}
-QUICK_LOOK = {"length": 8, "train_size": 50, "dim": 2, "num_warmup": 50, "num_samples": 50}
+POSTERIOR_SETTINGS = {
+    "length": 12,
+    "train_size": 150,
+    "dim": 2,
+    "num_warmup": 100,
+    "num_samples": 100,
+}
+QUICK_POSTERIOR = {"length": 8, "train_size": 50, "dim": 2, "num_warmup": 50, "num_samples": 50}
 QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}
 
 
@@ -122,7 +128,7 @@ def robustness(
 
     Example: `probattn study robustness corpus.txt --out runs/robustness --quick`
     """
-    from probattn.checks import whole_number
+    from probattn.checks import as_integer
 
     chosen = {
         "dim": dim,
@@ -133,7 +139,7 @@ def robustness(
     }
     chosen |= {"batch_size": batch_size, "num_seeds": num_seeds}
     for name, value in (chosen | {"seed": seed}).items():
-        whole_number(name, value, {"length": SHORTEST, "seed": 0}.get(name, 1))
+        as_integer(name, value, {"length": SHORTEST, "seed": 0}.get(name, 1))
     chosen |= QUICK if quick else {}
     plan = _plan(corpus, out, chosen, seed)
     # Imported only here, so that --help loads no JAX.
@@ -143,10 +149,10 @@ def robustness(
     plan.model(planned[0])  # refuses wrong settings before anything is written
     open_study(out, plan.to_json(), "study of robustness")
     (out / "arms").mkdir(exist_ok=True)
-    with told_how_to_go_on(lambda: SAME_COMMAND):
+    with resumption_hint(lambda: SAME_COMMAND):
         carry_out(plan, planned)
-        _once(plan.folder / "course.json", lambda: _course(plan, planned[0]))
-        _once(plan.folder / "posterior.json", lambda: _posterior(plan, corpus, quick))
+        _write_once(plan.folder / "course.json", lambda: _course(plan, planned[0]))
+        _write_once(plan.folder / "posterior.json", lambda: _posterior(plan, corpus, quick))
     report(plan, planned, corpus, quick)
 
 
@@ -181,7 +187,7 @@ def carry_out(plan: Plan, planned: "list[Arm]") -> None:
         f"{len(planned)} arms of {len(plan.seeds)} seeds, {len(planned) - len(missing)} done; "
         f"each trains on {sequences:,} sequences of {plan.corpus.length} characters"
     )
-    costs = _costs(plan, missing)
+    costs = _projected_seconds(plan, missing)
     if costs:
         console.print(
             f"training will take some {sum(costs.values()) / 60:.0f} min, projected from a few "
@@ -201,7 +207,7 @@ def carry_out(plan: Plan, planned: "list[Arm]") -> None:
         jax.clear_caches()
 
 
-def _costs(plan: Plan, missing: "list[Arm]") -> dict[str, float]:
+def _projected_seconds(plan: Plan, missing: "list[Arm]") -> dict[str, float]:
     """Projected seconds of training by name of arm, from a few steps of one arm of each kind.
 
     The kind of an arm is the placement of its barrier. The result is empty where training takes too
@@ -234,7 +240,7 @@ def _seconds(plan: Plan, arm: "Arm", num_steps: int) -> float:
 
 def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
     """The losses of each seed of an arm under stress, or why it could not be trained, as JSON."""
-    from probattn.inference.fitting.training import each_seed, train
+    from probattn.inference.fitting.training import split_by_seed, train
     from probattn.inference.study.under_stress import stress
 
     model, about = (
@@ -257,11 +263,11 @@ def _result(plan: Plan, arm: "Arm") -> dict[str, Any]:
     return about | {
         "failed": None,
         "seconds": seconds,
-        "results": [stress(model, params, some) for params in each_seed(trained.params)],
+        "results": [stress(model, params, some) for params in split_by_seed(trained.params)],
     }
 
 
-def _once(file: Path, make: Callable[[], Any]) -> None:
+def _write_once(file: Path, make: Callable[[], Any]) -> None:
     """Write what `make` returns to `file` as JSON, unless a killed study has written it already."""
     from probattn.inference.data.array_file import write_json
 
@@ -288,10 +294,10 @@ def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
     import numpy as np
 
     from probattn.inference import load_corpus
-    from probattn.inference.study.posterior_robustness import posterior_look
+    from probattn.inference.study.posterior_robustness import compare_under_disturbance
     from probattn.models import LanguageModel
 
-    chosen = LOOK | (QUICK_LOOK if quick else {})
+    chosen = POSTERIOR_SETTINGS | (QUICK_POSTERIOR if quick else {})
     pieces = load_corpus(source, length=chosen.pop("length"), stream=True)
     number = min(chosen.pop("train_size"), len(pieces.train))
     some = np.random.default_rng(plan.seeds[0]).choice(len(pieces.train), number, replace=False)
@@ -299,7 +305,7 @@ def _posterior(plan: Plan, source: str, quick: bool) -> dict[str, Any]:
     size = len(pieces.symbols), pieces.length, chosen.pop("dim")
     plain, barrier = (LanguageModel(*size, barrier_weight=weight) for weight in (0.0, 0.05))
     try:
-        return posterior_look(
+        return compare_under_disturbance(
             plain, barrier, pieces.train[some], heldout, seed=plan.seeds[0], **chosen
         )
     except FitError as error:
@@ -333,7 +339,7 @@ def report(plan: Plan, planned: "list[Arm]", source: str, quick: bool) -> None:
         len(planned) - len(done),
         command,
         course=_read(plan.folder / "course.json"),
-        look=_read(plan.folder / "posterior.json"),
+        posterior=_read(plan.folder / "posterior.json"),
     )
     table = Table(
         "barrier",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probattn.cli.models import ModelName, build_model
-from probattn.cli.printing import told_how_to_go_on
+from probattn.cli.printing import resumption_hint
 from probattn.errors import InputError
 
 TRAIN_SIZE = 300  # training sequences where the command line does not say how many
@@ -44,13 +44,13 @@ class CalibratedMethod(StrEnum):
     map = "map"
 
 
-def wake_devices(num_chains: int, devices: int | None = None) -> None:
+def set_host_devices(num_chains: int, devices: int | None = None) -> None:
     """Set the number of host devices, which must be done before JAX initialises its backend.
 
     Args: devices, their number; None is one for each chain, and at most one for each core."""
-    from probattn.inference.devices.device_placement import wake_host_devices
+    from probattn.inference.devices.device_placement import set_host_device_count
 
-    wake_host_devices(num_chains, devices)
+    set_host_device_count(num_chains, devices)
 
 
 def fit_and_save(
@@ -102,7 +102,7 @@ def fit_and_save(
     made = [parent for parent in out.absolute().parents if not parent.exists()]
     store = Path(on_first(lambda: str(begin_run(out, built, corpus, about))))
     try:
-        with told_how_to_go_on(lambda: _resumption(out)):
+        with resumption_hint(lambda: _resumption(out)):
             return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
     except BaseException:
         if is_first() and not num_chunks(out):  # nothing that could be resumed
@@ -183,7 +183,7 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     fields, data = on_first(lambda: _to_resume(run))
     model, corpus = model_of(run, fields.pop("name"), fields), Corpus(**data)
     before = num_chunks(run)
-    with told_how_to_go_on(lambda: _resumption(run)):
+    with resumption_hint(lambda: _resumption(run)):
         fitted = resume_posterior(model, corpus.train, store=run / "store", num_samples=num_samples)
     if is_first() and num_chunks(run) == before:
         print(

@@ -40,9 +40,9 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 3 i
 
 
 def _seed(value: int) -> int:
-    from probattn.checks import whole_number  # loads JAX, which --help does not need
+    from probattn.checks import as_integer  # loads JAX, which --help does not need
 
-    return whole_number("seed", value, 0)
+    return as_integer("seed", value, 0)
 
 
 SeedOption = Annotated[

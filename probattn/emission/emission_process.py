@@ -10,7 +10,7 @@ from numpyro.distributions import Distribution
 from probattn.attention.attention import Attention
 from probattn.attention.batching import map_in_batches
 from probattn.attention.process import AttentionProcess
-from probattn.checks import as_float_array, as_scale, whole_number
+from probattn.checks import as_float_array, as_integer, as_scale
 from probattn.emission.particle_filter import Emission, Filtered, run_filter
 from probattn.errors import InputError
 from probattn.sequence.estimate import Estimate
@@ -69,8 +69,8 @@ class EmissionProcess(SequenceProcess):
         validate_args: bool | None = None,
     ):
         length, num_particles = (
-            whole_number("length", length),
-            whole_number("num_particles", num_particles, 2),
+            as_integer("length", length),
+            as_integer("num_particles", num_particles, 2),
         )
         emission = _checked(emission, length)
         self.next_token_logits, self.batched = None, True

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 CHUNK_LOGITS = 2**22  # logits held at once: 32 MiB in float64
 
 
-def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: Any) -> Any:
+def fold_sequences(process: Any, alphabets: Sequence[Array], fold: Callable, start: Any) -> Any:
     """Fold over all sequences whose t-th token is in the array `alphabets[t]`, chunk by chunk.
 
     With n alphabets a sequence has n tokens and n + 1 prefixes, the empty one included.
@@ -29,7 +29,7 @@ def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: 
 
     def step(carry: Any, first: Array) -> tuple[Any, None]:
         index = first + jnp.arange(chunk)
-        tokens = _path(jnp.minimum(index, total - 1), alphabets)
+        tokens = _sequences_at(jnp.minimum(index, total - 1), alphabets)
         rows = process.conditionals(jnp.pad(tokens, ((0, 0), (0, process.length - n))))[:, : n + 1]
         # [chunk, n], log p(x_t | x_<t) of the tokens themselves
         chosen = jnp.take_along_axis(rows[:, :n], tokens[..., None], axis=-1)[..., 0]
@@ -41,7 +41,7 @@ def fold_paths(process: Any, alphabets: Sequence[Array], fold: Callable, start: 
     return jax.lax.scan(step, start, jnp.arange(0, total, chunk))[0]
 
 
-def _path(index: Array, alphabets: Sequence[Array]) -> Int[Array, "chunk n"]:
+def _sequences_at(index: Array, alphabets: Sequence[Array]) -> Int[Array, "chunk n"]:
     """The sequences with these numbers, counted so that the last token changes fastest."""
     if not alphabets:
         return jnp.zeros((len(index), 0), int)

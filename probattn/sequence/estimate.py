@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from probattn.errors import InputError
 
-MOST_PATHS = 2**22  # most sequences to enumerate: seconds to minutes for a small model
+MOST_ENUMERATED = 2**22  # most sequences to enumerate: seconds to minutes for a small model
 MOST_CELLS = 2**24  # most cells of a table: 128 MiB in float64
 SUM_METHODS = ("auto", "exact", "monte_carlo")
 
@@ -30,7 +30,7 @@ class Estimate:
         standard_error: standard error of each probability; 0 for an exact sum. For a share of draws
             that is 0 or 1 it is 1 / effective_sample_size, since the event need not be impossible
             or certain.
-        method: in words, "exact: 64 paths" or "Monte Carlo: 10,000 draws".
+        method: in words, "exact: 64 sequences" or "Monte Carlo: 10,000 draws".
         effective_sample_size: `(sum w)^2 / sum w^2` of the weights w of draws; None for an exact
             sum.
     """
@@ -63,25 +63,26 @@ class Estimate:
         return f"{numbers} ({self.method}{size})"
 
 
-def exactly(value: Array, paths: int) -> Estimate:
-    """The Estimate for `value`, an exact sum over this number of paths."""
+def exact_estimate(value: Array, number: int) -> Estimate:
+    """The Estimate for `value`, an exact sum over this number of sequences."""
     return Estimate(
-        value, jnp.zeros_like(value), f"exact: {paths:,} path{'' if paths == 1 else 's'}"
+        value, jnp.zeros_like(value), f"exact: {number:,} sequence{'' if number == 1 else 's'}"
     )
 
 
-def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 1) -> bool:
-    """Whether to sum over `paths` paths, and not to draw.
+def choose_exact(process: Any, method: str, number: int, what: str, cells: int = 1) -> bool:
+    """Whether to sum over `number` sequences, and not to draw.
 
     Args:
         process: the sequence process.
-        method: "exact", "monte_carlo" or "auto", which sums where there are at most MOST_PATHS.
-        paths: number of token sequences in the sum.
+        method: "exact", "monte_carlo" or "auto", which sums where there are at most
+            MOST_ENUMERATED.
+        number: of token sequences in the sum.
         what: the quantity asked for, named in messages.
         cells: number of entries of the result.
 
     Raises: InputError on an unknown method; on a table of too many cells; on "exact" where there
-        are too many paths, or where the process itself only estimates its probabilities.
+        are too many sequences, or where the process itself only estimates its probabilities.
     """
     if method not in SUM_METHODS:
         raise InputError(f"method: expected one of {', '.join(SUM_METHODS)}, got {method!r}")
@@ -97,13 +98,13 @@ def choose_exact(process: Any, method: str, paths: int, what: str, cells: int = 
                 f"{process} are estimates themselves"
             )
         return False
-    if method == "exact" and paths > MOST_PATHS:
+    if method == "exact" and number > MOST_ENUMERATED:
         raise InputError(
-            f"{what}: expected at most {MOST_PATHS:,} paths to enumerate, got {_large(paths)} "
-            f"({_memory(paths)} for their probabilities alone); "
+            f"{what}: expected at most {MOST_ENUMERATED:,} sequences to enumerate, got "
+            f"{_large(number)} ({_memory(number)} for their probabilities alone); "
             'method="monte_carlo" draws instead, with a standard error'
         )
-    return method == "exact" or (method == "auto" and paths <= MOST_PATHS)
+    return method == "exact" or (method == "auto" and number <= MOST_ENUMERATED)
 
 
 def mean_weight(log_weight: Float[Array, " draws"]) -> Estimate:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
-from probattn.sequence.enumeration import fold_paths
-from probattn.sequence.estimate import Estimate, choose_exact, exactly, frequencies
+from probattn.sequence.enumeration import fold_sequences
+from probattn.sequence.estimate import Estimate, choose_exact, exact_estimate, frequencies
 from probattn.sequence.sampling import draw
 
 
@@ -64,7 +64,7 @@ def conditional(
     """
     given = {_position(process, "given", place): token for place, token in dict(given).items()}
     for token in given.values():
-        if whole_number("given", token, 0) >= process.vocab_size:
+        if as_integer("given", token, 0) >= process.vocab_size:
             raise InputError(f"given: expected tokens 0 to {process.vocab_size - 1}, got {token}")
     return _law(process, positions, given, "conditional", method, num_samples, key)
 
@@ -96,7 +96,7 @@ def _law(
     alphabets = [np.array([given[place]]) if place in given else every for place in range(last + 1)]
     if choose_exact(process, method, vocab_size ** len(before), what, cells):
         table = _exact(process, positions, alphabets)
-        law = exactly(table, vocab_size ** len(before))
+        law = exact_estimate(table, vocab_size ** len(before))
         total = table.sum()  # the probability of the given tokens
     else:
         allowed = None
@@ -105,7 +105,7 @@ def _law(
             for place, token in given.items():
                 free[place] = every == token
             allowed = jnp.asarray(free)
-        number = whole_number("num_samples", num_samples, 2)
+        number = as_integer("num_samples", num_samples, 2)
         tokens, log_weight = draw(
             process, jax.random.key(0) if key is None else key, number, last + 1, allowed
         )
@@ -166,6 +166,6 @@ def _exact(process: Any, positions: tuple[int, ...], alphabets: list[Array]) -> 
             probability
         )
 
-    return fold_paths(
+    return fold_sequences(
         process, before, fold, jnp.zeros(math.prod([vocab_size] * len(positions)), float)
     )

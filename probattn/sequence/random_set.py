@@ -14,10 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
-from probattn.sequence.enumeration import fold_paths
-from probattn.sequence.estimate import Estimate, choose_exact, exactly, frequencies, mean_weight
+from probattn.sequence.enumeration import fold_sequences
+from probattn.sequence.estimate import (
+    Estimate,
+    choose_exact,
+    exact_estimate,
+    frequencies,
+    mean_weight,
+)
 from probattn.sequence.sampling import draw
 from probattn.sequence.termination import symbols
 
@@ -45,9 +51,11 @@ def containment(
     subset = _subset(process, subset)
     # The empty set allows the empty sequence only.
     positions = process.length if subset else 1
-    paths = len(subset) ** (positions - 1)
-    if choose_exact(process, method, paths, "containment"):
-        return exactly(_exact_containment(process, np.asarray(subset, int), positions), paths)
+    sequences = len(subset) ** (positions - 1)
+    if choose_exact(process, method, sequences, "containment"):
+        return exact_estimate(
+            _exact_containment(process, np.asarray(subset, int), positions), sequences
+        )
     allowed = np.zeros((positions, process.vocab_size), bool)
     allowed[:, process.end_token] = True
     allowed[:-1, list(subset)] = True  # and at the last position only the end
@@ -67,10 +75,10 @@ def capacity(
     Args, raises, source: as for `containment`.
     """
     subset = _subset(process, subset)
-    paths = len(symbols(process)) ** (process.length - 1)
-    if choose_exact(process, method, paths, "capacity"):
-        return exactly(
-            _exact_capacity(process, np.isin(np.arange(process.vocab_size), subset)), paths
+    sequences = len(symbols(process)) ** (process.length - 1)
+    if choose_exact(process, method, sequences, "capacity"):
+        return exact_estimate(
+            _exact_capacity(process, np.isin(np.arange(process.vocab_size), subset)), sequences
         )
     tokens, log_weight = _draw(process, num_samples, key)
     visited = visited_tokens(process, tokens)
@@ -95,9 +103,9 @@ def set_law(
     end token. Source: theory, section 8.
     """
     _subset(process, ())
-    paths = len(symbols(process)) ** (process.length - 1)
-    if choose_exact(process, method, paths, "set_law", 2**process.vocab_size):
-        return exactly(_exact_set_law(process), paths)
+    sequences = len(symbols(process)) ** (process.length - 1)
+    if choose_exact(process, method, sequences, "set_law", 2**process.vocab_size):
+        return exact_estimate(_exact_set_law(process), sequences)
     tokens, log_weight = _draw(process, num_samples, key)
     visited = visited_tokens(process, tokens)
     ended = visited[:, process.end_token]
@@ -116,9 +124,9 @@ def inclusion_probabilities(
     section 8.
     """
     _subset(process, ())
-    paths = len(symbols(process)) ** (process.length - 1)
-    if choose_exact(process, method, paths, "inclusion_probabilities"):
-        return exactly(_exact_inclusion(process), paths)
+    sequences = len(symbols(process)) ** (process.length - 1)
+    if choose_exact(process, method, sequences, "inclusion_probabilities"):
+        return exact_estimate(_exact_inclusion(process), sequences)
     tokens, log_weight = _draw(process, num_samples, key)
     visited = visited_tokens(process, tokens)
     every = jnp.arange(process.vocab_size)
@@ -181,7 +189,7 @@ def _draw(process: Any, num_samples: Any, key: Array | None, *guide: Any) -> tup
     """Draws and their log weights; `guide` is `allowed` and `positions` of `draw`, or nothing."""
     key = jax.random.key(0) if key is None else key
     allowed, positions = guide or (None, None)
-    return draw(process, key, whole_number("num_samples", num_samples, 2), positions, allowed)
+    return draw(process, key, as_integer("num_samples", num_samples, 2), positions, allowed)
 
 
 def _index(process: Any, visited: Array) -> Array:
@@ -210,7 +218,7 @@ def _fold_endings(
         visited = jnp.cumsum(jax.nn.one_hot(tokens, process.vocab_size, dtype=int), axis=1) > 0
         return add(total, ending, jnp.pad(visited, ((0, 0), (1, 0), (0, 0))))
 
-    return fold_paths(process, [alphabet] * (positions - 1), fold, start)
+    return fold_sequences(process, [alphabet] * (positions - 1), fold, start)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
 from probattn.sequence.causality import check_causal, is_traced
 from probattn.sequence.marginals import conditional, marginal
@@ -107,10 +107,10 @@ class SequenceProcess(dist.Distribution):
         validate_args: bool | None = None,
     ):
         length, vocab_size = (
-            whole_number("length", length),
-            whole_number("vocab_size", vocab_size, 2),
+            as_integer("length", length),
+            as_integer("vocab_size", vocab_size, 2),
         )
-        if end_token is not None and whole_number("end_token", end_token, 0) >= vocab_size:
+        if end_token is not None and as_integer("end_token", end_token, 0) >= vocab_size:
             raise InputError(
                 f"end_token: expected an id 0 to {vocab_size - 1} or None, got {end_token}"
             )

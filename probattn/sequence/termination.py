@@ -8,10 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from probattn.checks import whole_number
+from probattn.checks import as_integer
 from probattn.errors import InputError
-from probattn.sequence.enumeration import fold_paths
-from probattn.sequence.estimate import MOST_PATHS, Estimate, choose_exact, exactly, mean_weight
+from probattn.sequence.enumeration import fold_sequences
+from probattn.sequence.estimate import (
+    MOST_ENUMERATED,
+    Estimate,
+    choose_exact,
+    exact_estimate,
+    mean_weight,
+)
 from probattn.sequence.sampling import draw
 
 
@@ -37,23 +43,21 @@ def survival(
     Args: n, from 0 to length; the others as for `marginal`. Raises: InputError on n out of range.
     Source: theory, section 8.
     """
-    if whole_number("n", n, 0) > process.length:
+    if as_integer("n", n, 0) > process.length:
         raise InputError(
             f"n: expected at most the {process.length} positions of the process, got {n}"
         )
     alphabet = symbols(process)
     if n == 0 or process.end_token is None:
-        return exactly(jnp.ones(()), 1)
-    paths = len(alphabet) ** (n - 1)
-    if choose_exact(process, method, paths, "survival"):
-        return exactly(_exact_survival(process, n), paths)
+        return exact_estimate(jnp.ones(()), 1)
+    sequences = len(alphabet) ** (n - 1)
+    if choose_exact(process, method, sequences, "survival"):
+        return exact_estimate(_exact_survival(process, n), sequences)
     allowed = jnp.broadcast_to(
         jnp.arange(process.vocab_size) != process.end_token, (n, process.vocab_size)
     )
     key = jax.random.key(0) if key is None else key
-    return mean_weight(
-        draw(process, key, whole_number("num_samples", num_samples, 2), n, allowed)[1]
-    )
+    return mean_weight(draw(process, key, as_integer("num_samples", num_samples, 2), n, allowed)[1])
 
 
 @partial(jax.jit, static_argnums=1)
@@ -63,7 +67,7 @@ def _exact_survival(process: Any, n: int) -> Array:
     def fold(total: Array, tokens: Array, log_prefix: Array, rows: Array) -> Array:
         return total + jnp.exp(log_prefix[:, -1:] + rows[:, -1, alphabet]).sum()
 
-    return fold_paths(process, [alphabet] * (n - 1), fold, jnp.zeros(()))
+    return fold_sequences(process, [alphabet] * (n - 1), fold, jnp.zeros(()))
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ def tightness(process: Any) -> Tightness:
     reason = "the model gives no bound on the probability of ending (end_probability_bound)"
     if not process.enumerable:
         return Tightness(False, 0.0, None, f"{reason}, and its conditionals are estimates")
-    paths = len(symbols(process)) ** (process.length - 1)
-    if paths > MOST_PATHS:
+    sequences = len(symbols(process)) ** (process.length - 1)
+    if sequences > MOST_ENUMERATED:
         return Tightness(False, 0.0, None, f"{reason}, and its histories are too many to enumerate")
     least = float(_least_end_probability(process))
     if least == 0:
@@ -145,6 +149,6 @@ def _least_end_probability(process: Any) -> Array:
         end = jnp.where(log_prefix > -jnp.inf, jnp.exp(rows[..., process.end_token]), 1)
         return jnp.minimum(least, end.min())
 
-    return fold_paths(
+    return fold_sequences(
         process, [jnp.asarray(symbols(process))] * (process.length - 1), fold, jnp.ones(())
     )

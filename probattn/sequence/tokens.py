@@ -66,7 +66,7 @@ def check_tokens(tokens: Any, vocab_size: int, length: int, rank: int | None = N
     return tokens
 
 
-def before(tokens: ArrayLike) -> jax.Array:
+def previous_tokens(tokens: ArrayLike) -> jax.Array:
     """The token before each position, x_{t-1}, with the end token as the start x_0; same shape."""
     tokens = jnp.asarray(tokens)
     return jnp.concatenate([jnp.full_like(tokens[..., :1], END), tokens[..., :-1]], axis=-1)

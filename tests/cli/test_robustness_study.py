@@ -14,7 +14,7 @@ from probattn.errors import FitError
 from probattn.inference.study.robustness_arms import PLACEMENTS, WEIGHTS, arms
 
 TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
-TINY_LOOK = {
+TINY_POSTERIOR = {
     "length": 8,
     "train_size": 20,
     "dim": 1,
@@ -36,7 +36,7 @@ def study(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "robustness"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(robustness_study, "QUICK", TINY)
-        patch.setattr(robustness_study, "QUICK_LOOK", TINY_LOOK)
+        patch.setattr(robustness_study, "QUICK_POSTERIOR", TINY_POSTERIOR)
         run(corpus, out)
     return out
 
@@ -164,7 +164,9 @@ def test_a_posterior_that_cannot_be_had_is_said(study, corpus, monkeypatch):
     def fail(*_, **__):
         raise FitError("a chain never moved")
 
-    monkeypatch.setattr("probattn.inference.study.posterior_robustness.posterior_look", fail)
+    monkeypatch.setattr(
+        "probattn.inference.study.posterior_robustness.compare_under_disturbance", fail
+    )
     run(corpus, study)
     assert "It could not be fitted: a chain never moved" in (study / "report.html").read_text()
     file.write_text(kept)

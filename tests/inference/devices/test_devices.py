@@ -16,7 +16,12 @@ from probattn.inference import (
     sample_posterior,
 )
 from probattn.inference.devices.device_placement import Placement, place_chains, place_data
-from probattn.inference.devices.sharding import ON_ALL_DEVICES, WITHIN_A_CHAIN, on_all, split_model
+from probattn.inference.devices.sharding import (
+    ON_ALL_DEVICES,
+    WITHIN_A_CHAIN,
+    replicate,
+    split_model,
+)
 from probattn.inference.fitting.unconstrained import draw_start, potential
 from probattn.models import EmissionModel, LanguageModel
 
@@ -56,9 +61,9 @@ def test_a_gradient_on_two_devices_is_that_on_one_for_half_of_the_work(corpus, n
         program = jax.jit(
             lambda z, data, model=model: jax.value_and_grad(potential(model, data))(z)
         )
-        compiled = program.lower(z, on_all(jnp.asarray(tokens), placement)).compile()
+        compiled = program.lower(z, replicate(jnp.asarray(tokens), placement)).compile()
         gradient[devices], flops[devices] = (
-            compiled(z, on_all(tokens, placement)),
+            compiled(z, replicate(tokens, placement)),
             compiled.cost_analysis()["flops"],
         )
         assert ("all-reduce" in compiled.as_text()) == (devices == 2)

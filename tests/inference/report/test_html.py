@@ -15,7 +15,7 @@ from PIL import Image
 from probattn.inference import compare, learning_curve
 from probattn.inference.report.captions import CAPTIONS, SECTIONS, alternative
 from probattn.inference.report.sentences import findings, warnings_of
-from probattn.inference.report.style import COLOURS, looks
+from probattn.inference.report.style import COLOURS, fit_styles
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_fits_have_the_colours_of_their_methods_and_are_told_apart():
         "third": "posterior",
         "bigram": "baseline",
     }
-    found = looks(methods)
+    found = fit_styles(methods)
     assert [found[name]["color"] for name in ("m", "p", "bigram")] == [
         COLOURS[k] for k in ("map", "posterior", "baseline")
     ]

@@ -9,7 +9,7 @@ import pytest
 from numpyro.handlers import seed, trace
 
 from probattn import InputError, log_barrier, stability_margin
-from probattn.inference.fitting.training import train, untrained
+from probattn.inference.fitting.training import initial_parameters, train
 from probattn.inference.study.course import margins_in_training
 from probattn.inference.study.under_stress import (
     ATTACK,
@@ -106,7 +106,7 @@ def test_an_auxiliary_attention_is_looked_at(trained):
 def test_margins_in_training():
     course = margins_in_training(MODEL, CYCLE, HELD, seeds=(0, 1), num_steps=100, batch_size=16)
     assert [at["steps"] for at in course] == [0, 50]
-    start = jax.tree.map(lambda leaf: leaf[1], untrained(MODEL, seeds=(0, 1)))
+    start = jax.tree.map(lambda leaf: leaf[1], initial_parameters(MODEL, seeds=(0, 1)))
     assert course[0]["results"][1] == margins_of_heads(MODEL, start, HELD)
     assert course[1]["results"] != course[0]["results"]
 
@@ -114,7 +114,7 @@ def test_margins_in_training():
 def test_seeds_and_models_share_their_start():
     """So that arms are compared in pairs."""
     other = dataclasses.replace(MODEL, barrier_weight=0.05)
-    one, two = (untrained(model, seeds=(3,)) for model in (MODEL, other))
+    one, two = (initial_parameters(model, seeds=(3,)) for model in (MODEL, other))
     assert set(two) - set(one) == set(AUXILIARY)
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name])

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from probattn.sequence.estimate import exactly, frequencies, mean_weight
+from probattn.sequence.estimate import exact_estimate, frequencies, mean_weight
 
 CELL = np.array([0, 0, 1, 2, 2, 2, 0, 1, -1, 0])
 LOG_WEIGHT = np.log([1.0, 2.0, 0.5, 1.0, 3.0, 0.1, 0.4, 1.0, 2.0, 1.0])
@@ -34,5 +34,5 @@ def test_mean_weights_and_exact_sums_say_what_they_are():
         str(found)
         == f"0.3 ± 0.15 (Monte Carlo: 3 draws, effective sample size {0.9**2 / 0.41:,.0f})"
     )
-    assert str(exactly(jnp.array(0.25), 1)) == "0.25 (exact: 1 path)"
-    assert exactly(jnp.array(0.25), 1).exact
+    assert str(exact_estimate(jnp.array(0.25), 1)) == "0.25 (exact: 1 sequence)"
+    assert exact_estimate(jnp.array(0.25), 1).exact

@@ -108,13 +108,13 @@ def test_a_table_has_an_axis_for_each_position_in_the_order_asked(order, number)
 
 def test_the_choice_is_made_by_size_and_announced():
     small, large = BIG.marginal([1]), BIG.marginal([9], num_samples=500)
-    assert small.method == "exact: 50 paths"
+    assert small.method == "exact: 50 sequences"
     assert "exact" in str(small)
     assert large.method == "Monte Carlo: 500 draws"
     assert large.effective_sample_size == pytest.approx(500)
     assert (np.asarray(large.standard_error) > 0).all()
     infilled = BIG.conditional([4], {place: 1 for place in range(12) if place != 4})
-    assert infilled.method == "exact: 50 paths"
+    assert infilled.method == "exact: 50 sequences"
     np.testing.assert_allclose(infilled.value[1:], 1 / 49, rtol=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_the_choice_is_made_by_size_and_announced():
             [9],
             {},
             {"method": "exact"},
-            r'at most 4,194,304 paths to enumerate, got 1.95e\+15 .* method="monte_carlo"',
+            r'at most 4,194,304 sequences to enumerate, got 1.95e\+15 .* method="monte_carlo"',
         ),
         ([0, 1, 2, 3, 4], {}, {}, "a table of at most 16,777,216 cells, got 312,500,000"),
         (

@@ -32,13 +32,13 @@ def test_survival_is_the_mass_that_has_not_ended(name):
         np.testing.assert_allclose(float(found), case.law.ravel()[alive].sum(), rtol=0, atol=1e-12)
 
 
-def test_paths_in_chunks_are_each_counted_once(monkeypatch):
+def test_sequences_in_chunks_are_each_counted_once(monkeypatch):
     process = SequenceProcess(recurrent_logits, recurrent_params(7, 4), length=5, vocab_size=4)
     alive = (every_array(process)[:, :5] != 0).all(1)
     expected = np.exp(process.log_prob(every_array(process)))[alive].sum()
     monkeypatch.setattr(
         "probattn.sequence.enumeration.CHUNK_LOGITS", 10 * 5 * 4
-    )  # 81 paths in chunks of 10: the last has one
+    )  # 81 sequences in chunks of 10: the last has one
     np.testing.assert_allclose(float(process.survival(5)), expected, rtol=0, atol=1e-12)
 
 
