@@ -71,7 +71,7 @@ def descend(
     With minibatches, the rate falls from 1 to 0 along a cosine over `num_steps`. If any start ends
     a chunk outside the domain of the whole data, the chunk is discarded for all starts and run
     again; those steps and all later ones are a quarter as long. A start is at rest if its loss fell
-    by less than its noise between the last two chunks.
+    by less than its noise from the last but one to the last 50 steps.
 
     Args:
         svi: its `static_kwargs` may hold a `batch_size`.
@@ -136,15 +136,17 @@ def _of_start(states: SVIState, start: Any) -> SVIState:
 
 
 def _gain_is_noise(history: list[np.ndarray]) -> np.ndarray:
-    """Whether the loss fell by less than twice the standard error of that fall in the last chunk.
+    """Whether the loss fell by less than twice the standard error of that fall, over two chunks.
 
-    `history` holds the losses (starts, steps) of each chunk. Steps that gain no more than this are
-    too long: they jump about the minimum.
+    `history` holds the losses (starts, steps) of each chunk. The last steps, as many as two chunks
+    have, are compared in halves: a last chunk may be shorter, and of one step has no spread. Steps
+    that gain no more than this are too long: they jump about the minimum.
     """
     if len(history) < 2:
         return np.zeros(len(history[0]), bool)
-    before, after = history[-2:]
-    error = np.hypot(before.std(1), after.std(1)) / np.sqrt(CHUNK_STEPS)
+    losses = np.concatenate(history[-3:], axis=1)[:, -2 * CHUNK_STEPS :]
+    before, after = np.array_split(losses, 2, axis=1)
+    error = np.hypot(*(half.std(1) / np.sqrt(half.shape[1]) for half in (before, after)))
     return before.mean(1) - after.mean(1) < 2 * error
 
 

@@ -157,6 +157,7 @@ def fit_map(
         batch_size,
         int(descent.nans[best]),
         known_curvature,
+        on_disk=windows is not None,
     )
     other = next(name for name in MODE_COORDINATES if name != coordinates)
     # The mode in the other coordinates, by a second descent that starts from this one.

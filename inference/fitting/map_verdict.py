@@ -23,6 +23,7 @@ def judge(
     batch_size: int | None = None,
     nans: int = 0,
     found: Curvature | None = None,
+    on_disk: bool = False,
 ) -> Verdict:
     """Judge whether a point in unconstrained coordinates is a mode of the density.
 
@@ -37,9 +38,9 @@ def judge(
         batch_size: of the minibatches, None if there were none; it decides what to advise.
         nans: number of steps that met a NaN. It is reported, since a NaN is a numerical failure and
             not the boundary, where the loss is infinite.
-        found: the curvature at `mode`; given for data that stay on disk, or to compute it once.
+        found: the curvature at `mode`, if it is known already.
+        on_disk: whether the data stay on disk, so that there is no Hessian.
     """
-    stays_on_disk = found is not None
     found = found or curvature(model, data, mode, coordinates)
     findings, advice, notes = [], [], []
     if not at_rest:
@@ -72,15 +73,14 @@ def judge(
             "halved."
         )
     if found.eigenvalues is None:
-        many = (
-            f": {tree_size(mode)} numbers, more than {MOST_PARAMETERS}"
+        why = (
+            f"{tree_size(mode)} numbers, more than {MOST_PARAMETERS}"
             if tree_size(mode) > MOST_PARAMETERS
-            else ""
+            else "the data stay on disk"
+            if on_disk
+            else "the Hessian is not finite"
         )
-        notes.append(
-            "Curvature was not looked "
-            f"at{many or (': the data stay on disk' if stays_on_disk else '')}."
-        )
+        notes.append(f"Curvature was not looked at: {why}.")
     converged = not findings
     if converged:
         reached = f"gradient norm {found.gradient_norm:.2g}{_gain_text(found)}."

@@ -1,7 +1,12 @@
 """Laplace's approximation and ensembles, against what is known of them."""
 
+from dataclasses import dataclass
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from known import DATA, Barred, Conjugate, Exponential, Impossible, Many
 
@@ -68,6 +73,41 @@ def test_curvature_is_that_of_automatic_differentiation(corpus):
     np.testing.assert_allclose(
         found.eigenvalues, np.linalg.eigvalsh(hessian), atol=1e3 * eps * abs(hessian).max()
     )
+
+
+@jax.custom_jvp
+def itself(x):
+    return x
+
+
+@itself.defjvp
+def nowhere_differentiable(primals, tangents):
+    return primals[0], jnp.nan * tangents[0]
+
+
+@jax.custom_jvp
+def half_square(x):
+    return x**2 / 2
+
+
+@half_square.defjvp
+def without_second_derivative(primals, tangents):
+    return half_square(primals[0]), itself(primals[0]) * tangents[0]
+
+
+@dataclass(frozen=True)
+class WithoutHessian:
+    """Standard normal, with a gradient but no second derivative."""
+
+    def __call__(self, data):
+        flat = dist.ImproperUniform(dist.constraints.real, (), ())
+        numpyro.factor("energy", -half_square(numpyro.sample("x", flat)))
+
+
+def test_a_hessian_that_is_not_finite_is_said_to_be_so():
+    with pytest.raises(FitError, match="Laplace: no mode") as found:
+        fit_laplace(WithoutHessian(), np.zeros(1), key=KEY, progress=False)
+    assert "Curvature was not looked at: the Hessian is not finite." in str(found.value)
 
 
 def test_members_of_an_ensemble_are_independent_modes(corpus):

@@ -364,3 +364,12 @@ def test_a_large_loss_is_at_rest_when_its_chunks_differ_by_its_rounding():
     history = [np.full((1, descent.CHUNK_STEPS), 1e7 + k % 2) for k in range(descent.AT_REST + 2)]
     single = jnp.result_type(float) == jnp.float32
     assert bool(descent._agree(history)[0]) == single
+
+
+def test_a_shorter_last_chunk_has_the_noise_of_its_own_length():
+    """Two losses about 9 after fifty about 10, each with a spread of 1, are known to 0.7 and not to
+    0.14; a single loss has no spread of its own."""
+    before = 10 + np.tile([1.0, -1.0], descent.CHUNK_STEPS // 2)[None]
+    for last in ([10.0, 8.0], [9.5]):
+        assert descent._gain_is_noise([before, np.array([last])]).all()
+    assert not descent._gain_is_noise([before, before - 1]).any()
