@@ -1,6 +1,5 @@
 """Next-token predictions of a fit, as the mixture over its draws (theory, section 8)."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -142,34 +141,6 @@ def mixture_conditionals(log_probs: np.ndarray) -> np.ndarray:
     """
     prefixes = np.logaddexp.reduce(np.cumsum(log_probs, axis=-1), axis=0) - np.log(len(log_probs))
     return np.diff(prefixes, axis=-1, prepend=0)
-
-
-def as_fits(fits: Any) -> dict[str, Fit]:
-    """Fits by name; a single fit is named by its method.
-
-    Raises: InputError for no fit, or for anything else than fits.
-    """
-    if isinstance(fits, Fit):
-        return {fits.method: fits}
-    if (
-        not isinstance(fits, Mapping)
-        or not fits
-        or not all(isinstance(fit, Fit) for fit in fits.values())
-    ):
-        given = "none" if isinstance(fits, Mapping) and not fits else type(fits).__name__
-        raise InputError(f"fits: expected at least one fit, alone or by name, got {given}")
-    return dict(fits)
-
-
-def each(fits: Any, kind: type, find: Callable[[Fit], Any]) -> dict[str, Any]:
-    """By name, `find(fit)` of each fit.
-
-    Where the caller has computed these already and gives values of type `kind` by name in place of
-    the fits, they are returned as they are.
-    """
-    if isinstance(fits, Mapping) and fits and all(isinstance(one, kind) for one in fits.values()):
-        return dict(fits)
-    return {name: find(fit) for name, fit in as_fits(fits).items()}
 
 
 def affordable(fit: Fit) -> Fit:

@@ -42,7 +42,6 @@ from probattn.inference.evaluation.perturbations import (
 from probattn.inference.evaluation.predictive import (
     Prediction,
     affordable,
-    as_fits,
     predict,
     predict_ngram,
 )
@@ -58,6 +57,7 @@ from probattn.inference.evaluation.token_calibration import reliability
 from probattn.inference.evaluation.uncertainty_parts import uncertainty
 from probattn.inference.fitting.fit import Fit
 from probattn.inference.report.comparison import Comparison
+from probattn.inference.report.plot_arguments import fits_by_name
 from probattn.inference.report.summary_table import reference_of
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins are computed
@@ -106,7 +106,7 @@ def compare(
             sequences, a wrong number of symbols, or a learning curve of other held-out sequences.
     """
     began = time.perf_counter()
-    fits = as_fits(fits)
+    fits = fits_by_name(fits)
     mixed = _refuse_incomparable(fits, mix_densities)
     first = next(iter(fits.values()))
     vocab_size = require("compare", first.model, TokenModel).vocab_size

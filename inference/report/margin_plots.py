@@ -11,8 +11,8 @@ from probattn.errors import InputError
 from probattn.inference.contract import TokenModel, require
 from probattn.inference.evaluation.geometry import singular_values
 from probattn.inference.evaluation.measured import QUANTILES
-from probattn.inference.evaluation.predictive import as_fits, each
 from probattn.inference.evaluation.support import Example, example, margins_of
+from probattn.inference.report.plot_arguments import fits_by_name, results_by_name
 from probattn.inference.report.style import (
     STYLE,
     draw_intervals,
@@ -38,7 +38,7 @@ def plot_margins(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Ax
     Returns: the axes.
     Raises: InputError for tokens that the model refuses.
     """
-    found = each(fits, tuple, lambda fit: (fit.method, margins_of(fit, tokens)))
+    found = results_by_name(fits, tuple, lambda fit: (fit.method, margins_of(fit, tokens)))
     ax = own_axes(ax, 6.8, 3.4)
     shown = fit_styles({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):
@@ -83,7 +83,7 @@ def plot_support(
     if isinstance(fits, Example):
         shown = fits
     else:
-        given, tokens = as_fits(fits), np.asarray(tokens)
+        given, tokens = fits_by_name(fits), np.asarray(tokens)
         if tokens.ndim != 1:
             raise InputError(f"tokens: expected one sequence, shape (length,), got {tokens.shape}")
         model = require("plot_support", next(iter(given.values())).model, TokenModel)
@@ -139,7 +139,7 @@ def plot_spectrum(fits: Any, *, ax: Axes | None = None) -> Axes:
 
     Returns: the axes.
     """
-    found = each(fits, tuple, lambda fit: (fit.method, singular_values(fit)))
+    found = results_by_name(fits, tuple, lambda fit: (fit.method, singular_values(fit)))
     ax = own_axes(ax, 5.0, 3.2)
     shown = fit_styles({name: method for name, (method, _) in found.items()})
     with mpl.rc_context(STYLE):

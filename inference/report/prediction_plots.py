@@ -18,10 +18,11 @@ from probattn.inference.evaluation.perturbations import (
     Robustness,
     robustness,
 )
-from probattn.inference.evaluation.predictive import each, predict
+from probattn.inference.evaluation.predictive import predict
 from probattn.inference.evaluation.token_calibration import Reliability, reliability
 from probattn.inference.evaluation.uncertainty_parts import Uncertainty, uncertainty
 from probattn.inference.fitting.fit import Fit
+from probattn.inference.report.plot_arguments import results_by_name
 from probattn.inference.report.style import STYLE, fit_styles, ink, own_axes
 
 
@@ -38,7 +39,7 @@ def plot_calibration(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     Returns: the axes.
     Raises: InputError as `predict`.
     """
-    found = each(fits, Reliability, lambda fit: reliability(predict(fit, tokens)))
+    found = results_by_name(fits, Reliability, lambda fit: reliability(predict(fit, tokens)))
     ax = own_axes(ax, 5.0, 4.2)
     shown = fit_styles({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
@@ -82,7 +83,7 @@ def plot_uncertainty(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -
     Returns: the axes.
     Raises: InputError as `predict`.
     """
-    found = each(fits, Uncertainty, lambda fit: uncertainty(predict(fit, tokens)))
+    found = results_by_name(fits, Uncertainty, lambda fit: uncertainty(predict(fit, tokens)))
     ax = own_axes(ax, 6.4, 1.2 + 0.45 * len(found))
     shown = fit_styles({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):
@@ -142,7 +143,7 @@ def plot_detection(
         ours = tokens[:half] if elsewhere is None else tokens
         return detection(predict(fit, ours), predict(fit, others), elsewhere=name)
 
-    found = each(fits, tuple, find)
+    found = results_by_name(fits, tuple, find)
     ax = own_axes(ax, 4.4, 4.2)
     shown = fit_styles({label: some[0].method for label, some in found.items()})
     lines = dict(zip(SCORES, ("-", "--", ":"), strict=True))
@@ -186,7 +187,7 @@ def plot_robustness(
     Returns: the axes.
     Raises: InputError as `robustness`.
     """
-    found = each(
+    found = results_by_name(
         fits, Robustness, lambda fit: robustness(fit, tokens[:DISTURBED_SEQUENCES], disturbance)
     )
     ax = own_axes(ax, 4.8, 3.6)

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from probattn.errors import InputError
 from probattn.inference.contract import TokenModel, require
 from probattn.inference.evaluation.mode_against_draws import DrawScores, draw_scores
-from probattn.inference.evaluation.predictive import as_fits, each
 from probattn.inference.evaluation.scores import has_chains, score_baselines, score_fit
+from probattn.inference.report.plot_arguments import fits_by_name, results_by_name
 from probattn.inference.report.style import STYLE, fit_styles, own_axes
 
 
@@ -29,7 +29,7 @@ def plot_scores(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
     if isinstance(fits, (list, tuple)):
         scores = list(fits)
     else:
-        given = as_fits(fits)
+        given = fits_by_name(fits)
         first = next(iter(given.values()))
         scores = [score_fit(name, fit, tokens) for name, fit in given.items()]
         vocab_size = require("scores", first.model, TokenModel).vocab_size
@@ -78,7 +78,9 @@ def plot_traces(fits: Any, tokens: Any = None, *, ax: Axes | None = None) -> Axe
     """
     given = isinstance(fits, (list, tuple))
     scores = (
-        fits if given else [score_fit(name, fit, tokens) for name, fit in as_fits(fits).items()]
+        fits
+        if given
+        else [score_fit(name, fit, tokens) for name, fit in fits_by_name(fits).items()]
     )
     sampled = [score for score in scores if has_chains(score)]
     if not sampled:
@@ -117,7 +119,7 @@ def plot_mode_against_draws(fits: Any, tokens: Any = None, *, ax: Axes | None = 
 
     Returns: the axes.
     """
-    found = each(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
+    found = results_by_name(fits, DrawScores, lambda fit: draw_scores(fit, tokens))
     ax = own_axes(ax, 6.4, 3.8)
     shown = fit_styles({name: one.method for name, one in found.items()})
     with mpl.rc_context(STYLE):

@@ -10,7 +10,6 @@ from probattn.inference import fit_laplace, plot_uncertainty, predict, uncertain
 from probattn.inference.data.ngram import fit_ngram
 from probattn.inference.evaluation.measured import ratio
 from probattn.inference.evaluation.predictive import (
-    as_fits,
     mixture_conditionals,
     predict_ngram,
     token_log_probs,
@@ -113,11 +112,7 @@ def test_ngrams_predict_their_table():
     assert prediction.method == prediction.first(3).method == "baseline"
 
 
-def test_what_is_no_fit_is_refused(fits, corpus):
-    for wrong in ({}, {"a": 1}, 3):
-        with pytest.raises(InputError, match="expected at least one fit, alone or by name"):
-            as_fits(wrong)
-    assert list(as_fits(fits["map"])) == ["map"]
+def test_tokens_that_no_model_takes_are_refused(fits):
     with pytest.raises(InputError, match="tokens: expected held-out sequences"):
         plot_uncertainty(fits)
     with pytest.raises(InputError, match="expected ids 0 to 3"):
