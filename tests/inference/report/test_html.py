@@ -78,6 +78,9 @@ def test_the_page_is_self_contained_and_says_what_the_numbers_say(comparison, pa
         < text.index("What was found")
     )
     assert page.count('class="flag">unfinished') > 3
+    (schema,) = re.findall(r"<code>(probattn/\S+\.json)</code>", page)
+    *package, folder, name = schema.split("/")
+    assert files(".".join(package)).joinpath(folder, name).is_file()
 
 
 def test_every_figure_has_words_for_those_who_do_not_see_it(comparison, page):
@@ -169,5 +172,5 @@ def test_fits_have_the_colours_of_their_methods_and_are_told_apart():
     assert [found[name]["color"] for name in ("m", "p", "bigram")] == [
         COLOURS[k] for k in ("map", "posterior", "baseline")
     ]
-    assert len({look["color"] for look in found.values()}) == 5
-    assert len({look["marker"] for look in found.values()}) == 5
+    assert len({style["color"] for style in found.values()}) == 5
+    assert len({style["marker"] for style in found.values()}) == 5
