@@ -54,7 +54,7 @@ class Chunk(NamedTuple):
     watched: Arrays
 
 
-def _remember(arrays: Arrays, about: Mapping[str, Any]) -> Chunk:
+def _summary_of_chunk(arrays: Arrays, about: Mapping[str, Any]) -> Chunk:
     """The part of a chunk that stays in memory; `arrays` are named as in the chunk's file."""
     return Chunk(
         about,
@@ -100,7 +100,7 @@ class InMemory(Run):
         self, state: list[np.ndarray], draws: Arrays, stats: Arrays, about: Mapping[str, Any]
     ) -> None:
         """Add a chunk."""
-        self._chunks.append(_remember(_named(draws, stats), about))
+        self._chunks.append(_summary_of_chunk(_named(draws, stats), about))
         if draws:
             self._parts["draws"].append(draws)
             self._parts["stats"].append(stats)
@@ -192,7 +192,7 @@ class PosteriorStore(Run):
             draws, stats
         )
         on_first(lambda: write_arrays(self.file(len(self._chunks)), named, about))
-        self._chunks.append(_remember(named, about))
+        self._chunks.append(_summary_of_chunk(named, about))
 
     @cached_property
     def _chunks(self) -> list[Chunk]:
@@ -205,7 +205,7 @@ class PosteriorStore(Run):
             try:
                 if path != self.file(number):
                     raise DamagedFile(f"{self.file(number).name} is missing")
-                good.append(_remember(*read_arrays(path)))
+                good.append(_summary_of_chunk(*read_arrays(path)))
             except DamagedFile as error:
                 left = len(found) - number
                 warnings.warn(

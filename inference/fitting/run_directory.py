@@ -68,7 +68,7 @@ def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, 
     }
     about = {name: getattr(fit, name) for name in FIT_FIELDS}
     about["verdict"] = None if fit.verdict is None else dataclasses.asdict(fit.verdict)
-    with _fresh(path) as partial:
+    with _new_folder(path) as partial:
         _describe(partial, fit.model, fit.method, corpus, settings)
         write_arrays(partial / "fit.zip", arrays, about)
 
@@ -81,7 +81,7 @@ def begin_run(
     Returns: the folder to give to `sample_posterior` as `store`.
     Args, raises: as `save_run`.
     """
-    with _fresh(path) as partial:
+    with _new_folder(path) as partial:
         _describe(partial, model, "posterior", corpus, settings)
     return Path(path) / "store"
 
@@ -105,7 +105,7 @@ def load_run(
         raise InputError(f"{path}: has no draw yet; resume it with `probattn resume {path}`")
     with _reported_as_damage(path):
         arrays, about = read_arrays(path / "fit.zip")
-        parts: dict[str, Any] = {part: _below(f"{part}/", arrays) for part in PARTS}
+        parts: dict[str, Any] = {part: _with_prefix(f"{part}/", arrays) for part in PARTS}
         verdict = about.pop("verdict")
         about["origins"] = tuple(about["origins"])
         if verdict is not None:
@@ -218,7 +218,7 @@ def _describe(
 
 
 @contextlib.contextmanager
-def _fresh(path: str | Path):
+def _new_folder(path: str | Path):
     """A temporary folder that is renamed to `path` on success and removed on failure."""
     path = refuse_existing(path)
     try:
@@ -237,7 +237,7 @@ def _fresh(path: str | Path):
         raise
 
 
-def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()

@@ -177,7 +177,7 @@ def learning_curve(
     study = Study(out, corpus, data, whole, options, model, settings, seed)
     open_study(study.folder, study.to_json(), "learning curve")
     with resumption_hint(lambda: SAME_COMMAND):
-        show(carry_out(study, wanted))
+        print_curve(carry_out(study, wanted))
     console.print(f"curve: {(out / 'curve.zip').resolve()}")
 
 
@@ -208,7 +208,7 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
     for size in sizes:
         fits, fresh = {}, False
         for method in CURVE_METHODS:
-            found = finished(study, method, size)
+            found = load_finished(study, method, size)
             fresh |= found is None
             fits[method.value] = fit_keeping_draws(study, method, size) if found is None else found
             earlier = "" if found is None else ", finished already"
@@ -223,7 +223,7 @@ def carry_out(study: Study, sizes: Sequence[int]) -> Any:
     return join(points)
 
 
-def finished(study: Study, method: Method, size: int) -> Any:
+def load_finished(study: Study, method: Method, size: int) -> Any:
     """The fit of a size if it is finished, else None.
 
     Raises: InputError for a run directory with another model or other data than the study."""
@@ -253,7 +253,7 @@ def fit_keeping_draws(study: Study, method: Method, size: int) -> Any:
     try:
         return fit_one(study, method, size)
     except FitError as error:
-        found = finished(study, method, size)
+        found = load_finished(study, method, size)
         if found is None:
             raise
         warnings.warn(
@@ -283,7 +283,7 @@ def fit_one(study: Study, method: Method, size: int) -> Any:
     )
 
 
-def show(curve: Any) -> None:
+def print_curve(curve: Any) -> None:
     """Print the losses of a learning curve as a table, and its verdicts."""
     table = Table(
         "training sequences",

@@ -112,7 +112,7 @@ class EmissionProcess(SequenceProcess):
             )
         shape = tokens.shape[:-1]
         filtered = _filter(self, tokens.reshape(-1, tokens.shape[-1]), bootstrap, predict)
-        possible = _stops(tokens).reshape(-1)
+        possible = _padded_after_end(tokens).reshape(-1)
         filtered = filtered._replace(log_prob=jnp.where(possible, filtered.log_prob, -jnp.inf))
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), filtered)
 
@@ -135,7 +135,9 @@ class EmissionProcess(SequenceProcess):
 
     def score(self, tokens: Int[Array, "n positions"]) -> Float[Array, " n"]:
         """`log_prob`, unchecked and not compiled; -inf for ids out of range or after the end."""
-        possible = _stops(tokens) & (tokens >= 0).all(-1) & (tokens < self.vocab_size).all(-1)
+        possible = (
+            _padded_after_end(tokens) & (tokens >= 0).all(-1) & (tokens < self.vocab_size).all(-1)
+        )
         inside = jnp.clip(tokens, 0, self.vocab_size - 1)
         return jnp.where(possible, _filter(self, inside, False, False).log_prob, -jnp.inf)
 
@@ -184,7 +186,7 @@ def _filter(process: EmissionProcess, tokens: Array, bootstrap: bool, predict: b
     return map_in_batches(one, (tokens, keys), batch_size)
 
 
-def _stops(tokens: Array) -> Array:
+def _padded_after_end(tokens: Array) -> Array:
     """Whether nothing but the end token follows the end, (...) for tokens (..., n)."""
     return (counted(tokens) | (tokens == END)).all(-1)
 

@@ -61,11 +61,11 @@ def check_causal(
             )
     leaves, structure = jax.tree.flatten(shapes)
     if is_traced(params):
-        _try_random(
+        _check_at_random(
             next_token_logits, structure, tuple(leaves), length, vocab_size, batched, cached_step
         )
     else:
-        _try(next_token_logits, params, length, vocab_size, batched, cached_step)
+        _check_at(next_token_logits, params, length, vocab_size, batched, cached_step)
 
 
 def is_traced(params: Any) -> bool:
@@ -74,10 +74,10 @@ def is_traced(params: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _try_random(
+def _check_at_random(
     next_token_logits, structure, leaves, length, vocab_size, batched, cached_step
 ) -> None:
-    """`_try` at random parameters, once for each function and shapes of its parameters."""
+    """`_check_at` at random parameters, once for each function and shapes of its parameters."""
     rng = np.random.default_rng(0)
     drawn = [
         rng.standard_normal(leaf.shape).astype(leaf.dtype) / 2
@@ -87,10 +87,10 @@ def _try_random(
     ]
     params = jax.tree.unflatten(structure, drawn)
     # Random parameters may be invalid, such as a negative scale, so a NaN is no error here.
-    _try(next_token_logits, params, length, vocab_size, batched, cached_step, report_nan=False)
+    _check_at(next_token_logits, params, length, vocab_size, batched, cached_step, report_nan=False)
 
 
-def _try(
+def _check_at(
     next_token_logits, params, length, vocab_size, batched, cached_step, report_nan=True
 ) -> None:
     """Compare the logits of sequences that differ from some position on; raise as `check_causal`.
@@ -155,7 +155,7 @@ def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _evaluate(next_token_logits, cached_step, batched, params, tried):
     """Logits of all sequences in `tried`, of the bases one by one, and of these by cached steps.
 
-    Shapes with the letters of `_try`: tried [b, 1 + c, t]; results [b, 1 + c, t, v] and twice
+    Shapes with the letters of `_check_at`: tried [b, 1 + c, t]; results [b, 1 + c, t, v] and twice
     [b, t, v].
     """
     flat = tried.reshape(-1, tried.shape[-1])
