@@ -14,7 +14,7 @@ equal to another model with the same fields, as a frozen dataclass is: it is a s
 compiled functions, which equal models share.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jax import Array
@@ -77,6 +77,27 @@ class FactoredModel(Protocol):
 
     def log_factors(self, params: Params, data: Any, /) -> Array:
         """Log of each sequence's terms beside `log_likelihood`, (num_sequences,)."""
+
+
+@runtime_checkable
+class SymmetricModel(Protocol):
+    """A model that names its symmetries, by which the sampler learns its metric."""
+
+    def metric_blocks(self) -> Sequence[Mapping[str, int]]:
+        """Parameters that share a precision matrix, as {site: number of leading axes} each.
+
+        The matrix has a row for each entry of the leading axes of all sites of a block. All
+        entries of the trailing axes, as many for each site, share it."""
+
+
+@runtime_checkable
+class CondensedModel(Protocol):
+    """A model that computes its density faster from another form of the data."""
+
+    def condensed(self, data: Any, /) -> Any:
+        """The data in a form that the model takes in their place, with the same density.
+
+        The data themselves where no form is faster."""
 
 
 @runtime_checkable

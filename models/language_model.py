@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float
@@ -22,13 +23,18 @@ from probattn import (
 )
 from probattn.attention.cached_mean import empty_cache, mean_step
 from probattn.attention.density_and_readout import density_with_readout
+from probattn.attention.density_at_rows import density_with_readout_at_rows
 from probattn.checks import as_integer
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
+from probattn.sequence.prefix_tree import PrefixTree, prefix_tree
 from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
 
 Params = dict[str, Any]
+# Of the pairs of positions in whole sequences, the share that pairs of prefixes may have. Each of
+# the latter costs more, since it is gathered and not part of a matrix product.
+MOST_PAIRS = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,8 @@ class LanguageModel:
     def __call__(
         self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None
     ) -> Array:
+        if isinstance(tokens, PrefixTree):
+            return _given_prefixes(self, tokens)
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
             if num_sequences not in (None, tokens.shape[0]):
@@ -171,6 +179,31 @@ class LanguageModel:
                 numpyro.factor("path", self.barrier_weight * path)
             return numpyro.sample("tokens", process, obs=tokens)
 
+    def metric_blocks(self) -> tuple[dict[str, int], ...]:
+        """Parameters that rotations and the order of heads exchange, for the sampler's metric.
+
+        Rotations of the embeddings act on all rows of E, P and O alike; with those of queries and
+        keys they leave of query and key only what each pair of entries has in common."""
+        return (
+            {"embedding": 1, "position": 1, "readout": 1},
+            {"query": 0, "key": 0},
+            {"value": 0},
+            {"bias": 1},
+        )
+
+    def condensed(self, tokens: Any) -> Any:
+        """The tokens as a `PrefixTree`, of which the model computes the same density faster.
+
+        Each prefix is computed once, however many sequences share it. Tokens that share too little,
+        and those of a model with a cap, are returned as they are.
+
+        Args: tokens, concrete, (num_sequences, length).
+        """
+        checked = np.asarray(check_tokens(tokens, self.vocab_size, self.length, rank=2))
+        tree = None if self.contraction is not None else prefix_tree(checked, self.vocab_size)
+        small = tree is not None and tree.num_pairs < MOST_PAIRS * self.length * checked.size
+        return tree if small else tokens
+
     def process(self, params: Params) -> SequenceProcess:
         """The law of token sequences at given parameters."""
         functions = _functions(self)
@@ -189,6 +222,8 @@ class LanguageModel:
         Args: params, one value of each parameter; tokens, shape (..., length). Returns: shape
         (...).
         """
+        if isinstance(tokens, PrefixTree):
+            return _log_likelihood_of_prefixes(self, params, tokens)
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
     def root_mean_square(self, params: Params, tokens: Any) -> Float[Array, ""]:
@@ -335,6 +370,34 @@ def _logits_and_path(model: LanguageModel, params: Params, tokens: Array) -> tup
     u = model.path(params, tokens)
     density, mean = density_with_readout(model.readout_attention(params), u, model.scale)
     return _logits_of(params, u + mean), jnp.where(counted(tokens), density, 0).sum(-1)
+
+
+def _given_prefixes(model: LanguageModel, tree: PrefixTree) -> Array:
+    """The model conditioned on tokens that are given by their prefixes."""
+    params = {name: numpyro.sample(name, prior) for name, prior in model.priors().items()}
+    logits, path = _at_prefixes(model, params, tree)
+    if model.barrier_weight > 0:
+        # 0 times -inf would be NaN: every prefix occurs at least once.
+        numpyro.factor("path", model.barrier_weight * (tree.totals * path).sum())
+    normalisers = jax.nn.logsumexp(logits, axis=-1)
+    numpyro.factor("tokens", (tree.counts * logits).sum() - (tree.totals * normalisers).sum())
+    return tree.tokens
+
+
+@jax.jit(static_argnums=0)
+def _at_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> tuple[Array, Array]:
+    """Logits (n, vocab) after each prefix, and the log density of its last embedding (n,)."""
+    table = params["embedding"][tree.row_token] + params["position"][tree.row_position]
+    path, mean = density_with_readout_at_rows(
+        model.readout_attention(params), table, tree.own, tree.pasts, model.scale
+    )
+    return _logits_of(params, table[tree.own] + mean), path
+
+
+def _log_likelihood_of_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> Array:
+    rows = jax.nn.log_softmax(_at_prefixes(model, params, tree)[0])  # [n, vocab]
+    chosen = rows[tree.prefix, tree.tokens]
+    return jnp.where(tree.prefix >= 0, chosen, 0).sum(-1)
 
 
 @jax.jit(static_argnums=(0, 3))

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.primitives import Messenger
 
 from probattn.errors import InputError
-from probattn.inference.contract import NumPyroModel
+from probattn.inference.contract import CondensedModel, NumPyroModel
 from probattn.inference.devices.device_placement import Placement
 
 WITHIN_A_CHAIN = PartitionSpec("data")
@@ -77,6 +77,14 @@ def replicated_sharding(placement: Placement | None) -> NamedSharding | None:
     )
 
 
+def condensed(model: NumPyroModel, data: Any, placement: Placement | None) -> Any:
+    """The data in the form of which `model` computes its density fastest, see `CondensedModel`.
+
+    Sequences that are split over devices stay as they are."""
+    split = placement is not None and placement.num_shards > 1
+    return model.condensed(data) if isinstance(model, CondensedModel) and not split else data
+
+
 def replicate(data: Any, placement: Placement | None) -> Any:
     """The data, whole on every device.
 
@@ -92,7 +100,7 @@ def replicate(data: Any, placement: Placement | None) -> Any:
             f"{len(data)}; use fewer devices, or, with several chains, one device for each"
         )
     try:
-        return jax.device_put(np.asarray(data), whole)
+        return jax.device_put(jax.tree.map(np.asarray, data), whole)
     except AssertionError as error:
         raise InputError(
             "data: not the same in every process; give each the same sequences in the same order"

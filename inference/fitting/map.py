@@ -20,7 +20,12 @@ from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.device_placement import Placement, place_data
 from probattn.inference.devices.multihost import gathered, is_first
 from probattn.inference.devices.progress import Progress
-from probattn.inference.devices.sharding import replicate, replicated_sharding, split_model
+from probattn.inference.devices.sharding import (
+    condensed,
+    replicate,
+    replicated_sharding,
+    split_model,
+)
 from probattn.inference.fitting.descent import CHUNK_STEPS, Descent, descend
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.hessian import Curvature
@@ -220,7 +225,10 @@ def find_modes(
         split, tuple(starts), coordinates, optimiser or adam(LEARNING_RATE), batch_size, scale
     )
     keys = jax.random.split(jax.random.fold_in(key, 1), len(jax.tree.leaves(starts)[0]))
-    states = initialiser(svi, sharding)(starts, keys, replicate(data, placement))
+    given = data
+    if batch_size is None and windows is None:
+        given = condensed(model, data, placement)
+    states = initialiser(svi, sharding)(starts, keys, replicate(given, placement))
 
     def explain(state: Any) -> str:
         return where_outside(model, data, constrain(model, data, coordinates_of(svi, state)))
@@ -229,7 +237,7 @@ def find_modes(
         descent = descend(
             svi,
             states,
-            (lambda: replicate(data if windows is None else windows.draw(), placement)),
+            (lambda: replicate(given if windows is None else windows.draw(), placement)),
             num_steps,
             None if batch_size is None else whole_loss(svi, split, coordinates),
             explain,

@@ -1,4 +1,4 @@
-"""The posterior by NUTS, in chunks, so that a run can be killed at any time and resumed."""
+"""The posterior by sampling, in chunks, so that a run can be killed at any time and resumed."""
 
 import dataclasses
 import time
@@ -16,12 +16,26 @@ from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered, is_first, on_first
 from probattn.inference.devices.progress import Progress
-from probattn.inference.devices.sharding import replicate
+from probattn.inference.devices.sharding import condensed, replicate
+from probattn.inference.fitting.chain_kernel import (
+    CHUNK_ITERATIONS,
+    SAMPLERS,
+    chain_kernel,
+    to_device,
+    to_host,
+)
 from probattn.inference.fitting.chain_starts import START_WORDS, check_start, origins, start_points
 from probattn.inference.fitting.density import data_hash, density_of
 from probattn.inference.fitting.fit import Fit, split_latents
-from probattn.inference.fitting.nuts import CHUNK_ITERATIONS, nuts_kernel, to_device, to_host
+from probattn.inference.fitting.metric import unit_metric
 from probattn.inference.fitting.posterior_store import InMemory, PosteriorStore, run_config
+from probattn.inference.fitting.warmup import (
+    FIRST_LONGEST,
+    FIRST_STEP,
+    settle_iteration,
+    stage_ends,
+    tune,
+)
 
 
 def sample_posterior(
@@ -30,8 +44,9 @@ def sample_posterior(
     *,
     key: Array,
     num_chains: int = 4,
-    num_warmup: int = 500,
+    num_warmup: int = 300,
     num_samples: int = 500,
+    sampler: str = "hmc",
     max_tree_depth: int = 8,
     start: str | Fit = "maps",
     num_starts: int | None = None,
@@ -40,7 +55,11 @@ def sample_posterior(
     store: str | Path | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Draw from the posterior with the No-U-Turn sampler.
+    """Draw from the posterior by Hamiltonian Monte Carlo with a metric that knows its symmetries.
+
+    Warmup has three stages. Each ends with a metric from the gradients of all chains, averaged over
+    the model's symmetries (`metric_blocks`); the last tunes the step size alone. Then everything is
+    fixed, and the draws are exact.
 
     With `store`, the draws and the sampler's whole state are written to that folder every fifty
     iterations. The same call resumes a run that was killed; its draws are bit for bit those of an
@@ -54,6 +73,8 @@ def sample_posterior(
             embeddings (num_sequences, length, dim).
         key: JAX random key.
         num_chains, num_warmup, num_samples: at least 1 each; samples are per chain.
+        sampler: "hmc", with trajectories of 1 to n steps at random, where n is how many they took to
+            turn back in warmup; or "nuts", the No-U-Turn sampler.
         max_tree_depth: a draw takes at most 2^depth - 1 gradients.
         start: where chains start: "maps", at modes found independently from random points, one for
             each chain; "map", all at one mode; "prior", at draws from the prior; "random", near the
@@ -80,6 +101,8 @@ def sample_posterior(
     counts["max_tree_depth"] = max_tree_depth
     for name, value in counts.items():
         as_integer(name, value)
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
     num_starts = check_start(start, num_chains, num_starts)
     placement = place_chains(num_chains, chain_method, devices)
     data = jnp.asarray(data)
@@ -89,7 +112,12 @@ def sample_posterior(
         if isinstance(start, str)
         else f"fit {data_hash(np.concatenate([v.ravel() for v in start.draws.values()]))}"
     )
-    settings: dict[str, Any] = {**counts, "start": named, "num_starts": num_starts}
+    settings: dict[str, Any] = {
+        **counts,
+        "sampler": sampler,
+        "start": named,
+        "num_starts": num_starts,
+    }
     run: PosteriorStore | InMemory = InMemory()
     if store is not None:
         run = PosteriorStore(store)
@@ -191,25 +219,39 @@ def _sample(
         z = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in stored.z.items()}
     shapes = {name: (list(leaf.shape), str(leaf.dtype)) for name, leaf in z.items()}
     of_one = tuple((name, tuple(shape[1:]), dtype) for name, (shape, dtype) in shapes.items())
-    kernel = nuts_kernel(model, placement, of_one, num_warmup, settings["max_tree_depth"])
-    data = replicate(data, placement)
-    first = (z, jnp.stack(for_chains)), data
+    kernel = chain_kernel(model, placement, of_one, settings["sampler"], settings["max_tree_depth"])
+    given = replicate(condensed(model, data, placement), placement)
+    ends = stage_ends(num_warmup)
+    flat = np.asarray(jax.vmap(kernel.ravel)(z))  # [num_chains, n]
+    keys = jnp.stack(for_chains)
+    metric = [root.astype(flat.dtype) for root in unit_metric(kernel.blocks)]
+    like = jax.eval_shape(kernel.begin, _start(flat, keys, 1.0, 1.0), given, _on_device(metric))
     # Every chunk starts from a state that was copied from the host, as after a kill: interrupted
     # and uninterrupted runs then execute the same program, and their draws agree bit for bit.
-    like = jax.eval_shape(kernel.begin, *first)
     if stored is None:
-        state, done = to_host(kernel.begin(*first)), 0
+        begun = kernel.begin(
+            _start(flat, keys, FIRST_STEP, FIRST_LONGEST), given, _on_device(metric)
+        )
+        state, done = to_host(begun), 0
         seconds = time.perf_counter() - began
-        run.add(state, {}, {}, {"done": 0, "z": shapes, "seconds": seconds, "gradients": gradients})
+        about = {"done": 0, "z": shapes, "seconds": seconds, "gradients": gradients}
+        run.add([*state, *metric], {}, {}, about)
     else:
-        state, done = stored.state, stored.done
+        leaves, done = stored.state, stored.done
+        state, metric = leaves[: -len(metric)], leaves[-len(metric) :]
+    impl = jax.random.key_impl(key)
     with Progress("posterior", total, progress) as bar:
         while done < total:
             began = time.perf_counter()
             sampling, first_draws = done >= num_warmup, done == num_warmup
-            number = min(CHUNK_ITERATIONS, (total if sampling else num_warmup) - done)
+            end = total if sampling else min(one for one in ends if one > done)
+            number = min(CHUNK_ITERATIONS, end - done)
             after, (z, stats) = kernel.chunk(
-                to_device(state, like, jax.random.key_impl(key)), data, jnp.asarray(number)
+                to_device(state, like, impl),
+                given,
+                _on_device(metric),
+                jnp.asarray(number),
+                jnp.asarray(settle_iteration(done, ends)),
             )
             state, stats = to_host(after), gathered(stats)
             draws, kept = {}, {}
@@ -218,7 +260,7 @@ def _sample(
                 # filled.
                 draws = {
                     name: value[:, :number]
-                    for name, value in gathered(kernel.values(z, data)).items()
+                    for name, value in gathered(kernel.values(z, given)).items()
                 }
                 kept = {name: value[:, :number] for name, value in stats.items()}
                 kept["reached_max_treedepth"] = (
@@ -229,9 +271,24 @@ def _sample(
                 )
             done += number
             gradients = int(stats["n_steps"][:, :number].sum())
+            if done in ends:
+                chains = jax.tree.unflatten(jax.tree.structure(like), state)
+                tuned, w = tune(kernel.blocks, metric, chains, is_last=done == ends[-1])
+                metric = tuned.metric
+                begun = kernel.begin(
+                    _start(
+                        w,
+                        jax.random.wrap_key_data(jnp.asarray(chains.key), impl=impl),
+                        tuned.step_size,
+                        tuned.longest,
+                    ),
+                    given,
+                    _on_device(metric),
+                )
+                state = to_host(begun)
             seconds = time.perf_counter() - began
             run.add(
-                state,
+                [*state, *metric],
                 draws,
                 kept,
                 {"done": done, "z": shapes, "seconds": seconds, "gradients": gradients},
@@ -240,6 +297,16 @@ def _sample(
                 print(f"first draws after {run.seconds():.1f} s")
             bar.update(done, _status(run, done, num_warmup, bar.time_left(done)))
     _refuse_stuck(run.stat("potential_energy"))
+
+
+def _start(w: np.ndarray, keys: Array, step_size: float, longest: float) -> tuple[Any, ...]:
+    """The first argument of `Kernel.begin`, for chains at w (num_chains, n)."""
+    same = (jnp.full(len(w), value) for value in (step_size, longest))
+    return (jnp.asarray(w), keys, *same)
+
+
+def _on_device(metric: list[np.ndarray]) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(root) for root in metric)
 
 
 def _as_fit(

@@ -43,24 +43,24 @@ def density_with_readout(
     return log_density_of(e, log_det, inside, scale), mean
 
 
-def _strict(attention: Attention) -> Attention:
+def strict_map(attention: Attention) -> Attention:
     """The map that scores the path: the same query and key, strict mask, no values."""
     return dataclasses.replace(attention, value=None, mask="strict")
 
 
 def _parts_working_set(attention: Attention, length: int) -> int:
     """Numbers that one sequence needs at once in `_parts`; the density needs most of them."""
-    return small_blocks_working_set(_strict(attention), length)
+    return small_blocks_working_set(strict_map(attention), length)
 
 
 def _parts(attention: Attention, u: jax.Array) -> tuple[jax.Array, ...]:
     """Residuals, log |det J_t| and domain of the strict map, then the inclusive mean [b, t, d]."""
-    strict = _strict(attention)
+    strict = strict_map(attention)
     parts, attended = density_parts_of(strict, u, attend(strict, u))
-    return *parts, _inclusive_mean(attention, attended)
+    return *parts, inclusive_mean(attention, attended)
 
 
-def _inclusive_mean(attention: Attention, strict: Attended) -> jax.Array:
+def inclusive_mean(attention: Attention, strict: Attended) -> jax.Array:
     """Inclusive mean [b, t, d] of the attention, from the weights and means of its strict map.
 
     At the first position, which has no strict past, w and wbar are 0, so that the mean is u_1.

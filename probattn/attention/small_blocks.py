@@ -41,7 +41,7 @@ def reduced_blocks(
     """
     # Position 1 has no past and position 2 one embedding: the covariance of either is 0.
     first = min(2, u.shape[1]) if attention.mask == "strict" else 0
-    left, right = _features(attention, attended)  # [b, h, s, n], [b, h, s, m]
+    left, right = features(attention, attended)  # [b, h, s, n], [b, h, s, m]
     products = _outer(left, right)  # [b, h, s, n, m]
     flat = products.reshape(*products.shape[:3], products.shape[3] * products.shape[4])
     w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)  # [b, h, s, d]
@@ -59,7 +59,7 @@ def reduced_blocks(
         return identity - per_head[:, 0] @ attention.interaction[0], covariance[:, 0], attended
     if attention.mask == "inclusive":
         per_head = per_head + _of_values(attention, inclusive_derivative(attention, u, attended))
-    if _by_lemma(attention):
+    if by_lemma(attention):
         # The columns of block (g, h) are those of head h: [b, h, t, H r, r] -> [b, t, H r, H r].
         derivative = jnp.moveaxis(per_head, 1, 3)
         derivative = derivative.reshape(
@@ -72,9 +72,9 @@ def reduced_blocks(
 
 def small_blocks_working_set(attention: Attention, length: int) -> int:
     """Array elements that a sequence needs at once: weights, products, blocks and inverses."""
-    size = attention.heads * attention.rank if _by_lemma(attention) else attention.dim
+    size = attention.heads * attention.rank if by_lemma(attention) else attention.dim
     return weights_working_set(attention, length) + 8 * length * size**2 * (
-        1 if _by_lemma(attention) else attention.heads
+        1 if by_lemma(attention) else attention.heads
     )
 
 
@@ -92,7 +92,7 @@ def inclusive_derivative(attention: Attention, u: jax.Array, attended: Attended)
     )
 
 
-def _by_lemma(attention: Attention) -> bool:
+def by_lemma(attention: Attention) -> bool:
     """Whether blocks have size H r: where that is no more than d and S_t A is all there is.
 
     The inclusive mask adds a term that is not of rank r, and a symmetric A needs S_t itself.
@@ -101,7 +101,7 @@ def _by_lemma(attention: Attention) -> bool:
     return fewer and attention.mask == "strict" and not attention.symmetric
 
 
-def _features(attention: Attention, attended: Attended) -> tuple[jax.Array, jax.Array]:
+def features(attention: Attention, attended: Attended) -> tuple[jax.Array, jax.Array]:
     """Left [b, h, s, n] and right features [b, h, s, m], whose covariance makes up the block.
 
         symmetric A    w_s                    w_s                     n = m = d, covariance S_t
@@ -114,7 +114,7 @@ def _features(attention: Attention, attended: Attended) -> tuple[jax.Array, jax.
     w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)
     if attention.symmetric:
         return w, w
-    if not _by_lemma(attention):
+    if not by_lemma(attention):
         return _of_values(attention, w), jnp.einsum("hjk,bhsj->bhsk", attention.interaction, w)
     # Stack the query rows of all heads g: W_Q^g V_h as [h, H r, d].
     rows = heads * attention.rank
