@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
 from probattn import AttentionProcess, path_log_density
+from probattn.checks import in_default_float
 from probattn.sequence.tokens import END, counted
 
 
@@ -48,6 +49,7 @@ class StoppedEmbeddings(dist.Distribution):
 
     def log_prob(self, value: Any) -> Float[Array, "*shape"]:
         """Log density of each embedding path, in nats."""
+        value = in_default_float(value)
         # [..., t]
         attended = path_log_density(self.process.attention, value, self.process.scale)
         alone = dist.Normal(0, self.process.scale).log_prob(value).sum(-1)
@@ -64,7 +66,7 @@ class StoppedTokens(dist.Distribution):
     pytree_data_fields = ("logits",)
 
     def __init__(self, logits: Any, *, validate_args: bool | None = None):
-        self.logits = logits
+        self.logits = in_default_float(logits)
         super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)

@@ -21,7 +21,7 @@ from probattn import (
     stability_margin,
 )
 from probattn.attention.batching import map_in_batches
-from probattn.checks import as_integer
+from probattn.checks import as_integer, in_default_float
 from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
@@ -170,11 +170,13 @@ class EmissionModel:
                 "num_sequences: expected at least 1 when no tokens are given, got "
                 f"{num_sequences!r}"
             )
-        params = {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
+        params = in_default_float(  # a handler may give them in another type
+            {name: numpyro.sample(name, prior) for name, prior in self.priors().items()}
+        )
         process = self.embedding_process(params)
         with numpyro.plate("sequences", num_sequences):
             if self.coordinates == "noise":
-                alone = dist.Normal(0, self.scale).expand([self.length, self.dim]).to_event(2)
+                alone = dist.Normal(0, process.scale).expand([self.length, self.dim]).to_event(2)
                 u = numpyro.deterministic(
                     "embeddings", process.transform(numpyro.sample("noise", alone))
                 )
@@ -264,7 +266,7 @@ class EmissionModel:
     def embeddings(self, values: Params) -> Float[Array, "num_sequences length dim"]:
         """The embeddings, from the values of all sites in either coordinates."""
         if "embeddings" in values:  # a deterministic site in noise coordinates
-            return jnp.asarray(values["embeddings"])
+            return in_default_float(jnp.asarray(values["embeddings"]))
         return self.embedding_process(values).transform(values["noise"])
 
     def emitted(self, values: Params, tokens: Any) -> Float[Array, ""]:
@@ -290,7 +292,8 @@ class EmissionModel:
         """
         tokens = jnp.asarray(tokens)
         u, is_counted = self.embeddings(values), counted(tokens)
-        attention, readout = self.attention(values), jnp.asarray(values["readout"])
+        attention = self.attention(values)
+        readout = in_default_float(jnp.asarray(values["readout"]))
         margin = stability_margin(attention, u)
         log_det = stability_margin(attention, u, "log_det")
         return {

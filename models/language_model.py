@@ -24,7 +24,7 @@ from probattn import (
 from probattn.attention.cached_mean import empty_cache, mean_step
 from probattn.attention.density_and_readout import density_with_readout
 from probattn.attention.density_at_rows import density_with_readout_at_rows
-from probattn.checks import as_integer
+from probattn.checks import as_integer, in_default_float
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
@@ -296,10 +296,10 @@ class LanguageModel:
 
         Source: theory, section 6.
         """
-        E, attention = jnp.asarray(params["embedding"]), self.attention(params)
+        E, attention = in_default_float(jnp.asarray(params["embedding"])), self.attention(params)
         margin, is_counted = self.margins(params, tokens), counted(jnp.asarray(tokens))
         log_det = stability_margin(attention, self.path(params, tokens), "log_det")
-        tokens, readout = jnp.asarray(tokens), jnp.asarray(params["readout"])
+        tokens, readout = jnp.asarray(tokens), in_default_float(jnp.asarray(params["readout"]))
         association = pairwise("association", E, jnp.eye(self.dim)[None], readout, tokens)
         return {
             **pairwise("interaction", E, attention.interaction, E, tokens),
@@ -315,11 +315,13 @@ class LanguageModel:
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
-        embedding = jnp.asarray(params["embedding"])
+        embedding, position = (
+            in_default_float(jnp.asarray(params[name])) for name in ("embedding", "position")
+        )
         if self.one_hot:
             rows = jax.nn.one_hot(previous_tokens(tokens), self.vocab_size, dtype=embedding.dtype)
-            return jnp.matmul(rows, embedding, precision="highest") + params["position"]
-        return embedding[previous_tokens(tokens)] + params["position"]
+            return jnp.matmul(rows, embedding, precision="highest") + position
+        return embedding[previous_tokens(tokens)] + position
 
     def attention(self, params: Params) -> Attention:
         """The attention whose residuals and Jacobian score the path: strict mask, no value map."""

@@ -12,9 +12,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float
 
 from probattn import Attention, AttentionProcess, InputError, path_log_density, stability_margin
-from probattn.checks import as_float_array, as_integer
+from probattn.checks import as_float_array, as_integer, in_default_float
 from probattn.models.gauge import ordered_heads
-from probattn.models.priors import normal
+from probattn.models.priors import LogNormal, normal
 
 Params = dict[str, Any]
 
@@ -123,7 +123,7 @@ class LatentAttention:
             priors["interaction_entries"] = normal(jnp.asarray(spread), len(spread))
         if self.values:
             priors["value"] = normal(0.5 * d**-0.5, heads, d, d, mean=jnp.eye(d) / heads)
-        priors["scale"] = dist.LogNormal(0.0, 0.5)
+        priors["scale"] = LogNormal(0.0, 0.5)
         return priors
 
     def __call__(
@@ -213,7 +213,7 @@ class LatentAttention:
         """
         return {
             "interaction": ordered_heads(self.interaction(params)),
-            "scale": jnp.asarray(params["scale"]),
+            "scale": in_default_float(jnp.asarray(params["scale"])),
             "log_likelihood": self.log_likelihood(params, embeddings).sum(),
             "smallest_margin": self.margins(params, embeddings).min(),
         }

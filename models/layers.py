@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from probattn import Attention
+from probattn.checks import in_default_float
 
 
 def _normalised(x: Array) -> Array:
@@ -41,6 +42,7 @@ def forward(
 
     Returns: logits (..., t, v); a list of (attention, input of shape (..., t, i)).
     """
+    params, u = in_default_float((params, u))
     # One for u, two for each layer.
     keys = iter([] if key is None else jax.random.split(key, 2 * model.layers + 1))
     causal = jnp.tri(u.shape[-2], dtype=bool)

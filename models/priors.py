@@ -6,6 +6,8 @@ from jax.typing import ArrayLike
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import AffineTransform
 
+from probattn.checks import in_default_float
+
 # Unit of the unconstrained coordinates, in standard deviations. NumPyro starts chains uniformly in
 # (-2, 2) of these coordinates, which then is within half a standard deviation of the mean.
 UNIT = 0.25
@@ -60,6 +62,14 @@ class NearMeanNormal(dist.Normal):
         return _RealInUnits(self.loc, UNIT * self.scale)
 
 
+class LogNormal(dist.LogNormal):
+    """A log-normal prior that takes the logarithm of a value in JAX's default float."""
+
+    def log_prob(self, value, intermediates=None):
+        return super().log_prob(in_default_float(value), intermediates)
+
+
 def normal(scale: ArrayLike, *shape: int, mean: ArrayLike = 0.0) -> dist.Distribution:
     """Independent NearMeanNormal(mean, scale) over an array of the given shape, as one event."""
+    mean, scale = in_default_float((mean, scale))  # so that values of other types are promoted
     return NearMeanNormal(mean, scale).expand(shape).to_event(len(shape))

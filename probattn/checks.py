@@ -1,4 +1,7 @@
-"""Shared input checks: each returns the value it accepts and raises an InputError otherwise."""
+"""Shared input checks: each returns the value it accepts and raises an InputError otherwise.
+
+All floats become JAX's default float where they enter, float32, or float64 where jax_enable_x64 is
+set: loops and solvers need one type throughout, and a result then has the digits of that type."""
 
 from typing import Any
 
@@ -11,25 +14,39 @@ from probattn.errors import InputError
 MOST = 2**31 - 1  # of an integer, so that it is one of 32 bits in either precision
 
 
+def is_float(leaf: Any) -> bool:
+    """Whether `leaf` is an array of floats, of any type, or a float."""
+    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
+
+
+def in_default_float(tree: Any) -> Any:
+    """`tree` with all floats, arrays and numbers, in JAX's default float; other leaves as they are.
+
+    Half precision and, under jax_enable_x64, float32 are widened, which is exact; without it
+    float64 is rounded.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float) if is_float(leaf) else leaf, tree)
+
+
 def as_float_array(name: str, value: Any) -> jax.Array:
-    """`value` as a floating-point array of finite numbers.
+    """`value` as an array of finite numbers in JAX's default float.
 
     Raises: InputError if it is no array of real numbers, or holds a NaN or an infinity. The entries
     of a traced value are not known and not checked.
     """
     try:
-        array = jnp.asarray(value)
+        with np.errstate(over="ignore"):  # too large a number becomes infinity, refused below
+            array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name}: expected an array of numbers, got {type(value).__name__}"
         ) from error
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
-        array = array.astype(float)
+    if not is_float(array) and not jnp.issubdtype(array.dtype, jnp.integer):
+        raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    array = jnp.asarray(array, float)
     # numpy, since jax.numpy under jit would trace the check even of a constant.
     if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
-        raise InputError(f"{name}: expected finite numbers, got NaN or infinity")
+        raise InputError(f"{name}: expected finite numbers of {array.dtype}, got NaN or infinity")
     return array
 
 

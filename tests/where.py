@@ -11,6 +11,7 @@ longest that fits counts."""
 from collections.abc import Iterable
 
 BOTH = (
+    "test_mixed_precision.py",
     "probattn",
     "models",
     "probattn/emission/test_emission_process.py::test_it_works_under_jit_and_vmap_in_both_precisions",

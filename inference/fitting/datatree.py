@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
@@ -74,5 +73,5 @@ def _attributes(fit: Fit) -> dict[str, str | float]:
         "sampling_time": fit.seconds,
         "inference_library": "numpyro",
         "versions": json.dumps(versions()),
-        "precision": "float64" if jax.config.jax_enable_x64 else "float32",
+        "precision": str(next(iter(fit.draws.values())).dtype),
     }

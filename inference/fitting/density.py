@@ -70,15 +70,17 @@ def density_of(model: NumPyroModel, data: Any) -> Density:
 
 
 def data_hash(data: Any) -> str:
-    """SHA-256 of an array, its shape and whether it holds integers, whatever its precision."""
+    """SHA-256 of an array, its shape and whether it holds integers, whatever its precision.
+
+    Floats count as float32 has them, since a model in float32 conditions on nothing more."""
     array = np.asarray(data)
     kind = "<i8" if array.dtype.kind in "iub" else "<f8"
     found = hashlib.sha256(repr((array.shape, kind)).encode())
     # HASHED_ROWS at a time: an array on disk may be larger than memory.
     for first in range(0, len(array) if array.ndim else 1, HASHED_ROWS):
-        found.update(
-            np.ascontiguousarray(
-                array[first : first + HASHED_ROWS] if array.ndim else array, kind
-            ).tobytes()
-        )
+        rows = array[first : first + HASHED_ROWS] if array.ndim else array
+        if kind == "<f8":
+            with np.errstate(over="ignore"):
+                rows = rows.astype("<f4")
+        found.update(np.ascontiguousarray(rows, kind).tobytes())
     return found.hexdigest()

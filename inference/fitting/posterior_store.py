@@ -12,7 +12,7 @@ import numpy as np
 
 from probattn.errors import InputError
 from probattn.inference.data.array_file import DamagedFile, read_arrays, write_arrays, write_json
-from probattn.inference.devices.environment import versions
+from probattn.inference.devices.environment import how_to_go_on, precision, versions
 from probattn.inference.devices.multihost import on_first
 from probattn.inference.fitting.density import Density
 from probattn.inference.fitting.fit import OnDemand
@@ -280,7 +280,7 @@ def run_config(
             "kind": str(jax.random.key_impl(key)),
         },
         "settings": settings,
-        "precision": "float64" if jax.config.jax_enable_x64 else "float32",
+        "precision": precision(),
         "placement": placement,
         "versions": versions(),
     }
@@ -298,7 +298,10 @@ def refuse_other(path: Path, recorded: dict[str, Any], given: dict[str, Any]) ->
             found += (
                 []
                 if was == is_now
-                else [f"{part}: the run has {_short(was)}, now {_short(is_now)}"]
+                else [
+                    f"{part}: the run has {_short(was)}, now {_short(is_now)}"
+                    f"{how_to_go_on(part, was)}"
+                ]
             )
             continue
         for name in {**(was or {}), **is_now}:

@@ -14,6 +14,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
+from probattn.checks import in_default_float
 from probattn.errors import FitError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.compilation_cache import ONCE
@@ -91,7 +92,7 @@ def _log_jacobian(sites: Any) -> Array:
 
 def unconstrain(model: NumPyroModel, data: Any, values: Values) -> Values:
     """Unconstrained coordinates of the given values of the sample sites."""
-    return unconstrain_fn(model, (data,), {}, values)
+    return unconstrain_fn(model, (data,), {}, in_default_float(values))
 
 
 def draw_start(model: NumPyroModel, data: Any, keys: Array, prior: bool = False) -> Values:

@@ -25,7 +25,7 @@ def barrier_loss(
     weight: float | Array,
     variant: str = "full",
     *,
-    scale: float | Array = 1.0,
+    scale: ArrayLike = 1.0,
     counted: Any = None,
 ) -> Float[Array, ""]:
     """A penalty on attention that is close to ill-conditioned, `weight` times its mean.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from probattn.attention.attention import ARRAY_FIELDS, Attention
-from probattn.checks import as_float_array
+from probattn.checks import as_float_array, in_default_float
 from probattn.errors import InputError
 
 LARGEST_WORKING_SET = 2**26  # numbers held at once; 256 MB in float32
@@ -61,7 +61,7 @@ def over_sequences(
     # By default GPUs round the factors of matrix products to 10 bits, and log determinants would
     # lose as much.
     with jax.default_matmul_precision("highest"):
-        return _over_sequences(function, working_set, attention, u)
+        return _over_sequences(function, working_set, in_default_float(attention), u)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -75,7 +75,7 @@ class AttentionProcess(dist.Distribution):
         branch: str | None = None,
         validate_args: bool | None = None,
     ):
-        AttentionTransform(attention, branch)  # for its checks
+        attention = AttentionTransform(attention, branch).attention  # checked
         length = as_integer("length", length)
         bias = attention.position_bias
         if bias is not None and bias.shape[-1] < length:

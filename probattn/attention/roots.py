@@ -16,7 +16,7 @@ from probattn.attention.batching import map_in_batches
 from probattn.attention.jacobian import jacobian_blocks, residuals
 from probattn.attention.transform import Equation, guarded_newton
 from probattn.attention.uniqueness import require_strict
-from probattn.checks import as_float_array, as_scale
+from probattn.checks import as_float_array, as_scale, in_default_float
 from probattn.errors import InputError
 
 CELLS = 8192  # number of cells of the grid in dimension 1
@@ -88,6 +88,7 @@ def expected_roots(
         1.672
     """
     require_strict(attention)
+    attention = in_default_float(attention)
     past = as_float_array("past", past)
     if past.ndim != 2 or past.shape[0] < 1 or past.shape[1] != attention.dim:
         raise InputError(

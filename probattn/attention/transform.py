@@ -22,6 +22,7 @@ from probattn.attention.jacobian import log_det, residuals
 from probattn.attention.mean_at_position import mean_at
 from probattn.attention.uniqueness import always_unique, require_strict
 from probattn.attention.weighted_mean import shrinkage
+from probattn.checks import in_default_float
 from probattn.errors import InputError
 
 
@@ -67,7 +68,7 @@ class AttentionTransform(Transform):
         require_strict(attention)
         if branch not in (None, "fixed_point"):
             raise InputError(f'branch: expected None or "fixed_point", got {branch!r}')
-        self.attention, self.branch = attention, branch
+        self.attention, self.branch = in_default_float(attention), branch
 
     def __call__(self, x: ArrayLike) -> Float[Array, "*batch length dim"]:
         length = jnp.shape(x)[-2] if jnp.ndim(x) >= 2 else 0

@@ -58,7 +58,7 @@ class Study:
         """What must be the same for a study to be resumed, as a JSON object.
 
         Sizes are not part of it, since a study may be given other sizes."""
-        import jax
+        from probattn.inference.devices.environment import precision
 
         fields = {f"model {name}": value for name, value in dataclasses.asdict(self.model).items()}
         settings = {
@@ -71,13 +71,12 @@ class Study:
             "corpus": self.corpus.name,
             "data SHA-256": self.corpus.digest(),
         }
-        precision = "float64" if jax.config.jax_enable_x64 else "float32"
         return about | {
             "model": type(self.model).__name__,
             **fields,
             **settings,
             "seed": self.seed,
-            "precision": precision,
+            "precision": precision(),
         }
 
     def run(self, method: Method, size: int) -> Path:

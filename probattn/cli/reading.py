@@ -293,7 +293,7 @@ def env() -> None:
     """
     import jax
 
-    from probattn.inference.devices.environment import versions
+    from probattn.inference.devices.environment import precision, versions
 
     for name, number in versions().items():
         console.print(f"{name} {number}")
@@ -302,7 +302,4 @@ def env() -> None:
     )
     kept = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
     console.print(f"compiled programs: {kept or 'not kept'}")
-    console.print(
-        f"precision: {'float64' if jax.config.jax_enable_x64 else 'float32'} (set "
-        "JAX_ENABLE_X64=1 for float64)"
-    )
+    console.print(f"precision: {precision()} (set JAX_ENABLE_X64=1 for float64)")

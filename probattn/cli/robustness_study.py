@@ -58,7 +58,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """What must be the same for a study to be resumed, as a JSON object."""
-        import jax
+        from probattn.inference.devices.environment import precision
 
         about = {
             "format": ROBUSTNESS_STUDY_FORMAT,
@@ -67,12 +67,11 @@ class Plan:
             "length": self.corpus.length,
             "data SHA-256": self.corpus.digest(),
         }
-        precision = "float64" if jax.config.jax_enable_x64 else "float32"
         return (
             about
             | self.settings
             | self.training
-            | {"seeds": list(self.seeds), "precision": precision}
+            | {"seeds": list(self.seeds), "precision": precision()}
         )
 
     def model(self, arm: "Arm") -> Any:

@@ -47,8 +47,11 @@ def _recorded(file: Path) -> dict[str, Any]:
 
 def _refuse_other(folder: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:
     """Raise an InputError that lists all differences, unless the settings are the recorded ones."""
+    from probattn.inference.devices.environment import how_to_go_on
+
     apart = [
         f"{name}: the study has {recorded.get(name)}, now {given.get(name)}"
+        f"{how_to_go_on(name, recorded.get(name))}"
         for name in recorded | given
         if recorded.get(name) != given.get(name)
     ]

@@ -152,7 +152,7 @@ class EmissionProcess(SequenceProcess):
         `number` is folded into the key, so that processes with different numbers have independent
         errors.
         """
-        changed: Any = super().at(params)
+        changed: Any = super().at(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), params))
         changed.key = jax.random.fold_in(self.key, number)
         return changed
 
@@ -206,7 +206,7 @@ def _checked(emission: Emission, length: int) -> Emission:
             "attention: expected a contraction cap; without it the density of the embeddings need "
             "not integrate to one, and tokens have no probability; use contraction=0.9"
         )
-    AttentionProcess(attention, 1.0, length)  # for its checks
+    attention = AttentionProcess(attention, 1.0, length).attention  # checked
     scale = as_scale(emission.scale)
     readout, bias = (
         as_float_array("readout", emission.readout),

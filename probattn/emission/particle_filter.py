@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from probattn.attention.attention import Attention
+from probattn.checks import in_default_float
 from probattn.emission.proposal import Proposed, from_prior, guided
 from probattn.sequence.tokens import counted
 
@@ -45,7 +46,8 @@ class Emission(NamedTuple):
 
     def log_prob(self, u: Array) -> Array:
         """`log p(x | u)` of every token x at embeddings u [i, ...], as [v, ...]."""
-        logits = jnp.tensordot(self.readout, u, 1) + self.bias.reshape(-1, *[1] * (u.ndim - 1))
+        readout, bias, u = (jnp.asarray(x, float) for x in (self.readout, self.bias, u))
+        logits = jnp.tensordot(readout, u, 1) + bias.reshape(-1, *[1] * (u.ndim - 1))
         return jax.nn.log_softmax(logits, axis=0)
 
 
@@ -128,8 +130,9 @@ def run_filter(
         bootstrap: propose embeddings from the prior, ignoring the token, and not by `guided`.
         predict: also give the next-token rows.
     """
+    emission = in_default_float(emission)
     length, dim, n = len(tokens), emission.attention.dim, num_particles
-    dtype = jnp.result_type(emission.readout, float)
+    dtype = emission.readout.dtype
     propose = from_prior if bootstrap else guided
 
     def step(particles: _Particles, inputs: tuple) -> tuple[_Particles, tuple]:

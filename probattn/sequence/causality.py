@@ -59,6 +59,8 @@ def check_causal(
                 f"{(*batch, length, vocab_size)} for tokens of shape "
                 f"{(*batch, length)}, got {found}"
             )
+    if cached_step is not None:
+        _check_cache(cached_step, shapes)
     leaves, structure = jax.tree.flatten(shapes)
     if is_traced(params):
         _check_at_random(
@@ -66,6 +68,22 @@ def check_causal(
         )
     else:
         _check_at(next_token_logits, params, length, vocab_size, batched, cached_step)
+
+
+def _check_cache(cached_step: Any, params: Any) -> None:
+    """Raise InputError unless a step returns a cache like the one it was given."""
+    number = jax.ShapeDtypeStruct((), jnp.result_type(int))
+    cache = jax.eval_shape(cached_step.start, params)
+    after, _ = jax.eval_shape(cached_step.step, params, cache, number, number)
+    expected, found = (
+        jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", one) for one in (cache, after)
+    )
+    if expected != found:
+        raise InputError(
+            "cached_step: expected a step to return a cache of the shapes and types that start "
+            f"gave, {expected}, got {found}; params are in JAX's default float, take types from "
+            "them"
+        )
 
 
 def is_traced(params: Any) -> bool:

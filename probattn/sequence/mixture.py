@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
+from probattn.checks import in_default_float, is_float
 from probattn.errors import InputError
 from probattn.sequence.sequence_process import SequenceProcess
 
@@ -67,7 +68,12 @@ class ProcessMixture(SequenceProcess):
             )
         for name in SequenceProcess.pytree_aux_fields:
             setattr(self, name, getattr(process, name))
-        self.params, self.template = draws, process
+        self.template = process
+        self.params = jax.tree.map(  # integers may stand for floats
+            lambda draw, own: jnp.asarray(draw, float) if is_float(own) else in_default_float(draw),
+            draws,
+            process.params,
+        )
         Distribution.__init__(self, (), (process.length,), validate_args=validate_args)
 
     @property

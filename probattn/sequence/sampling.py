@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from probattn.checks import in_default_float
+
 
 @dataclass(frozen=True)
 class CachedStep:
@@ -64,6 +66,7 @@ def draw(
         position, key, allowed_here = inputs
         # logits and rows [n, v]; previous, ended, log_weight and drawn [n]
         cache, logits = jax.vmap(step.step, (axis, 0, 0, None))(params, cache, previous, position)
+        logits = in_default_float(logits)
         failed = jnp.isnan(logits).any(-1) | jnp.isneginf(logits).all(-1) | (previous < 0)
         rows = jax.nn.log_softmax(logits)
         if process.end_token is not None:

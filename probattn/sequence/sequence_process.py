@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
-from probattn.checks import as_integer
+from probattn.checks import as_integer, in_default_float
 from probattn.errors import InputError
 from probattn.sequence.causality import check_causal, is_traced
 from probattn.sequence.marginals import conditional, marginal
@@ -48,7 +48,8 @@ class SequenceProcess(dist.Distribution):
             (length,) gives real logits (length, vocab_size), row t from the tokens before t only.
             Pass the same function each time, not a new lambda: programs are compiled once for each
             function.
-        params: any pytree of arrays.
+        params: any pytree of arrays; floats are kept in JAX's default float, and logits are
+            brought to it.
         length: number of positions T >= 1.
         vocab_size: number of tokens V >= 2.
         end_token: the id of the end token, or None.
@@ -114,6 +115,7 @@ class SequenceProcess(dist.Distribution):
             raise InputError(
                 f"end_token: expected an id 0 to {vocab_size - 1} or None, got {end_token}"
             )
+        params = in_default_float(params)
         # With traced parameters the check compiles a program of its own; validate_args=False skips
         # it, for callers that know that their function is causal.
         if validate_args is not False or not is_traced(params):
@@ -197,7 +199,7 @@ class SequenceProcess(dist.Distribution):
         random numbers.
         """
         changed = copy.copy(self)
-        changed.params = params
+        changed.params = in_default_float(params)
         return changed
 
     def at_logits(self, logits: Float[Array, "*shape length vocab"]) -> "SequenceProcess":
@@ -242,7 +244,7 @@ class SequenceProcess(dist.Distribution):
         apply = (
             self.next_token_logits if self.batched else jax.vmap(self.next_token_logits, (None, 0))
         )
-        return apply(self.params, tokens)
+        return in_default_float(apply(self.params, tokens))
 
     # Methods that are defined in the modules of their topics.
     marginal = marginal

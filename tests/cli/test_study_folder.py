@@ -20,6 +20,16 @@ def test_it_keeps_what_it_was_begun_with_and_refuses_another(tmp_path):
     assert json.loads((folder / "study.json").read_text()) == GIVEN
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "set_to"), [("float64", "float32", 1), ("float32", "float64", 0)]
+)
+def test_a_study_in_the_other_precision_says_how_to_set_it(tmp_path, was, now, set_to):
+    open_study(tmp_path / "study", GIVEN | {"precision": was}, "learning curve")
+    message = f"the study has {was}, now {now}: set JAX_ENABLE_X64={int(was == 'float64')}"
+    with pytest.raises(InputError, match=message):
+        open_study(tmp_path / "study", GIVEN | {"precision": now}, "learning curve")
+
+
 @pytest.mark.parametrize("text", ["{", "[1]"])
 def test_a_damaged_record_is_said(tmp_path, text):
     (tmp_path / "study.json").write_text(text)

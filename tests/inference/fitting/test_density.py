@@ -11,6 +11,9 @@ def test_data_are_known_by_every_row_and_their_shape(monkeypatch):
     whole = data_hash(data)
     assert data_hash(data.astype(np.float32)) == whole
     assert data_hash(data.astype(int)) != whole
+    thirds = data / 3  # rounded in float32
+    assert data_hash(thirds) == data_hash(thirds.astype(np.float32)) != whole
+    assert data_hash(thirds * 1e300) == data_hash(thirds * 1e200)  # float32 has infinity for both
     assert data_hash(data.reshape(3, 5)) != whole
     monkeypatch.setattr(density, "HASHED_ROWS", 2)  # at a time
     assert data_hash(data) == whole

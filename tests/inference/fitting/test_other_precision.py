@@ -1,0 +1,108 @@
+"""A run that was fitted in one precision is read and used in the other, and resumed in its own."""
+
+import jax
+import numpy as np
+import pytest
+
+from probattn import InputError
+from probattn.inference import (
+    Corpus,
+    compare,
+    diagnose,
+    fit_map,
+    load_posterior,
+    load_run,
+    predict,
+    resume_posterior,
+    sample_posterior,
+    save_run,
+)
+from probattn.inference.fitting.run_directory import begin_run
+from probattn.models import LanguageModel, LatentAttention
+
+KEY = jax.random.key(0)
+ROWS = np.array([[1, 2, 0], [2, 1, 1], [1, 1, 0], [2, 0, 0], [1, 2, 2], [2, 2, 0]])
+CORPUS = Corpus("toy", ("<end>", "a", "b"), "", ROWS[:4], ROWS[4:])
+MODEL, LATENT = LanguageModel(3, 3, 2), LatentAttention(1, 3)
+PATHS = np.random.default_rng(0).normal(size=(4, 3, 1))  # no number of float32 among them
+ABOUT = {"seed": 0, "command": ""}
+SHORT = dict(key=KEY, num_warmup=4, num_samples=8, max_tree_depth=1, start="random", progress=False)
+
+
+def fit_all(folder):
+    """A MAP, a posterior in a run directory and one in a store of its own."""
+    mode = fit_map(MODEL, CORPUS.train, key=KEY, num_steps=20, progress=False)
+    save_run(folder / "map", mode, CORPUS, ABOUT)
+    store = begin_run(folder / "posterior", MODEL, CORPUS, ABOUT)
+    sample_posterior(MODEL, CORPUS.train, **SHORT, num_chains=2, store=store)
+    sample_posterior(LATENT, PATHS, **SHORT, num_chains=1, store=folder / "latent")
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["float32", "float64"])
+def fitted(request, tmp_path_factory):
+    """A folder of fits in one precision, and whether that is float64."""
+    folder = tmp_path_factory.mktemp("fits")
+    with jax.enable_x64(request.param):
+        fit_all(folder)
+        held = {name: load_run(folder / name)[0] for name in ("map", "posterior")}
+        scores = {name: fit.predictive_log_prob(CORPUS.heldout) for name, fit in held.items()}
+    return folder, request.param, scores
+
+
+def test_it_is_read_scored_generated_from_predicted_with_and_compared(fitted):
+    folder, double, scores = fitted
+    with jax.enable_x64(not double):
+        fits = {name: load_run(folder / name)[0] for name in ("map", "posterior")}
+        for name, fit in fits.items():
+            own = np.float64 if double else np.float32  # draws are kept as they were written
+            assert {value.dtype for value in fit.draws.values()} == {np.dtype(own)}
+            found = fit.predictive_log_prob(CORPUS.heldout)
+            np.testing.assert_allclose(found, scores[name], rtol=1e-5)
+            process = fit.process()
+            np.testing.assert_allclose(process.log_prob(CORPUS.heldout), found, rtol=1e-5)
+            assert process.sample(KEY, (2,)).shape == (2, 3)
+            assert np.isfinite(predict(fit, CORPUS.heldout).entropy).all()
+        diagnose(fits["posterior"])
+        drawn = MODEL.generate(fits["map"].params, 2, key=KEY)
+        assert drawn.log_prob.dtype == jax.numpy.result_type(float)
+        tree = fits["map"].to_datatree()
+        assert tree["map"].attrs["precision"] == ("float64" if double else "float32")
+        here = fit_map(MODEL, CORPUS.train, key=KEY, num_steps=20, progress=False)
+        compared = compare({**fits, "here": here}, CORPUS.heldout, symbols=CORPUS.symbols)
+        assert compared
+
+
+def test_a_mode_starts_chains(fitted):
+    folder, double, _ = fitted
+    with jax.enable_x64(not double):
+        mode = load_run(folder / "map")[0]
+        fit = sample_posterior(MODEL, CORPUS.train, **(SHORT | {"start": mode}), num_chains=2)
+        assert {value.dtype for value in fit.draws.values()} == {jax.numpy.result_type(float)}
+
+
+def test_data_that_float32_rounds_are_known_again(fitted):
+    folder, double, _ = fitted
+    for precision in (double, not double):
+        with jax.enable_x64(precision):
+            fit = load_posterior(LATENT, PATHS, store=folder / "latent")
+            assert np.isfinite(fit.predictive_log_prob(PATHS)).all()
+
+
+def test_it_is_resumed_in_its_own_precision_alone(fitted):
+    folder, double, _ = fitted
+    names = ("float64", "float32") if double else ("float32", "float64")
+    for model, data, store in (
+        (MODEL, CORPUS.train, folder / "posterior" / "store"),
+        (LATENT, PATHS, folder / "latent"),
+    ):
+        message = "precision: the run has {}, now {}: set JAX_ENABLE_X64={}".format(
+            *names, int(double)
+        )
+        before = (store / "store.json").read_bytes()
+        with jax.enable_x64(not double), pytest.raises(InputError, match=message) as refused:
+            resume_posterior(model, data, store=store, num_samples=9, progress=False)
+        assert str(refused.value).count("the run has") == 1
+        assert (store / "store.json").read_bytes() == before
+        with jax.enable_x64(double):
+            fit = resume_posterior(model, data, store=store, num_samples=9, progress=False)
+        assert fit.shape[1] == 9
