@@ -266,7 +266,7 @@ class EmissionModel:
     def embeddings(self, values: Params) -> Float[Array, "num_sequences length dim"]:
         """The embeddings, from the values of all sites in either coordinates."""
         if "embeddings" in values:  # a deterministic site in noise coordinates
-            return in_default_float(jnp.asarray(values["embeddings"]))
+            return jnp.asarray(values["embeddings"], float)
         return self.embedding_process(values).transform(values["noise"])
 
     def emitted(self, values: Params, tokens: Any) -> Float[Array, ""]:
@@ -293,7 +293,7 @@ class EmissionModel:
         tokens = jnp.asarray(tokens)
         u, is_counted = self.embeddings(values), counted(tokens)
         attention = self.attention(values)
-        readout = in_default_float(jnp.asarray(values["readout"]))
+        readout = jnp.asarray(values["readout"], float)
         margin = stability_margin(attention, u)
         log_det = stability_margin(attention, u, "log_det")
         return {

@@ -24,7 +24,7 @@ from probattn import (
 from probattn.attention.cached_mean import empty_cache, mean_step
 from probattn.attention.density_and_readout import density_with_readout
 from probattn.attention.density_at_rows import density_with_readout_at_rows
-from probattn.checks import as_integer, in_default_float
+from probattn.checks import as_integer
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
@@ -296,10 +296,10 @@ class LanguageModel:
 
         Source: theory, section 6.
         """
-        E, attention = in_default_float(jnp.asarray(params["embedding"])), self.attention(params)
+        E, attention = jnp.asarray(params["embedding"], float), self.attention(params)
         margin, is_counted = self.margins(params, tokens), counted(jnp.asarray(tokens))
         log_det = stability_margin(attention, self.path(params, tokens), "log_det")
-        tokens, readout = jnp.asarray(tokens), in_default_float(jnp.asarray(params["readout"]))
+        tokens, readout = jnp.asarray(tokens), jnp.asarray(params["readout"], float)
         association = pairwise("association", E, jnp.eye(self.dim)[None], readout, tokens)
         return {
             **pairwise("interaction", E, attention.interaction, E, tokens),
@@ -316,7 +316,7 @@ class LanguageModel:
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
         embedding, position = (
-            in_default_float(jnp.asarray(params[name])) for name in ("embedding", "position")
+            jnp.asarray(params[name], float) for name in ("embedding", "position")
         )
         if self.one_hot:
             rows = jax.nn.one_hot(previous_tokens(tokens), self.vocab_size, dtype=embedding.dtype)
@@ -389,7 +389,8 @@ def _given_prefixes(model: LanguageModel, tree: PrefixTree) -> Array:
 @jax.jit(static_argnums=0)
 def _at_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> tuple[Array, Array]:
     """Logits (n, vocab) after each prefix, and the log density of its last embedding (n,)."""
-    table = params["embedding"][tree.row_token] + params["position"][tree.row_position]
+    embedding, position = (jnp.asarray(params[name], float) for name in ("embedding", "position"))
+    table = embedding[tree.row_token] + position[tree.row_position]
     path, mean = density_with_readout_at_rows(
         model.readout_attention(params), table, tree.own, tree.pasts, model.scale
     )

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float
 
 from probattn import Attention, AttentionProcess, InputError, path_log_density, stability_margin
-from probattn.checks import as_float_array, as_integer, in_default_float
+from probattn.checks import as_float_array, as_integer
 from probattn.models.gauge import ordered_heads
 from probattn.models.priors import LogNormal, normal
 
@@ -213,7 +213,7 @@ class LatentAttention:
         """
         return {
             "interaction": ordered_heads(self.interaction(params)),
-            "scale": in_default_float(jnp.asarray(params["scale"])),
+            "scale": jnp.asarray(params["scale"], float),
             "log_likelihood": self.log_likelihood(params, embeddings).sum(),
             "smallest_margin": self.margins(params, embeddings).min(),
         }

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from probattn import Attention, InputError, SequenceProcess
 from probattn.attention.barrier import VARIANTS, barrier_loss
-from probattn.checks import as_integer, in_default_float
+from probattn.checks import as_integer
 from probattn.models.layers import forward
 from probattn.models.priors import normal
 from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
@@ -235,7 +235,7 @@ class TransformerLM:
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
         embedding, position = (
-            in_default_float(jnp.asarray(params[name])) for name in ("embedding", "position")
+            jnp.asarray(params[name], float) for name in ("embedding", "position")
         )
         return embedding[previous_tokens(tokens)] + position
 

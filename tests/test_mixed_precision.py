@@ -27,6 +27,7 @@ from probattn import (
 )
 from probattn.checks import as_float_array
 from probattn.models import EmissionModel, LanguageModel, LatentAttention, TransformerLM
+from probattn.sequence.prefix_tree import prefix_tree
 
 KEY = jax.random.key(0)
 TOKENS = np.array([[1, 2, 0], [2, 1, 1]])
@@ -210,6 +211,9 @@ def of_model(model, params, data):
         found.append(model.quantities(values, sequences))
     if isinstance(model, LanguageModel):
         found.append(model.generate(params, 2, key=KEY))
+        tree = prefix_tree(TOKENS, VOCAB)
+        found.append(model.log_likelihood(params, tree))
+        found.append(log_density(seed(model, KEY), (tree,), {}, params)[0])
     if hasattr(model, "emitted"):
         found.append(model.emitted(values, TOKENS))
     if hasattr(model, "noisy_log_likelihood"):
@@ -261,7 +265,7 @@ def test_it_holds_under_jit_and_vmap(kinds):
         lambda a: jax.vmap(AttentionProcess(capped(a), a["scale"], LENGTH).log_prob)(a["u"])
     )(arrays)
     assert found.dtype == jnp.result_type(float)
-    np.testing.assert_allclose(found, wanted, rtol=32 * jnp.finfo(float).eps)
+    np.testing.assert_allclose(found, wanted, rtol=32 * jnp.finfo(found.dtype).eps)
 
 
 def test_arrays_of_an_attention_may_change_their_type_after_construction():

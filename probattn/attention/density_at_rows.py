@@ -24,6 +24,7 @@ from probattn.attention.determinant import sign_and_log_det
 from probattn.attention.jacobian import log_density_of
 from probattn.attention.small_blocks import by_lemma, features
 from probattn.attention.weighted_mean import Attended
+from probattn.checks import in_default_float
 
 
 def density_with_readout_at_rows(
@@ -47,6 +48,7 @@ def density_with_readout_at_rows(
     Returns: log density of each position's embedding [n], and inclusive mean [n, d]. Source:
     theory, sections 2 and 7.
     """
+    attention, table = in_default_float((attention, table))
     with jax.default_matmul_precision("highest"):
         strict = strict_map(attention)
         rows = _of_table(strict, table)
