@@ -236,7 +236,7 @@ def test_models_compute_in_the_default_float(name):
     data = {"u": ARRAYS["u"]}
     wanted = of_model(model, *jax.tree.map(lambda array: jnp.asarray(array, float), (params, data)))
     for kinds in KINDS:
-        if kinds != "integers":
+        if kinds not in ("integers", "double of JAX"):
             same(of_model(model, in_kinds(params, kinds), in_kinds(data, kinds)), wanted)
 
 

@@ -19,6 +19,8 @@ BOTH = (
 
 # Bars that float32 cannot meet, such as 1e-10 against automatic differentiation.
 FLOAT64 = (
+    "test_mixed_precision.py::test_models_compute_in_the_default_float",
+    "test_mixed_precision.py::test_gradients_are_those_of_the_default_float_rounded_to_the_type_of_the_input",
     "inference/devices/test_devices.py",
     "inference/fitting/test_fits.py",
     "inference/evaluation/test_geometry.py",
