@@ -28,7 +28,9 @@ CORPUS = Corpus("toy", ("<end>", "a", "b"), "", ROWS[:4], ROWS[4:])
 MODEL, LATENT = LanguageModel(3, 3, 2), LatentAttention(1, 3)
 PATHS = np.random.default_rng(0).normal(size=(4, 3, 1))  # no number of float32 among them
 ABOUT = {"seed": 0, "command": ""}
-SHORT = dict(key=KEY, num_warmup=4, num_samples=8, max_tree_depth=1, start="random", progress=False)
+SHORT = dict(
+    key=KEY, num_warmup=60, num_samples=20, max_tree_depth=4, start="random", progress=False
+)
 
 
 def fit_all(folder):
@@ -79,9 +81,10 @@ def test_a_mode_starts_chains(fitted):
     folder, double, _ = fitted
     with jax.enable_x64(not double):
         mode = load_run(folder / "map")[0]
-        start = start_points(MODEL, CORPUS.train, KEY, mode, 1, False)[0]
+        data = jax.numpy.asarray(CORPUS.train)
+        start = start_points(MODEL, data, KEY, mode, 1, False)[0]
         assert {value.dtype for value in start.values()} == {jax.numpy.result_type(float)}
-        assert np.isfinite(potential(MODEL, CORPUS.train)({k: v[0] for k, v in start.items()}))
+        assert np.isfinite(potential(MODEL, data)({k: v[0] for k, v in start.items()}))
 
 
 def test_data_that_float32_rounds_are_known_again(tmp_path):
@@ -101,9 +104,9 @@ def test_it_is_resumed_in_its_own_precision_alone(fitted):
     message = f"precision: the run has {was}, now {now}: set JAX_ENABLE_X64={int(double)}"
     before = (store / "store.json").read_bytes()
     with jax.enable_x64(not double), pytest.raises(InputError, match=message) as refused:
-        resume_posterior(MODEL, CORPUS.train, store=store, num_samples=9, progress=False)
+        resume_posterior(MODEL, CORPUS.train, store=store, num_samples=21, progress=False)
     assert str(refused.value).count("the run has") == 1  # nothing else differs
     assert (store / "store.json").read_bytes() == before
     with jax.enable_x64(double):
-        fit = resume_posterior(MODEL, CORPUS.train, store=store, num_samples=9, progress=False)
-    assert fit.shape[1] == 9
+        fit = resume_posterior(MODEL, CORPUS.train, store=store, num_samples=21, progress=False)
+    assert fit.shape[1] == 21
