@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jax import Array
+from numpyro.primitives import Messenger
 
 from probattn import Attention, InputError
 
@@ -214,8 +215,15 @@ class LayeredModel(TokenModel, Protocol):
         """The attention map outside the layers on which a barrier may be placed."""
 
 
-def name_of(model: NumPyroModel) -> str:
-    """The name of a function, or of the class of a model."""
+def handlers_of(model: Any) -> list[Messenger]:
+    """The NumPyro handlers around a model, such as `reparam`, from the outside in."""
+    return [model, *handlers_of(model.fn)] if isinstance(model, Messenger) and model.fn else []
+
+
+def name_of(model: Any) -> str:
+    """The name of a function, or of the class of a model; of a handler, with what it is around."""
+    if handlers_of(model):
+        return f"{type(model).__name__}({name_of(model.fn)})"
     return getattr(model, "__name__", type(model).__name__)
 
 

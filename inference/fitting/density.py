@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probattn.inference.contract import NumPyroModel, name_of
+from probattn.inference.contract import NumPyroModel, handlers_of, name_of
 
 HASHED_ROWS = 100_000  # hashed at a time
 # Fields that bear on how a density is computed, and not on which density it is.
@@ -57,10 +57,13 @@ class Density:
 def density_of(model: NumPyroModel, data: Any) -> Density:
     """The identity of `model` conditioned on `data`.
 
-    A model that is not a dataclass has no fields: its name alone identifies it."""
+    A model that is not a dataclass has no fields: its name alone identifies it. The handlers around
+    a model, such as NumPyro's `reparam`, are in the name; what they are set to is not."""
+    handlers = handlers_of(model)
+    inner: Any = handlers[-1].fn if handlers else model
     fields: dict[str, Any] = (
-        dataclasses.asdict(model)
-        if dataclasses.is_dataclass(model) and not isinstance(model, type)
+        dataclasses.asdict(inner)
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, type)
         else {}
     )
     kept = tuple(

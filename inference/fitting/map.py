@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from probattn.checks import as_integer
 from probattn.errors import FitError, InputError
-from probattn.inference.contract import BoundedModel, NumPyroModel
+from probattn.inference.contract import BoundedModel, NumPyroModel, name_of
 from probattn.inference.data.on_disk import Windows, scaled_log_density
 from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.device_placement import Placement, place_data
@@ -177,7 +177,7 @@ def fit_map(
     return Fit(
         model,
         "map",
-        np.asarray(on_disk),
+        np.asarray(data if windows is None else on_disk),
         draws,
         {"loss": descent.losses[best], "start_loss": losses},
         latents,
@@ -300,7 +300,7 @@ def _checked_batch(model: NumPyroModel, data: Any, batch_size: int) -> int:
     as_integer("batch_size", batch_size)
     if "batch_size" not in inspect.signature(model).parameters:
         raise InputError(
-            f"batch_size: {type(model).__name__} has no minibatches (it takes no argument "
+            f"batch_size: {name_of(model)} has no minibatches (it takes no argument "
             "batch_size by which its plate subsamples); leave it out"
         )
     if batch_size > len(data):

@@ -19,6 +19,7 @@ from probattn.errors import FitError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.compilation_cache import ONCE
 from probattn.inference.devices.multihost import gathered
+from probattn.inference.fitting.handlers import refuse_params, refuse_reparam
 
 Values = dict[str, Any]
 ATTEMPTS = 100  # to draw a start point of finite density, for each start
@@ -128,8 +129,10 @@ def _one_start(model: NumPyroModel, prior: bool, key: Array, data: Any) -> Value
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
 def _attempt(model: NumPyroModel, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
     """One random point, and whether the density and its gradient are finite there."""
+    refuse_reparam(model, data)
     strategy = init_to_sample() if prior else init_to_uniform()
     sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
+    refuse_params(sites)
     values = {
         name: site["value"]
         for name, site in sites.items()
