@@ -177,7 +177,7 @@ def fit_map(
     return Fit(
         model,
         "map",
-        np.asarray(data if windows is None else on_disk),
+        np.asarray(on_disk),
         draws,
         {"loss": descent.losses[best], "start_loss": losses},
         latents,

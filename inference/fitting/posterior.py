@@ -1,7 +1,8 @@
 """The posterior by sampling, in chunks, so that a run can be killed at any time and resumed."""
 
-import dataclasses
+import contextlib
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def sample_posterior(
     Raises:
         InputError: data that the model refuses, a count below 1, devices that are not there, or a
             store that holds another run (another model, data, key, setting, precision, placement or
-            library version).
+            library version), or that another process is sampling into.
         FitError: no start point of finite density, a NaN among the draws or their density, a chain
             that never moved, or a full disk; the chunks already stored stay whole.
     """
@@ -118,13 +119,14 @@ def sample_posterior(
         "start": named,
         "num_starts": num_starts,
     }
-    run: PosteriorStore | InMemory = InMemory()
-    if store is not None:
-        run = PosteriorStore(store)
-        run.open(run_config(density_of(model, data), key, settings, dataclasses.asdict(placement)))
-    if progress and is_first():
-        print(placement)
-    _sample(model, data, key, start, settings, placement, run, progress)
+    run = InMemory() if store is None else PosteriorStore(store)
+    with contextlib.closing(run):
+        if isinstance(run, PosteriorStore):
+            config = run_config(density_of(model, data), key, settings, asdict(placement))
+            run.open(config)
+        if progress and is_first():
+            print(placement)
+        _sample(model, data, key, start, settings, placement, run, progress)
     return _as_fit(model, data, run, settings)
 
 

@@ -1,5 +1,6 @@
 """Posterior runs, on disk or in memory: chunks of draws with the sampler's state after each."""
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ import numpy as np
 
 from probattn.errors import InputError
 from probattn.inference.data.array_file import DamagedFile, read_arrays, write_arrays, write_json
+from probattn.inference.data.folder_lock import only_one
 from probattn.inference.devices.environment import how_to_go_on, precision, versions
 from probattn.inference.devices.multihost import on_first
 from probattn.inference.fitting.density import Density
 from probattn.inference.fitting.fit import OnDemand
 
 STORE_FORMAT = 4
+LOCK = ".lock"  # the file in the folder that the process that samples holds
 EXTENDABLE = ("num_samples",)  # settings that may be larger in a resumed run
 
 
@@ -77,6 +80,9 @@ class Run:
             [chunk.watched[name] for chunk in self._chunks if name in chunk.watched], axis=1
         )
 
+    def close(self) -> None:
+        """Let other processes write to the run; only one with a folder keeps them out."""
+
     def seconds(self) -> float:
         """Wall time of all chunks in seconds, start points and compilation included."""
         return float(sum(chunk.about["seconds"] for chunk in self._chunks))
@@ -119,10 +125,12 @@ class PosteriorStore(Run):
     from its last whole chunk alone.
 
     Where several processes compute a run, all of them call `open`, `last_state` and `add`: the
-    first process alone accesses the files, and all get its result or its error."""
+    first process alone accesses the files, and all get its result or its error. From `open` to
+    `close` no other run can be opened in the folder."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._held = contextlib.ExitStack()
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -152,29 +160,46 @@ class PosteriorStore(Run):
     def open(self, config: dict[str, Any]) -> None:
         """Begin a run with this configuration, or check that the run begun here has it.
 
-        Raises: InputError if it has another one, with all differences, if the folder holds
-            something else, or if it cannot be made.
+        Raises: InputError if it has another one, with all differences, if another process has it
+            open, if the folder holds something else, or if it cannot be made.
         """
         on_first(lambda: self._open(config))
 
     def _open(self, config: dict[str, Any]) -> None:
-        if self.exists():
-            refuse_other(self.path, self.config, config)
-            if self.config != config:
-                write_json(self.path / "store.json", config)
-                del self.config
-            return
-        if self.path.exists() and any(self.path.iterdir()):
+        if not self.exists() and self._holds_something_else():
             raise InputError(
                 f"{self.path}: exists and is no posterior run; choose another folder or remove it"
             )
         try:
             (self.path / "chunks").mkdir(parents=True, exist_ok=True)
-            write_json(self.path / "store.json", config)
+            self._held.enter_context(only_one(self.path / LOCK, self._is_open_elsewhere()))
+            if not self.exists():
+                write_json(self.path / "store.json", config)
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be made ({error.strerror}); choose another folder"
             ) from error
+        refuse_other(self.path, self.config, config)
+        if self.config != config:
+            write_json(self.path / "store.json", config)
+            del self.config
+
+    def close(self) -> None:
+        """Let other processes open the run."""
+        self._held.close()
+
+    def _is_open_elsewhere(self) -> str:
+        return (
+            f"{self.path}: another process is sampling into it; wait until it has ended, or choose "
+            "another folder"
+        )
+
+    def _holds_something_else(self) -> bool:
+        """Whether the folder has files beside those of a run that another process is beginning."""
+        if not self.path.exists():
+            return False
+        names = {file.name for file in self.path.iterdir()}
+        return bool(names - {LOCK, "chunks", ".store.json.partial"} or self.file(0).exists())
 
     def file(self, number: int) -> Path:
         """The path of a chunk's file."""

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from probattn.errors import FitError, InputError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.data.array_file import DamagedFile, read_arrays, write_arrays, write_json
 from probattn.inference.data.corpus import Corpus
+from probattn.inference.data.folder_lock import only_one
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import Fit
@@ -49,6 +50,30 @@ def refuse_existing(path: str | Path) -> Path:
     if not above.is_dir():  # refused here already, since making it comes after a long fit
         raise InputError(f"{path}: cannot be made ({above} is no folder); choose another --out")
     return path
+
+
+@contextlib.contextmanager
+def reserved(path: str | Path) -> Iterator[None]:
+    """Keep other processes from making a run directory at `path`, for as long as a fit takes.
+
+    Folders above it are made; those that are empty at the end are removed again.
+
+    Raises: InputError if it exists already, cannot be made, or is reserved by another process."""
+    path = refuse_existing(path)
+    made = [folder for folder in path.absolute().parents if not folder.exists()]
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_be_made(path, error) from error
+        refusal = f"{path}: another process is fitting into it; choose another --out or wait"
+        with only_one(path.parent / f".{path.name}.lock", refusal):
+            refuse_existing(path)  # the other process may have ended just now
+            yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def save_run(path: str | Path, fit: Fit, corpus: Corpus, settings: Mapping[str, Any]) -> None:
@@ -225,16 +250,22 @@ def _new_folder(path: str | Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be made ({error.strerror}); choose another --out"
-        ) from error
+        raise _cannot_be_made(path, error) from error
     try:
         yield partial
         partial.chmod(0o755)
-        os.rename(partial, path)
+        try:
+            os.rename(partial, path)
+        except OSError:
+            refuse_existing(path)  # another process may have made it meanwhile
+            raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _cannot_be_made(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be made ({error.strerror}); choose another --out")
 
 
 def _with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

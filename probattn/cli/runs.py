@@ -83,34 +83,33 @@ def fit_and_save(
     from probattn import inference
     from probattn.inference.data.corpus import Corpus
     from probattn.inference.devices.multihost import is_first, on_first
-    from probattn.inference.fitting.run_directory import begin_run
+    from probattn.inference.fitting.run_directory import begin_run, reserved
 
     corpus = Corpus(**on_first(lambda: vars(_corpus_for(out, source, data))))
     built = build_model(model_name, len(corpus.symbols), corpus.length, **model_options)
     key = jax.random.key(seed)
     about = {"seed": seed, "source": source, "command": command(), **settings}
-    if method is not Method.posterior:
-        fits: dict[Method, Any] = {
-            Method.map: inference.fit_map,
-            Method.laplace: inference.fit_laplace,
-            Method.ensemble: inference.fit_ensemble,
-            Method.microcanonical: inference.sample_microcanonical,
-        }
-        fitted = fits[method](built, corpus.train, key=key, **settings)
-        on_first(lambda: inference.save_run(out, fitted, corpus, about))
-        return fitted
-    made = [parent for parent in out.absolute().parents if not parent.exists()]
-    store = Path(on_first(lambda: str(begin_run(out, built, corpus, about))))
-    try:
-        with resumption_hint(lambda: _resumption(out)):
-            return inference.sample_posterior(built, corpus.train, key=key, store=store, **settings)
-    except BaseException:
-        if is_first() and not num_chunks(out):  # nothing that could be resumed
-            shutil.rmtree(out, ignore_errors=True)
-            for parent in made:
-                with contextlib.suppress(OSError):  # it holds something else by now
-                    parent.rmdir()
-        raise
+    with contextlib.ExitStack() as held:
+        on_first(lambda: held.enter_context(reserved(out)))
+        if method is not Method.posterior:
+            fits: dict[Method, Any] = {
+                Method.map: inference.fit_map,
+                Method.laplace: inference.fit_laplace,
+                Method.ensemble: inference.fit_ensemble,
+                Method.microcanonical: inference.sample_microcanonical,
+            }
+            fitted = fits[method](built, corpus.train, key=key, **settings)
+            on_first(lambda: inference.save_run(out, fitted, corpus, about))
+            return fitted
+        store = Path(on_first(lambda: str(begin_run(out, built, corpus, about))))
+        given: dict[str, Any] = {"key": key, "store": store, **settings}
+        try:
+            with resumption_hint(lambda: _resumption(out)):
+                return inference.sample_posterior(built, corpus.train, **given)
+        except BaseException:
+            if is_first() and not num_chunks(out):  # nothing that could be resumed
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
 def _corpus_for(out: Path, source: str, data: dict[str, Any]) -> Any:

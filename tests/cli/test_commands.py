@@ -8,6 +8,8 @@ import shutil
 import pytest
 
 from probattn.cli import app
+from probattn.inference.fitting.posterior_store import PosteriorStore
+from probattn.inference.fitting.run_directory import reserved
 
 WORDS = "\n".join(f"{a}{b}{c}" for a in "wxyz" for b in "wxyz" for c in "wxyz")
 CHAINS = ["--num-warmup", "10", "--num-samples", "14", "--num-chains", "2", "--start", "random"]
@@ -384,6 +386,19 @@ BAD = {
         "exists and is no earlier demo",
     ),
 }
+
+
+def test_fits_into_one_folder_are_refused_but_the_first(folder, capsys):
+    fit = ["fit", folder / "words.txt", "--method", "map", *SMALL["map"], "--out", folder / "new"]
+    with reserved(folder / "new"):
+        assert call(*fit) == 2
+    assert f"{folder / 'new'}: another process is fitting into it" in capsys.readouterr().err
+    assert not (folder / "new").exists()
+    store = PosteriorStore(folder / "posterior" / "store")
+    store.open(store.config)
+    assert call("resume", folder / "posterior") == 2
+    store.close()
+    assert "another process is sampling into it; wait" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -100,11 +100,3 @@ def test_a_wrapped_model_is_told_by_what_is_inside():
         Fit(wrapped, "map", TOKENS, {"theta": np.zeros((1, 1))}).draw_log_prob(TOKENS)
     fits = [Fit(reparam(LanguageModel(3, n, 1), config={}), "map", TOKENS, {}) for n in (3, 4)]
     assert fits[0].density.differences(fits[1].density) == ["length: 3, 4"]
-
-
-def test_fits_of_the_same_numbers_are_of_the_same_density():
-    """Data of float64 are computed with in float32, by all methods."""
-    few = dict(num_chains=1, num_warmup=5, num_samples=5, max_tree_depth=2, start="random")
-    one = fit_map(Conjugate(), DATA, key=KEY, num_steps=50, progress=False)
-    other = sample_posterior(Conjugate(), DATA, key=KEY, progress=False, **few)
-    assert one.density == other.density

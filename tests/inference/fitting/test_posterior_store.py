@@ -11,7 +11,7 @@ import pytest
 from known import DATA, Line
 
 from probattn import FitError, InputError
-from probattn.inference import load_posterior, resume_posterior, sample_posterior
+from probattn.inference import fit_map, load_posterior, resume_posterior, sample_posterior
 from probattn.inference.data import array_file
 from probattn.inference.fitting import nuts, posterior, posterior_store
 from probattn.inference.fitting.posterior_store import PosteriorStore
@@ -215,6 +215,61 @@ def test_it_refuses_other_models_data_precisions_and_versions(store, corpus):
         (store / "store.json").write_text(json.dumps(config | {part: change}))
         with pytest.raises(InputError, match=f"{part}.*: the run has (float16|0.0.1)"):
             sample(corpus, store)
+
+
+def test_a_run_that_is_being_sampled_is_refused_and_left_alone(store, corpus, uninterrupted):
+    config = json.loads((store / "store.json").read_text())
+    (store / "chunks" / "00005.zip").unlink()
+    other = PosteriorStore(store)
+    other.open(config)
+    before = {path.name: path.read_bytes() for path in (store / "chunks").iterdir()}
+    for go_on in (
+        lambda: sample(corpus, store, num_samples=31),
+        lambda: resume_posterior(MODEL, corpus.train, store=store, progress=False),
+    ):
+        with pytest.raises(InputError, match=f"{store}: another process is sampling into it; wait"):
+            go_on()
+    assert {path.name: path.read_bytes() for path in (store / "chunks").iterdir()} == before
+    assert json.loads((store / "store.json").read_text()) == config
+    assert load_posterior(MODEL, corpus.train, store=store).shape == (2, 20)  # reading may go on
+    other.close()
+    assert_same(uninterrupted, sample(corpus, store))
+    assert sorted(path.name for path in store.iterdir()) == ["chunks", "store.json"]
+
+
+def test_a_run_that_failed_lets_others_in(store, corpus, monkeypatch):
+    (store / "chunks" / "00005.zip").unlink()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(posterior, "nuts_kernel", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sample(corpus, store)
+    assert sample(corpus, store).shape == (2, 25)
+
+
+def test_a_run_that_another_process_is_beginning_is_no_other_folder(tmp_path, corpus, store):
+    config = json.loads((store / "store.json").read_text())
+    begun = tmp_path / "begun"
+    (begun / "chunks").mkdir(parents=True)
+    (begun / ".lock").touch()
+    PosteriorStore(begun).open(config)
+    (begun / "store.json").unlink()
+    (begun / "chunks" / "00000.zip").touch()
+    with pytest.raises(InputError, match="exists and is no posterior run"):
+        PosteriorStore(begun).open(config)
+
+
+def test_data_of_another_precision_are_the_same_data(tmp_path):
+    """What is computed with is float32 where the data are float64, in a store too."""
+    assert DATA.dtype == np.float64
+    few = SETTINGS | dict(num_chains=1)
+    fit = sample_posterior(Line(), DATA, **few, store=tmp_path / "store")
+    for data in (DATA, jax.numpy.asarray(DATA)):
+        assert load_posterior(Line(), data, store=tmp_path / "store").density == fit.density
+    assert fit_map(Line(), DATA, key=KEY, num_steps=10, progress=False).density == fit.density
 
 
 def test_damage_of_its_configuration_is_told(store, corpus, tmp_path):

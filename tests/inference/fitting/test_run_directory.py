@@ -11,6 +11,7 @@ import pytest
 from probattn import InputError
 from probattn.inference import load_run, save_run
 from probattn.inference.fitting import run_directory
+from probattn.inference.fitting.run_directory import reserved
 
 
 @pytest.fixture
@@ -55,6 +56,37 @@ def test_an_existing_path_is_left_alone(run, fits, corpus):
     with pytest.raises(InputError, match="exists already; choose another --out or remove it"):
         save_run(run, fits["map"], corpus, {})
     assert (run / "config.json").read_bytes() == before
+
+
+def test_a_path_is_reserved_for_one_fit_and_its_folders_go_if_nothing_comes(tmp_path, run):
+    path = tmp_path / "new" / "folder" / "map"
+    refusal = f"{path}: another process is fitting into it"
+    with reserved(path):
+        with pytest.raises(InputError, match=refusal), reserved(path):
+            pytest.fail("two processes fit into one folder")
+        with reserved(tmp_path / "new" / "folder" / "other"):
+            pass
+    assert not (tmp_path / "new").exists()
+    with reserved(path):
+        path.mkdir()
+    assert [each.name for each in path.parent.iterdir()] == ["map"]
+    with pytest.raises(InputError, match="exists already"), reserved(run):
+        pass
+
+
+def test_a_path_that_was_made_meanwhile_is_left_alone(tmp_path, fits, corpus, monkeypatch):
+    made, write_arrays = tmp_path / "map", run_directory.write_arrays
+
+    def slow(*given):
+        made.mkdir(exist_ok=True)
+        (made / "thesis.tex").touch()
+        write_arrays(*given)
+
+    monkeypatch.setattr(run_directory, "write_arrays", slow)
+    with pytest.raises(InputError, match="exists already; choose another --out"):
+        save_run(made, fits["map"], corpus, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+    assert [path.name for path in made.iterdir()] == ["thesis.tex"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, fits, corpus, monkeypatch):
