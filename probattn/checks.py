@@ -50,6 +50,37 @@ def as_float_array(name: str, value: Any) -> jax.Array:
     return array
 
 
+def as_data(value: Any) -> jax.Array:
+    """`value` as an array of integers or of finite numbers, sequences first.
+
+    Raises: InputError for what is no array of numbers, sequences of different lengths among it, for
+        a NaN or an infinity, or for integers of more than 32 bits, which JAX would cut off."""
+    if isinstance(value, jax.Array):  # a traced one, too
+        array = value
+    else:
+        masked = isinstance(value, np.ma.MaskedArray)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise InputError(
+                "data: expected sequences of one length, got several; pad them with 0"
+            ) from error
+        if array.dtype.kind not in "biuf" or masked:
+            kind = "a masked array" if masked else f"dtype {array.dtype}"
+            raise InputError(f"data: expected an array of numbers, got {kind}; convert it first")
+        if array.dtype.kind in "iu" and array.size and abs(array).max() > MOST:
+            raise InputError(f"data: expected integers of at most {MOST}, got {array.max()}")
+        array = array.astype(array.dtype.newbyteorder("="))
+    if jnp.issubdtype(array.dtype, jnp.floating) and not isinstance(array, jax.core.Tracer):
+        bad = np.argwhere(~np.isfinite(np.asarray(array)))
+        if len(bad):
+            raise InputError(
+                f"data: expected finite numbers, got NaN or infinity in sequence {bad[0][0]}, "
+                "counted from 0; leave it out"
+            )
+    return jnp.asarray(array)
+
+
 def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:
     """`value` as positive standard deviations whose shape broadcasts against `batch_shape`.
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from probattn.checks import as_integer
+from probattn.checks import as_data, as_integer
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import BoundedModel, NumPyroModel, name_of
 from probattn.inference.data.on_disk import Windows, scaled_log_density
@@ -126,7 +126,7 @@ def fit_map(
         _checked_batch(model, data, batch_size)
     if isinstance(data, np.memmap) and batch_size is not None:
         windows = Windows(data, CHUNK_STEPS * batch_size, int(jax.random.bits(key)))
-    data = jnp.asarray(data) if windows is None else windows.draw()
+    data = as_data(data) if windows is None else windows.draw()
     split = split_model(model, placement)
     if progress and is_first() and placement.num_devices > 1:
         print(placement.devices)

@@ -44,7 +44,7 @@ def refuse_existing(path: str | Path) -> Path:
 
     Raises: InputError if it exists already or cannot be made."""
     path = Path(path)
-    if path.exists():
+    if path.exists() or path.is_symlink():  # a link to nothing is there, too
         raise InputError(f"{path}: exists already; choose another --out or remove it")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():  # refused here already, since making it comes after a long fit

@@ -11,7 +11,7 @@ import pytest
 from probattn import InputError
 from probattn.inference import load_run, save_run
 from probattn.inference.fitting import run_directory
-from probattn.inference.fitting.run_directory import reserved
+from probattn.inference.fitting.run_directory import refuse_existing, reserved
 
 
 @pytest.fixture
@@ -87,6 +87,12 @@ def test_a_path_that_was_made_meanwhile_is_left_alone(tmp_path, fits, corpus, mo
         save_run(made, fits["map"], corpus, {})
     assert [path.name for path in tmp_path.iterdir()] == ["map"]
     assert [path.name for path in made.iterdir()] == ["thesis.tex"]
+
+
+def test_a_link_to_nothing_is_there(tmp_path):
+    (tmp_path / "map").symlink_to("nowhere")
+    with pytest.raises(InputError, match="exists already"):
+        refuse_existing(tmp_path / "map")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, fits, corpus, monkeypatch):
