@@ -239,7 +239,12 @@ def _tier(name: str, columns: Mapping[str, np.ndarray], origins: tuple[int, ...]
 def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
     judged = [tier for tier in tiers if tier.name != "raw"] or list(tiers)
     findings, advice, notes = [], [], []
-    for tier in judged:
+    few = found["draws"] < LEAST_DRAWS
+    if few:
+        findings.append(
+            f"{found['draws']} draws a chain are too few to judge (at least {LEAST_DRAWS})."
+        )
+    for tier in () if few else judged:
         if tier.count and not tier.rhat <= RHAT_LIMIT:
             findings.append(
                 f"R-hat of {tier.rhat_of or 'all'} ({tier.name}) is {tier.rhat:.3f} (limit "
@@ -252,7 +257,7 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
                 f"(limit {ESS_LIMIT})."
             )
     if findings:
-        apart = any(not tier.rhat <= RHAT_LIMIT for tier in judged)
+        apart = not few and any(not tier.rhat <= RHAT_LIMIT for tier in judged)
         advice.append(
             "Give it more warmup and draws (num_warmup, num_samples)"
             + (

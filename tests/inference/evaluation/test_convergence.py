@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
-from known import Conjugate
+from known import DATA, Conjugate
 from numpyro.infer.util import log_density
 
 from probattn import InputError
@@ -169,3 +169,12 @@ def test_points_and_approximations_are_no_sample(fits):
             InputError, match=f"expected draws of Markov chains, got a fit by {method}"
         ):
             leave_one_out(fit)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_too_few_draws_are_no_convergence(draws):
+    """A single draw varies in nothing, and what does not vary has no R-hat to fail."""
+    theta = np.random.default_rng(0).normal(size=(1, draws))
+    verdict = diagnose(Fit(Conjugate(), "posterior", DATA, {"theta": theta})).verdict
+    assert not verdict.converged
+    assert verdict.findings == (f"{draws} draws a chain are too few to judge (at least 4).",)
