@@ -56,7 +56,7 @@ def as_data(value: Any) -> jax.Array:
     Raises: InputError for what is no array of numbers, sequences of different lengths among it, for
         a NaN or an infinity, or for integers of more than 32 bits, which JAX would cut off."""
     if isinstance(value, jax.Array):  # a traced one, too
-        array = value
+        array: Any = value
     else:
         masked = isinstance(value, np.ma.MaskedArray)
         try:
