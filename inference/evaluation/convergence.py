@@ -13,6 +13,7 @@ from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
 from probattn.inference.contract import IdentifiedModel, Model, ParticleModel
+from probattn.inference.evaluation.mixing import mixing
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
@@ -23,7 +24,6 @@ BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails a
 DEPTH_SHARE = 0.25  # a larger share of draws with trajectories cut short by tree depth is noted
 DIVERGED_SHARE = 0.01  # for a larger share of divergent draws the note names a cause
 JUDGED_SEQUENCES = 100  # sequences whose log probabilities are judged one by one
-AXES = dict(chain_axis=0, draw_axis=1)
 
 
 @dataclass(frozen=True)
@@ -209,21 +209,18 @@ def _tier(name: str, columns: Mapping[str, np.ndarray], origins: tuple[int, ...]
     some = next(iter(columns.values()))
     if not varying or some.shape[1] < LEAST_DRAWS:
         return Tier(name, len(varying), math.nan, "", math.nan, math.nan, "")
-    names, values = list(varying), np.stack(list(varying.values()), axis=-1).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rhat = np.atleast_1d(array_stats.rhat(values, **AXES))
-        # R-hat can be NaN where a quantity never changes within chains but differs between them.
-        # Such chains do not mix at all.
-        rhat = np.where(np.isnan(rhat), np.inf, rhat)
-        # Nested R-hat needs several starts, each shared by the same number of chains.
-        shared = len(origins) // max(len(set(origins)), 1)
-        if 1 < len(set(origins)) < len(origins) and all(
-            origins.count(one) == shared for one in origins
-        ):
-            nested = np.atleast_1d(array_stats.rhat_nested(values, np.array(origins), **AXES))
-            rhat = np.fmax(rhat, nested)
-        bulk = np.atleast_1d(array_stats.ess(values, method="bulk", **AXES))
-        tail = np.atleast_1d(array_stats.ess(values, method="tail", prob=0.05, **AXES))
+    names, values = list(varying), np.stack(list(varying.values()))
+    # Nested R-hat needs several starts, each shared by the same number of chains.
+    shared = len(origins) // max(len(set(origins)), 1)
+    nests = 1 < len(set(origins)) < len(origins) and all(
+        origins.count(one) == shared for one in origins
+    )
+    rhat, bulk, tail, nested = mixing(values, np.array(origins) if nests else None)
+    # R-hat can be NaN where a quantity never changes within chains but differs between them.
+    # Such chains do not mix at all.
+    rhat = np.where(np.isnan(rhat), np.inf, rhat)
+    if nested is not None:
+        rhat = np.fmax(rhat, nested)
     least = np.fmin(np.where(np.isnan(bulk), 0, bulk), np.where(np.isnan(tail), np.inf, tail))
     return Tier(
         name,
