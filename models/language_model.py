@@ -21,6 +21,7 @@ from probattn import (
     path_log_density,
     stability_margin,
 )
+from probattn.attention.batching import in_pieces
 from probattn.attention.cached_mean import empty_cache, mean_step
 from probattn.attention.density_and_readout import density_with_readout
 from probattn.attention.density_at_rows import density_with_readout_at_rows
@@ -35,6 +36,7 @@ Params = dict[str, Any]
 # Of the pairs of positions in whole sequences, the share that pairs of prefixes may have. Each of
 # the latter costs more, since it is gathered and not part of a matrix product.
 MOST_PAIRS = 0.5
+LOGITS_AT_ONCE = 2**20  # when sequences are scored: what a cache of 4 MB holds in float32
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class LanguageModel:
         """
         if isinstance(tokens, PrefixTree):
             return _log_likelihood_of_prefixes(self, params, tokens)
-        return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
+        return _log_likelihood(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def root_mean_square(self, params: Params, tokens: Any) -> Float[Array, ""]:
         """Root mean square of the path's entries at positions that count, over all sequences.
@@ -347,6 +349,14 @@ def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
 
 def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
     return _logits_of(params, u + attention_mean(model.readout_attention(params), u))
+
+
+# Jitted, since pieces are a loop, which would be compiled at each call.
+@jax.jit(static_argnums=0)
+def _log_likelihood(model: LanguageModel, params: Params, tokens: Array) -> Array:
+    sequences = tokens.reshape(-1, model.length)
+    most = max(1, LOGITS_AT_ONCE // (model.length * model.vocab_size))
+    return in_pieces(model.process(params).score, sequences, most).reshape(tokens.shape[:-1])
 
 
 def _logits_of(params: Params, hidden: Array) -> Array:

@@ -3,7 +3,9 @@
 Source: theory, section 6.
 """
 
+import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
 from probattn.inference.contract import IdentifiedModel, Model, ParticleModel
-from probattn.inference.evaluation.mixing import mixing
+from probattn.inference.evaluation.chain_statistics import mixing
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
@@ -116,11 +118,12 @@ def diagnose(
         )
     chains, draws = fit.shape
     quantity, predicted = _predictions(fit, data, log_prob)
+    identified = _identified(fit)
     tiers = tuple(
         _tier(tier, values, fit.origins)
         for tier, values in (
             ("raw", _columns(fit.draws)),
-            ("identified", _identified(fit)),
+            ("identified", identified),
             ("predictive", predicted),
         )
         if values
@@ -144,6 +147,8 @@ def diagnose(
         else math.nan,
     )
     verdict = _verdict(tiers, found)
+    if some := _pairs(identified):
+        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, some))
     return Diagnosis(
         name,
         quantity,
@@ -189,6 +194,13 @@ def _identified(fit: Fit) -> dict[str, np.ndarray]:
     return _columns(
         {name: value.reshape(*fit.shape, *value.shape[1:]) for name, value in values.items()}
     )
+
+
+def _pairs(identified: Mapping[str, np.ndarray]) -> str:
+    """A note where of the pairs of symbols only some are judged, which quantities say by name."""
+    named = Counter(column.split("[")[0] for column in identified if " pairs" in column)
+    some = ", ".join(f"{name} ({number})" for name, number in named.items())
+    return some and f"Not all pairs of symbols are judged, so that time is linear: {some}."
 
 
 def _columns(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -89,13 +89,13 @@ def _over_sequences(
         if working_set is None
         else working_set(attention, length) * math.prod(sequences.shape[1:-2])
     )
-    results = _in_pieces(run, sequences, max(1, LARGEST_WORKING_SET // max(1, numbers)))
+    results = in_pieces(run, sequences, max(1, LARGEST_WORKING_SET // max(1, numbers)))
     return jax.tree.map(
         lambda result: result.reshape(*shape, *result.shape[1 + bool(maps) :]), results
     )
 
 
-def _in_pieces(run: Callable, sequences: jax.Array, most: int) -> Any:
+def in_pieces(run: Callable, sequences: jax.Array, most: int) -> Any:
     """`run(sequences)`, in pieces of at most `most` sequences one after the other.
 
     For gradients only the arguments and results of a piece are kept; the rest is recomputed.

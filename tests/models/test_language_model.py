@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 
 from probattn import InputError, SequenceProcess, jacobian_blocks, residuals
 from probattn.inference.fitting.density import density_of
-from probattn.models import LanguageModel
+from probattn.models import LanguageModel, language_model
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
 TWO_HEADS = LanguageModel(4, 5, 3, heads=2)
@@ -57,6 +57,19 @@ def test_the_law_over_all_padded_sequences_sums_to_one(heads):
     sequences = every_sequence(3, 4)
     total = np.exp(model.log_likelihood(random_params(model), sequences)).sum()
     np.testing.assert_allclose(total, 1, rtol=0, atol=1e-12)
+
+
+def test_many_sequences_are_scored_in_pieces(monkeypatch):
+    params = random_params(LanguageModel(4, 4, 2))
+    whole = LanguageModel(4, 4, 2).log_likelihood(params, TOKENS)
+    monkeypatch.setattr("probattn.models.language_model.LOGITS_AT_ONCE", 3 * 4 * 4)
+    pieces, called = language_model.in_pieces, []
+    monkeypatch.setattr(
+        language_model, "in_pieces", lambda *given: called.append(given[2]) or pieces(*given)
+    )
+    again = LanguageModel(4, 4, 2, scale=2.0)  # another program; the scale bears on the path alone
+    np.testing.assert_allclose(again.log_likelihood(params, TOKENS), whole, rtol=1e-6)
+    assert called == [3]
 
 
 def test_log_likelihood_follows_the_formula_token_by_token():

@@ -158,6 +158,19 @@ def test_what_is_unfinished_or_stuck_is_told():
     assert diagnose(sampled(apart)).tiers[0].rhat == np.inf
 
 
+def test_a_large_vocabulary_is_judged_by_some_pairs_and_the_verdict_says_so():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 41, size=(6, 3)).astype(np.int32)
+    for vocab_size, some in ((40, False), (41, True)):
+        model = LanguageModel(vocab_size, 3, dim=1)
+        draws = {
+            name: rng.normal(size=(2, 6, *prior.shape())) for name, prior in model.priors().items()
+        }
+        found = diagnose(Fit(model, "posterior", tokens % vocab_size, draws, {}))
+        note = "interaction of pairs that occur (300), interaction of random pairs (300)"
+        assert any(note in one for one in found.verdict.notes) == some
+
+
 def test_points_and_approximations_are_no_sample(fits):
     for method in ("map", "laplace", "ensemble"):
         fit = dataclasses.replace(fits["posterior"], method=method)

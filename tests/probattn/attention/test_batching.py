@@ -39,10 +39,10 @@ def test_pieces_are_the_whole(monkeypatch, mask, maps):
 
     whole = everything()
     called = []
-    original = batching._in_pieces
+    original = batching.in_pieces
     monkeypatch.setattr(batching, "LARGEST_WORKING_SET", 1500)
     monkeypatch.setattr(
-        batching, "_in_pieces", lambda run, u, most: called.append(most) or original(run, u, most)
+        batching, "in_pieces", lambda run, u, most: called.append(most) or original(run, u, most)
     )
     pieces = everything()
     assert min(called) < 7

@@ -42,9 +42,8 @@ def mixing(values: np.ndarray, groups: np.ndarray | None = None) -> Mixing:
         _mixing(np.asarray(values[first : first + AT_ONCE], float), groups)
         for first in range(0, len(values), AT_ONCE)
     ]
-    return Mixing(
-        *(None if one[0] is None else np.concatenate(one) for one in zip(*parts, strict=True))
-    )
+    columns = zip(*parts, strict=True)
+    return Mixing(*(None if one[0] is None else np.concatenate(one) for one in columns))
 
 
 def _mixing(values: np.ndarray, groups: np.ndarray | None) -> Mixing:
@@ -100,8 +99,10 @@ def _nested(chains: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _effective_size(chains: np.ndarray) -> np.ndarray:
-    """Number of independent draws with the same variance of the mean, by Geyer's monotone sequence
-    of autocorrelations, summed in pairs of lags (2k, 2k + 1)."""
+    """Number of independent draws whose mean has the same variance.
+
+    By Geyer's monotone sequence of autocorrelations, in pairs of lags (2k, 2k + 1).
+    """
     number, draws = chains.shape[1] * chains.shape[2], chains.shape[2]
     covariances = _autocovariances(chains).mean(1)  # [q, t]
     mean_variance = covariances[:, 0] * draws / (draws - 1)
@@ -111,9 +112,7 @@ def _effective_size(chains: np.ndarray) -> np.ndarray:
     rho = 1 - (mean_variance[:, None] - covariances) / variance[:, None]
     rho[:, 0] = 1
     pairs = rho[:, : draws // 2 * 2].reshape(len(rho), -1, 2).sum(2)
-    most = max(
-        (draws - 1) // 2 - 1, 0
-    )  # pairs but the last, which the estimate of tau treats apart
+    most = max((draws - 1) // 2 - 1, 0)  # pairs, without the last one
     positive = np.logical_and.accumulate(pairs[:, :most] > 0, axis=1)
     kept = positive.sum(1)
     decreasing = np.minimum.accumulate(pairs[:, :most], axis=1)
