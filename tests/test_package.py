@@ -1,6 +1,7 @@
 """The wheel installs probattn, probattn.models and probattn.inference, and nothing else at the
 top."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -139,3 +140,16 @@ def run(code):
 def test_shapes_and_types_are_checked_in_the_tests():
     with pytest.raises(jaxtyping.TypeCheckError):
         probattn.stability_margin("no attention", [[0.0]])
+
+
+@pytest.mark.parametrize("package", ["inference", "models"])
+def test_the_library_speaks_of_arguments_and_not_of_options(package):
+    """The command line turns the one into the other (`in_options`)."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    found = {
+        f"{file}: {word}"
+        for file in files
+        for word in re.findall(r"[\s(\"`]--[a-z][a-z-]*", file.read_text("utf-8"))
+    }
+    assert files
+    assert not found

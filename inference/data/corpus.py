@@ -1,5 +1,6 @@
 """Corpora: text as padded token sequences, with a fixed split into held-out and training ones."""
 
+import dataclasses
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -19,11 +20,17 @@ from probattn.inference.data.sequence_file import (
 )
 
 END_SYMBOL = "<end>"
+SOURCES = '"cmudict" or the path of a text file'  # as messages say what a corpus is
 CMUDICT_SYMBOLS = 9  # longest pronunciation kept; with the end token, length 10
 NUM_HELDOUT = 2000
 HELDOUT_SHARE = 0.2
 LEAST_SEQUENCES = 10  # of which a fifth, two, are held out: the least that a comparison takes
+MOST_SHOWN = 60  # symbols that a message lists
 USUAL, OUTLIER = 0.95, 4  # a sequence over 4 times as long as 95 % of them sets the cost of all
+
+
+class UnknownSymbol(InputError):
+    """A text has a symbol that the model does not know."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Corpus:
         heldout: held-out sequences, (num_sequences, length), padded with the end token 0.
         format: what the source was: "cmudict", "stream" (running text), or the format of its file.
         keep_space: whether white space at both ends of a sequence belongs to it.
+        left_out: number of sequences that would be held out but have a symbol outside `symbols`.
     """
 
     name: str
@@ -47,6 +55,7 @@ class Corpus:
     heldout: np.ndarray
     format: str = "lines"
     keep_space: bool = False
+    left_out: int = 0
 
     @property
     def length(self) -> int:
@@ -70,15 +79,17 @@ class Corpus:
         if unknown and self.format == "cmudict" and (pronunciation := _pronounce(text)):
             sequence, unknown = tuple(pronunciation), []
         if unknown:
-            known = " ".join(self.symbols[1:])
-            raise InputError(
+            known = " ".join(self.symbols[1 : MOST_SHOWN + 1])
+            more = len(self.symbols) - 1 - MOST_SHOWN
+            raise UnknownSymbol(
                 f"text: unknown symbol {unknown[0]!r} in {text!r}; the model knows: {known}"
+                f"{f' and {more:,} more' if more > 0 else ''}"
             )
         if len(sequence) > self.length - 1:
             raise InputError(
                 f"text: {text!r} has {len(sequence)} symbols, a model of length {self.length} "
                 f"takes {self.length - 1} and the end token; shorten it or fit with a larger "
-                "--length"
+                "`length`"
             )
         return _pad([[ids[symbol] for symbol in sequence]], self.length)[0]
 
@@ -86,9 +97,44 @@ class Corpus:
         """The text of one sequence, without its end token."""
         return self.separator.join(self.symbols[token] for token in tokens if token != 0)
 
+    def first(self, size: int) -> "Corpus":
+        """The corpus with its first `size` training sequences and their symbols.
+
+        Held-out sequences with any other symbol are left out and counted. The alphabet of cmudict
+        is known before any of its words, and stays.
+        """
+        train = self.train[:size]
+        if self.format == "cmudict":
+            return dataclasses.replace(self, train=train)
+        known = np.zeros(len(self.symbols), bool)
+        known[np.unique(train)] = known[0] = True
+        fits = known[self.heldout].all(1)
+        ids = (np.cumsum(known) - 1).astype(np.int32)
+        return dataclasses.replace(
+            self,
+            symbols=tuple(np.array(self.symbols, object)[known]),
+            train=ids[train],
+            heldout=ids[self.heldout[fits]],
+            left_out=self.left_out + int((~fits).sum()),
+        )
+
+    def what_is_left_out(self) -> str:
+        """Number and share of the held-out sequences that are left out; "" if none is."""
+        return _left_out("held-out sequences", self.left_out, len(self.heldout) + self.left_out)
+
     def digest(self) -> str:
         """SHA-256 of symbols and tokens: two corpora with the same digest hold the same data."""
         return data_digest(self.symbols, self.train, self.heldout)
+
+
+def _left_out(of: str, number: int, total: int) -> str:
+    """How many of what have an unknown symbol, as a sentence; "" if none has."""
+    if not number:
+        return ""
+    return (
+        f"{number:,} of {total:,} {of} ({number / total:.1%}) have a symbol that no training "
+        "sequence has, and are left out"
+    )
 
 
 def data_digest(symbols: Sequence[str], *arrays: np.ndarray) -> str:
@@ -104,6 +150,7 @@ def load_corpus(
     *,
     length: int | None = None,
     train_size: int | None = None,
+    at_most: int | None = None,
     stream: bool = False,
     format: str = "lines",
     keep_space: bool = False,
@@ -124,14 +171,20 @@ def load_corpus(
     Sequences longer than a given `length` allows are left out, with a warning.
 
     Each distinct sequence is kept once, and all are ordered by the SHA-256 of their text. The
-    first fifth, at most 2,000, is held out; the next `train_size` (default: all) are for training.
+    first fifth, at most 2,000, is held out; the next `train_size` (default: all, or `at_most` if
+    there are more) are for training.
     Pieces of running text are all kept, in their order, and the last ones are held out, so that no
     held-out piece lies between two training pieces.
 
+    The symbols are those of the training sequences, and of no others (for cmudict its 39 phonemes).
+    A sequence with any other symbol has no probability: held-out ones are left out, with a warning
+    that counts them, and `encode` refuses them.
+
     Raises:
         InputError: no such file, an empty or unreadable one, fewer than two symbols or ten
-            sequences (two are held out then), a `length` below 2, more training sequences than
-            there are, `stream` with cmudict or without a length, an unknown `format`.
+            sequences (two are held out then), fewer than two held-out sequences in the symbols of
+            the training ones, a `length` below 2, more training sequences than there are, `stream`
+            with cmudict or without a length, an unknown `format`.
 
     Example:
 
@@ -145,15 +198,16 @@ def load_corpus(
     for name, value in (("source", source), ("format", format)):
         if not isinstance(value, str):
             raise InputError(f"{name}: expected a text, got {value!r}")
-    if train_size is not None:
-        as_integer("train size", train_size)
+    for name, number in (("train size", train_size), ("at most", at_most)):
+        if number is not None:
+            as_integer(name, number)
     if length is not None:
         as_integer("length", length, 2)  # one symbol and the end token
     if source == "cmudict":
         if stream or format != "lines" or keep_space:
             raise InputError(
-                "cmudict: is a list of words and no text; leave --stream, --format and "
-                "--keep-space out (a file of that name is ./cmudict)"
+                "cmudict: is a list of words and no text; leave `stream`, `format` and "
+                "`keep_space` out (a file of that name is ./cmudict)"
             )
         name, separator, format = "cmudict", " ", "cmudict"
         sequences: list[tuple[str, ...]] = _cmudict_sequences((length or CMUDICT_SYMBOLS + 1) - 1)
@@ -161,10 +215,10 @@ def load_corpus(
     elif stream:
         if format != "lines" or keep_space:
             raise InputError(
-                "stream: running text has no sequences; leave --format and --keep-space out"
+                "stream: running text has no sequences; leave `format` and `keep_space` out"
             )
         name, separator, format = Path(source).name, "", "stream"
-        sequences, length = _pieces(Path(source), length), length or 0
+        sequences, length = _pieces(Path(source), length, SOURCES), length or 0
     else:
         name, separator = Path(source).name, separator_of(format)
         sequences, length = _file_sequences(Path(source), length, format, keep_space)
@@ -175,7 +229,7 @@ def load_corpus(
         )
     if not sequences:
         raise InputError(
-            f"{source}: no sequence is left at length {length}; give a larger --length"
+            f"{source}: no sequence is left at length {length}; give a larger `length`"
         )
     if len(symbols) < 3:
         raise InputError(
@@ -199,38 +253,53 @@ def load_corpus(
             f"train size: {source} has {available} training sequences, got {train_size}; the "
             "others are held out; ask for fewer"
         )
-    last = num_heldout + (available if train_size is None else train_size)
+    size = train_size or min(available, at_most or available)
     ids = {symbol: i for i, symbol in enumerate(symbols)}
-    tokens = _pad([[ids[symbol] for symbol in sequence] for sequence in sequences[:last]], length)
-    return Corpus(
-        name, symbols, separator, tokens[num_heldout:], tokens[:num_heldout], format, keep_space
+    tokens = _pad(
+        [[ids[symbol] for symbol in sequence] for sequence in sequences[: num_heldout + size]],
+        length,
     )
+    train, heldout = tokens[num_heldout:], tokens[:num_heldout]
+    corpus = Corpus(name, symbols, separator, train, heldout, format, keep_space).first(size)
+    if len(corpus.symbols) < 3:
+        raise InputError(
+            f"{source}: expected at least two different symbols in the training sequences, got "
+            f"{len(corpus.symbols) - 1}; give a larger `train_size` or another file"
+        )
+    if len(corpus.heldout) < 2:
+        raise InputError(
+            f"{source}: expected at least two held-out sequences in the symbols of the {size} "
+            f"training sequences, got {len(corpus.heldout)} of {num_heldout}; give a larger "
+            "`train_size`, or sequences of fewer symbols"
+        )
+    if said := corpus.what_is_left_out():
+        warnings.warn(f"{source}: {said}", stacklevel=2)
+    return corpus
 
 
-def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
-    """Read another text in the symbols of a corpus, and count its sequences that were left out.
+def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read another text in the symbols of a corpus.
 
     Sequences are left out if they have symbols unknown to the corpus, are too long, or are in the
     corpus itself. For a corpus of lines each line is one sequence (for cmudict, phonemes or a word
     of the dictionary); for a corpus of running text the text is cut into pieces of the same length.
 
-    Returns: tokens, (num_sequences, length), and the number of sequences left out.
+    Returns: tokens, (num_sequences, length), and for each reason that sequences were left out for a
+        sentence with their number and share.
 
     Raises: InputError for a file that cannot be read, or if fewer than two of its sequences remain.
     """
-    path, running = Path(path), corpus.format == "stream"
-    if running:
+    path = Path(path)
+    if running := corpus.format == "stream":
         lines = ["".join(piece) for piece in _pieces(path, corpus.length)]
     else:
-        lines = [
-            one.text
-            for one in read_records(path, "lines" if corpus.format == "cmudict" else corpus.format)
-        ]
+        format = "lines" if corpus.format == "cmudict" else corpus.format
+        lines = [one.text for one in read_records(path, format)]
     ids = {symbol: i for i, symbol in enumerate(corpus.symbols)}
     known = {
         row.astype(np.int32).tobytes() for row in np.concatenate([corpus.train, corpus.heldout])
     }
-    rows = []
+    rows, unknown, long, own = [], 0, 0, 0
     for line in lines:
         try:
             row = (
@@ -238,17 +307,25 @@ def load_elsewhere(path: str | Path, corpus: Corpus) -> tuple[np.ndarray, int]:
                 if running
                 else corpus.encode(line)
             )
-        except (InputError, KeyError):
-            continue
-        if row.tobytes() not in known:
-            rows.append(row)
+        except (UnknownSymbol, KeyError):
+            unknown += 1
+        except InputError:
+            long += 1
+        else:
+            own += row.tobytes() in known
+            rows += [] if row.tobytes() in known else [row]
     if len(rows) < 2:
         raise InputError(
             f"{path}: expected at least two sequences in the symbols of {corpus.name}, no "
             f"longer than its length {corpus.length} and not in the corpus itself, got "
             f"{len(rows)} of {len(lines)}"
         )
-    return np.stack(rows), len(lines) - len(rows)
+    of, total = f"sequences of {path.name}", len(lines)
+    said = [_left_out(of, unknown, total)]
+    for number, why in ((long, "are too long"), (own, "are of the corpus itself")):
+        if number:
+            said.append(f"{number:,} of {total:,} {of} ({number / total:.1%}) {why}, and left out")
+    return np.stack(rows), tuple(sentence for sentence in said if sentence)
 
 
 @lru_cache(maxsize=1)  # a run of the command line asks for one length only
@@ -270,11 +347,13 @@ def _pronounce(word: str) -> list[str] | None:
     return [phoneme.rstrip("012") for phoneme in pronunciations[0]] if pronunciations else None
 
 
-def _pieces(path: Path, length: int | None) -> list[tuple[str, ...]]:
+def _pieces(
+    path: Path, length: int | None, expected: str = "the path of a text"
+) -> list[tuple[str, ...]]:
     """Running text in pieces of `length` characters; what is left over at its end is dropped."""
     if length is None:
-        raise InputError("length: running text needs one; give --length")
-    running = " ".join(read_text(path).split())
+        raise InputError("length: running text needs one; give `length`")
+    running = " ".join(read_text(path, expected).split())
     return [tuple(running[i : i + length]) for i in range(0, len(running) - length + 1, length)]
 
 
@@ -282,7 +361,7 @@ def _file_sequences(
     path: Path, length: int | None, format: str, keep_space: bool
 ) -> tuple[list[tuple[str, ...]], int]:
     """The sequences of a file, as tuples of symbols, and their padded length."""
-    records = read_records(path, format)
+    records = read_records(path, format, SOURCES)
     sequences = [symbols_of(one.text, separator_of(format), keep_space) for one in records]
     sizes = np.array([len(sequence) for sequence in sequences])
     longest = int(sizes.argmax())
@@ -301,7 +380,7 @@ def _file_sequences(
         warnings.warn(
             f"{path}: {records[longest].place} has {sizes[longest]} symbols, {USUAL:.0%} of the "
             f"sequences have at most {usual}; all are padded to the longest, and the cost of a "
-            f"step grows with the square of that; --length {usual + 1} leaves the longer ones out",
+            f"step grows with the square of that; `length={usual + 1}` leaves the longer ones out",
             stacklevel=3,
         )
     return sequences, int(sizes[longest]) + 1

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from probattn.errors import InputError
 
 FILE_FORMATS = ("lines", "words", "fasta", "csv", "jsonl")
+NAMES = {"fasta": "records", "csv": "rows", "jsonl": "objects"}
 FORMATS = "lines, words, fasta, csv:COLUMN or jsonl:FIELD"
 
 
@@ -36,18 +38,29 @@ def symbols_of(text: str, separator: str, keep_space: bool = False) -> tuple[str
     return tuple(text if keep_space else text.strip())
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file without its byte order mark; lines end at \\n, \\r\\n or \\r, all read as \\n.
+def read_text(path: Path, expected: str = "the path of a text file") -> str:
+    """A UTF-8 file whose lines end at \\n, \\r\\n or \\r, all read as \\n.
 
-    Raises: InputError for a folder, a missing or empty file, or other bytes than UTF-8."""
-    if path.is_dir():
-        raise InputError(f'{path}: is a folder; CORPUS is "cmudict" or the path of a text file')
+    Byte order marks at the start of a line are left out: joined files have one where each begins.
+
+    Args: expected, what the caller takes, for messages.
+    Raises: InputError for a folder, a device, a missing or empty file, or bytes that are no UTF-8.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected {expected}")
     if not path.is_file():
-        raise InputError(f'{path}: no such file; CORPUS is "cmudict" or the path of a text file')
+        kind = "a folder" if path.is_dir() else "a device or a pipe, and no file"
+        raise InputError(f"{path}: is {kind}; expected {expected}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: cannot be read as UTF-8 text (byte {error.start + 1} is none of it); save it "
+            "in that encoding"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    text = re.sub("^\ufeff+", "", text, flags=re.MULTILINE)
     if not text.strip():
         raise InputError(
             f"{path}: there is no text in the file; it needs at least ten "
@@ -56,17 +69,23 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_records(path: Path, format: str = "lines") -> list[Record]:
+def read_records(
+    path: Path, format: str = "lines", expected: str = "the path of a text file"
+) -> list[Record]:
     """The sequences of a file in its order; empty ones are left out.
 
-    Args: format, "lines", "words" (symbols between spaces), "fasta", "csv:COLUMN" or "jsonl:FIELD".
+    Of rows, objects and FASTA records that have none a warning gives the number; an empty line is
+    no sequence.
+
+    Args: format, "lines", "words" (symbols between spaces), "fasta", "csv:COLUMN" or "jsonl:FIELD";
+        expected, what the caller takes, for messages.
     Raises: InputError for an unknown format or a file that does not follow it. Warns where a file
     read as lines looks like another format.
     """
     kind, _, field = format.partition(":")
     if kind not in FILE_FORMATS or bool(field) != (kind in ("csv", "jsonl")):
         raise InputError(f"format: expected {FORMATS}, got {format!r}")
-    text = read_text(path)
+    text = read_text(path, expected)
     if kind == "fasta":
         found = _fasta(path, text)
     elif kind == "csv":
@@ -77,6 +96,14 @@ def read_records(path: Path, format: str = "lines") -> list[Record]:
         found = [Record(f"line {n}", line) for n, line in enumerate(text.split("\n"), start=1)]
         if kind == "lines":
             _warn_of_another_format(path, [one.text for one in found if one.text.strip()])
+    empty = [one.place for one in found if not one.text.strip()]
+    if kind in NAMES and empty:
+        where, share = f" in {field!r}" if field else "", len(empty) / len(found)
+        warnings.warn(
+            f"{path}: {len(empty):,} of {len(found):,} {NAMES[kind]} ({share:.1%}) have no "
+            f"sequence{where} and are left out, the first is {empty[0]}",
+            stacklevel=3,
+        )
     return [one for one in found if one.text.strip()]
 
 
@@ -115,17 +142,24 @@ def _jsonl(path: Path, text: str, field: str) -> list[Record]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)[field]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}: line {number}: expected a JSON object with the field {field!r} "
-                f"({error!r})"
-            ) from error
-        if not isinstance(value, str):
-            raise InputError(
-                f"{path}: line {number}: expected text in the field {field!r}, got {value!r}"
-            )
-        records.append(Record(f"line {number}", value))
+            found = json.loads(line)
+        except json.JSONDecodeError as error:
+            got = f"no JSON: at column {error.colno}, {error.msg[:1].lower()}{error.msg[1:]}"
+        except (ValueError, RecursionError):
+            got = "a number or a nesting that is too long to be read"
+        else:
+            if isinstance(found, dict) and field in found:
+                if not isinstance(found[field], str):
+                    raise InputError(
+                        f"{path}: line {number}: expected text in the field {field!r}, got "
+                        f"{json.dumps(found[field])[:40]}"
+                    )
+                records.append(Record(f"line {number}", found[field]))
+                continue
+            got = f"the fields {', '.join(found) or 'none'}" if isinstance(found, dict) else "none"
+        raise InputError(
+            f"{path}: line {number}: expected a JSON object with the field {field!r}, got {got}"
+        )
     return records
 
 
@@ -146,6 +180,6 @@ def _warn_of_another_format(path: Path, lines: list[str]) -> None:
     if looks is not None:
         warnings.warn(
             f"{path}: looks like {looks[0]}, and each of its lines is read as a sequence of "
-            f"characters; --format {looks[1]} reads it as what it looks like",
+            f"characters; `format={looks[1]}` reads it as what it looks like",
             stacklevel=4,
         )

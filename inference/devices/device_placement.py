@@ -150,7 +150,7 @@ def _checked(devices: int | None, platform: str) -> int | None:
         raise InputError(
             f"devices: expected at most the {available} that there are ({platform}), got "
             f"{devices}; CPU devices are made before JAX's backend starts "
-            f"(numpyro.set_host_device_count({devices}), as --devices does)"
+            f"(numpyro.set_host_device_count({devices}))"
         )
     if processes == 1:
         return devices

@@ -39,7 +39,7 @@ def join(detect: bool = False) -> None:
         missing = ", ".join(name for name in VARIABLES if name not in given)
         raise InputError(
             f"{', '.join(given)}: expected {missing} as well; set all three, or none, or let "
-            "JAX detect the cluster (--cluster)"
+            "JAX detect the cluster (`cluster=True`)"
         )
     if not given and not detect:
         return
@@ -56,7 +56,7 @@ def join(detect: bool = False) -> None:
             found = ", ".join(f"{name}={value}" for name, value in given.items())
             raise InputError(f"cluster: could not be joined: {error} ({found})") from error
         raise InputError(
-            f"cluster: none was found ({error}); leave --cluster out, or set {', '.join(VARIABLES)}"
+            f"cluster: none was found ({error}); leave `cluster` out, or set {', '.join(VARIABLES)}"
         ) from error
 
 

@@ -64,9 +64,7 @@ def fit_ensemble(
         if still
         else f"All {num_members} members came to rest."
     )
-    verdict = Verdict(
-        not still, (finding,), ("Allow more steps (num_steps, --num-steps).",) if still else ()
-    )
+    verdict = Verdict(not still, (finding,), ("Allow more steps (`num_steps`).",) if still else ())
     return Fit(
         model,
         "ensemble",

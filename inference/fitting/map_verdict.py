@@ -45,7 +45,7 @@ def judge(
     findings, advice, notes = [], [], []
     if not at_rest:
         findings.append("The loss was still falling at the last step.")
-        advice.append("Allow more steps (num_steps, --num-steps).")
+        advice.append("Allow more steps (`num_steps`).")
     if found.decrement > NEWTON_GAIN:
         findings.append(
             f"A Newton step would still gain {found.decrement:.2f} nats (limit {NEWTON_GAIN})."
@@ -58,9 +58,7 @@ def judge(
         findings.append(
             f"It is a saddle: the smallest eigenvalue of the Hessian is {found.eigenvalues[0]:.3g}."
         )
-        advice.append(
-            "Start elsewhere (another key), or from several points (num_starts, --num-starts)."
-        )
+        advice.append("Start elsewhere (another key), or from several points (`num_starts`).")
     if losses is not None and len(losses) > 1:
         same = int((losses < np.nanmin(losses) + SAME_MODE).sum())
         notes.append(

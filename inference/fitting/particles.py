@@ -113,6 +113,6 @@ def _warn_of_few(sizes: np.ndarray, number: int) -> None:
             f"particle filter: an effective sample size of {by_position.min():.1f} of {number} "
             f"particles at position {worst} (counted from 0), below {LEAST_SHARE:.0%}; it is below "
             f"that in {low.any(1).mean():.1%} of the sequences and draws. "
-            "Raise num_particles (--num-particles)",
+            "Raise `num_particles`",
             stacklevel=3,
         )

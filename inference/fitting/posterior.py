@@ -362,6 +362,5 @@ def _refuse_stuck(potential: np.ndarray) -> None:
     for chain, energies in enumerate(potential, start=1):
         if len(energies) > 1 and (energies == energies[0]).all():
             raise FitError(
-                f"posterior: chain {chain} never moved; give it more warmup (num_warmup, "
-                "--num-warmup)"
+                f"posterior: chain {chain} never moved; give it more warmup (`num_warmup`)"
             )

@@ -33,7 +33,7 @@ from probattn.inference.fitting.posterior import load_posterior
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.inference.fitting.verdict import Verdict
 
-RUN_FORMAT = 5  # of the run directory; raised whenever its content changes
+RUN_FORMAT = 6  # of the run directory; raised whenever its content changes
 PARTS = ("draws", "stats", "latents", "other_mode")  # fields of a fit that hold arrays by name
 # Fields of a fit that hold JSON values.
 FIT_FIELDS = ("seconds", "gradients", "start", "origins", "planned", "coordinates")
@@ -45,10 +45,10 @@ def refuse_existing(path: str | Path) -> Path:
     Raises: InputError if it exists already or cannot be made."""
     path = Path(path)
     if path.exists() or path.is_symlink():  # a link to nothing is there, too
-        raise InputError(f"{path}: exists already; choose another --out or remove it")
+        raise InputError(f"{path}: exists already; choose another path or remove it")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():  # refused here already, since making it comes after a long fit
-        raise InputError(f"{path}: cannot be made ({above} is no folder); choose another --out")
+        raise InputError(f"{path}: cannot be made ({above} is no folder); choose another path")
     return path
 
 
@@ -66,7 +66,7 @@ def reserved(path: str | Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_be_made(path, error) from error
-        refusal = f"{path}: another process is fitting into it; choose another --out or wait"
+        refusal = f"{path}: another process is fitting into it; choose another path or wait"
         with only_one(path.parent / f".{path.name}.lock", refusal):
             refuse_existing(path)  # the other process may have ended just now
             yield
@@ -201,6 +201,7 @@ def load_setting(
             arrays["heldout"],
             about["format"],
             about["keep_space"],
+            about["left_out"],
         )
         if corpus.digest() != about["sha256"]:
             raise ValueError("symbols or sequences are not what was written")
@@ -233,6 +234,7 @@ def _describe(
             "separator": corpus.separator,
             "format": corpus.format,
             "keep_space": corpus.keep_space,
+            "left_out": corpus.left_out,
             "sha256": corpus.digest(),
         },
         "settings": dict(settings),
@@ -265,7 +267,7 @@ def _new_folder(path: str | Path):
 
 
 def _cannot_be_made(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be made ({error.strerror}); choose another --out")
+    return InputError(f"{path}: cannot be made ({error.strerror}); choose another path")
 
 
 def _with_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

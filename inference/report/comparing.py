@@ -77,6 +77,7 @@ def compare(
     learning_curve: LearningCurve | None = None,
     mix_densities: bool = False,
     about: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Comparison:
     """Compare fits with each other and with n-gram baselines on held-out sequences.
 
@@ -99,6 +100,7 @@ def compare(
         mix_densities: whether fits of different densities may be compared, as laws of the same
             tokens. The comparison then reports how they differ.
         about: entries to keep with the result, such as how it was made.
+        notes: sentences that a reader must know first, such as `Corpus.what_is_left_out`.
 
     Raises:
         InputError: no fits, fits of different training tokens, vocabularies or densities, a fit
@@ -175,7 +177,7 @@ def compare(
         },
         mixed=mixed,
         left_out=left_out,
-        notes=_notes(first, learning_curve),
+        notes=(*notes, *_notes(first, learning_curve)),
         heldout_counts=token_counts(heldout),
     )
     found.about.update(_about(fits, heldout, time.perf_counter() - began), **(about or {}))
@@ -221,7 +223,7 @@ def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[
         raise InputError(
             f"compare: fits of different densities ({'; '.join(mixed)}): a MAP and a posterior "
             "are comparable only under the same one. To compare them all the same, as laws of the "
-            "same tokens, set mix_densities=True (--mix-densities)"
+            "same tokens, set `mix_densities=True`"
         )
     return mixed
 

@@ -20,6 +20,7 @@ from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.panels import figures
 from probattn.inference.report.sentences import findings, warnings_of
 from probattn.inference.report.style import DARK, STYLE, save_figure
+from probattn.visible_text import visible
 
 
 def save_html(comparison: Comparison, path: Any) -> None:
@@ -50,7 +51,11 @@ def render(template: str, **values: Any) -> str:
     """A template of the folder `templates`, filled in with values and the style of all pages."""
     folder = files("probattn.inference.report").joinpath("templates")
     loader = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
     )
     loader.filters["number"] = _number
     css = markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8"))
@@ -93,6 +98,13 @@ def _by_topic(found: list) -> dict[str, list[str]]:
     for finding in found:
         topics.setdefault(finding.topic, []).append(finding.text)
     return topics
+
+
+def _shown(value: Any) -> Any:
+    """A value as the page shows it: text with its control characters visible, markup as it is."""
+    if isinstance(value, str) and not isinstance(value, markupsafe.Markup):
+        return visible(value, keep="\n\t")
+    return value
 
 
 def _number(value: float, digits: int = 4) -> str:

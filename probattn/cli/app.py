@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from probattn.cli.fitting import demo, fit, resume
 from probattn.cli.learning_study import learning_curve
+from probattn.cli.printing import in_options, visible
 from probattn.cli.reading import calibrate, compare, diagnose, env, generate, margins
 from probattn.cli.robustness_study import robustness
 from probattn.errors import FitError, InputError
@@ -28,8 +30,32 @@ def _keeping_compiled(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+class Command(TyperCommand):
+    """A command whose usage names its arguments without braces."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The options and arguments of the usage line."""
+        return [
+            piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)
+        ]
+
+
+class Group(TyperGroup):
+    """A group whose commands refuse an option without the words of the library that checks it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the arguments name."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(said := getattr(error, "message", None), str):
+                error.message = visible(said.removeprefix("Value error, "))  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
     name="probattn",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,13 +77,14 @@ for command in (
     margins,
     env,
 ):
-    app.command()(_keeping_compiled(command))
+    app.command(cls=Command)(_keeping_compiled(command))
 study = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Studies of many trainings. A study that was killed can be resumed.",
 )
-study.command()(_keeping_compiled(robustness))
+study.command(cls=Command)(_keeping_compiled(robustness))
 app.add_typer(study, name="study")
 
 
@@ -80,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"probattn: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"probattn: warning: {in_options(message)}", file=sys.stderr)
 
 
 def _stop(error: Exception, code: int) -> None:
-    print(f"probattn: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"probattn: {in_options(error)}", file=sys.stderr)
     raise SystemExit(code)

@@ -38,7 +38,7 @@ class Study:
         folder: holds the run directories, study.json and curve.zip.
         source: the corpus as the command line names it.
         data: the options that it is read with, apart from the training size.
-        corpus: the corpus with all its training sequences.
+        corpus: the corpus with all its training sequences, whose symbols all sizes have.
         model_options: arguments of `build_model`.
         model: the model built with them.
         settings: arguments of the fit, by method.
@@ -279,6 +279,7 @@ def fit_one(study: Study, method: Method, size: int) -> Any:
         data={**study.data, "train_size": size},
         settings=study.settings[method],
         seed=study.seed,
+        corpus=_prefix(study.corpus, size),
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,11 +11,51 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from probattn.errors import InputError
+from probattn.visible_text import visible
+
 # Most fits that a table of 80 columns has room for; the page has room for more.
 MOST_COLUMNS = 3
-# Names, symbols and paths are shown as they are: no text is read as markup or as an emoji.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 SAME_COMMAND = "the same command resumes it"
+# Arguments of the library that are options by the same name.
+OPTIONS = {
+    *("batch_size", "cluster", "format", "keep_space", "length", "mix_densities", "train_size"),
+    *("num_particles", "num_starts", "num_steps", "num_warmup", "num_samples", "stream"),
+}
+
+
+def in_options(message: object) -> str:
+    """A message of the library on one line, with its arguments as options and controls visible.
+
+    The library writes `train_size` or `format=words` in backticks, the command line --train-size
+    or --format words.
+    """
+
+    def option(found: re.Match) -> str:
+        name, value = found["name"], found["value"]
+        if name not in OPTIONS:
+            return found[0]
+        return f"--{name.replace('_', '-')}" + ("" if value in (None, "True") else f" {value}")
+
+    line = " ".join(str(message).split())
+    return visible(re.sub(r"`(?P<name>\w+)(=(?P<value>[^`]*))?`", option, line))
+
+
+class VisibleConsole(Console):
+    """A console that shows names, symbols and paths as they are.
+
+    No text is read as markup, as an emoji or as a control character.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make text of a string; rich calls it for what is printed and for each cell of a table."""
+        return super().render_str(visible(text, keep="\n"), **options)
+
+
+console = VisibleConsole()
 
 
 @contextlib.contextmanager
@@ -27,8 +68,17 @@ def resumption_hint(how: Callable[[], str | None]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if said := how():
-            print(f"\nstopped; {said}", file=sys.stderr)
+            print(f"\nstopped; {visible(said)}", file=sys.stderr)
         raise
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Begin the message of bad input with the option that it was given to."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{option} {error}") from error
 
 
 def print_comparison(comparison: Any) -> None:
@@ -36,7 +86,7 @@ def print_comparison(comparison: Any) -> None:
     from probattn.inference.report.sentences import findings, warnings_of
 
     for warning in warnings_of(comparison):
-        console.print(f"{warning.topic}: {warning.text}", style="bold")
+        console.print(in_options(f"{warning.topic}: {warning.text}"), style="bold")
     scores = Table(
         "predictor",
         "nats per token",
@@ -63,7 +113,7 @@ def _in_short(comparison: Any) -> Table:
     table = Table(
         "figure",
         reference,
-        title=f"values, and paired differences from {reference}",
+        title=f"values, and paired differences: value minus that of {reference}",
     )
     for name in others:
         table.add_column(name)
@@ -73,7 +123,7 @@ def _in_short(comparison: Any) -> Table:
             for name in others
         ]
         table.add_row(
-            Text.assemble(f"{answer.figure}\n", (answer.unit, "dim")),
+            Text.assemble(f"{visible(answer.figure)}\n", (answer.unit, "dim")),
             str(answer.values[reference]),
             *cells,
         )
@@ -81,7 +131,11 @@ def _in_short(comparison: Any) -> Table:
 
 
 def generation_table(corpus: Any, generation: Any) -> Table:
-    """One generated sequence as a table, with a row for each token."""
+    """One generated sequence as a table, with a row for each token.
+
+    Its margin is that of the position that predicts it: where the path has a start, that of the
+    token before, which `probattn margins` shows in the row of that token.
+    """
     from probattn.inference.evaluation.support import path_labels
 
     positions = int((generation.support >= 0).sum())
@@ -93,18 +147,18 @@ def generation_table(corpus: Any, generation: Any) -> Table:
         "position",
         "token",
         "log probability",
-        "margin",
+        "margin before it" if generation.path_has_start else "margin",
         "support token so far",
-        title=f"{corpus.decode(generation.tokens)}   (log probability {total:.3f} nats)",
+        title=f"{visible(corpus.decode(generation.tokens))}   (log probability {total:.3f} nats)",
     )
     for position in range(positions):
         support = generation.support[position]
         table.add_row(
             str(position + 1),
-            corpus.symbols[generation.tokens[position]],
+            visible(corpus.symbols[generation.tokens[position]]),
             f"{generation.log_prob[position]:.3f}",
             f"{generation.margin[position]:.3f}",
-            f"{first + support} {labels[support]}",
+            f"{first + support} {visible(labels[support])}",
         )
     return table
 
@@ -137,4 +191,4 @@ def print_diagnosis(diagnosis: Any) -> None:
     console.print(
         f"{diagnosis.quantity}: R-hat {diagnosis.rhat:.3f}, bulk ESS {diagnosis.ess_bulk:.0f}"
     )
-    console.print(str(diagnosis.verdict))
+    console.print(in_options(diagnosis.verdict))

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from probattn.cli.models import CalibratedModel, small_model
 from probattn.cli.plots import check_plot, save_plot
-from probattn.cli.printing import console, generation_table, print_comparison
+from probattn.cli.printing import console, generation_table, print_comparison, visible
 from probattn.cli.runs import CalibratedMethod, command, compare_runs
 from probattn.cli.shared import NOT_CONVERGED, RunArgument, SeedOption, StrictOption, judge
 from probattn.errors import InputError
@@ -194,7 +194,8 @@ def generate(
     margins: Annotated[
         bool,
         typer.Option(
-            "--margins", help="A table for each: log probability, margin and support token."
+            "--margins",
+            help="A table for each: log probability, margin before the token and support token.",
         ),
     ] = False,
     plot: Annotated[
@@ -236,7 +237,7 @@ def generate(
                 )
             )
         else:
-            console.print(corpus.decode(tokens))
+            console.print(visible(corpus.decode(tokens)))
     if plot is not None:
         from probattn.inference import plot_generation
 
@@ -250,7 +251,8 @@ def margins(
     text: Annotated[
         str,
         typer.Argument(
-            help='A sequence, such as "K AE T" (or a word of the dictionary) for cmudict.'
+            metavar="TEXT",
+            help='A sequence, such as "K AE T" (or a word of the dictionary) for cmudict.',
         ),
     ],
 ) -> None:
@@ -269,14 +271,15 @@ def margins(
     values = margins_of(fitted, tokens[None], most_draws=None)[:, 0]
     values = values[:, np.isfinite(values[0])]
     support = support_probability(values)
-    table = Table("position", "symbol", "margin", title=f"{fitted.method}: {corpus.decode(tokens)}")
+    title = f"{fitted.method}: {visible(corpus.decode(tokens))}"
+    table = Table("position", "symbol", "margin", title=title)
     if fitted.method != "map":
         table.add_column("5 % to 95 %")
     table.add_column("support token")
     start = require("margins", fitted.model, TokenModel).path_has_start
     for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1], start)):
         column = values[:, position]
-        cells = [str(position if start else position + 1), symbol, f"{column.mean():.3f}"]
+        cells = [str(position if start else position + 1), visible(symbol), f"{column.mean():.3f}"]
         if fitted.method != "map":
             low, high = np.quantile(column, [0.05, 0.95])
             cells += [f"{low:.3f} to {high:.3f}", f"with probability {support[position]:.2f}"]

@@ -67,6 +67,8 @@ class Plan:
             "length": self.corpus.length,
             "data SHA-256": self.corpus.digest(),
         }
+        if said := self.corpus.what_is_left_out():
+            about["left out"] = said
         return (
             about
             | self.settings

@@ -1,7 +1,6 @@
 """What the commands do with run directories: fit into them, resume and compare them."""
 
 import contextlib
-import dataclasses
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from probattn.cli.models import ModelName, build_model
-from probattn.cli.printing import resumption_hint
+from probattn.cli.printing import console, naming, resumption_hint
 from probattn.errors import InputError
 
 TRAIN_SIZE = 300  # training sequences where the command line does not say how many
@@ -63,6 +62,7 @@ def fit_and_save(
     data: dict[str, Any],
     settings: dict[str, Any],
     seed: int,
+    corpus: Any = None,
 ) -> Any:
     """Fit a model to a corpus, write a run directory, and return the fit.
 
@@ -77,6 +77,7 @@ def fit_and_save(
         data: options of `load_corpus`; "train_size" may be None for TRAIN_SIZE sequences.
         settings: arguments of the fit, as from `method_settings`.
         seed: of the fit's random key.
+        corpus: what `source` and `data` stand for, if it has been read already.
     """
     import jax
 
@@ -85,7 +86,7 @@ def fit_and_save(
     from probattn.inference.devices.multihost import is_first, on_first
     from probattn.inference.fitting.run_directory import begin_run, reserved
 
-    corpus = Corpus(**on_first(lambda: vars(_corpus_for(out, source, data))))
+    corpus = Corpus(**on_first(lambda: vars(_corpus_for(out, source, data, corpus))))
     built = build_model(model_name, len(corpus.symbols), corpus.length, **model_options)
     key = jax.random.key(seed)
     about = {"seed": seed, "source": source, "command": command(), **settings}
@@ -112,8 +113,10 @@ def fit_and_save(
             raise
 
 
-def _corpus_for(out: Path, source: str, data: dict[str, Any]) -> Any:
-    """Load the corpus for a new run directory. Raises: InputError if `out` exists already."""
+def _corpus_for(out: Path, source: str, data: dict[str, Any], corpus: Any) -> Any:
+    """The corpus for a new run directory, read unless it has been already.
+
+    Raises: InputError if `out` exists already."""
     from probattn.inference import load_corpus
     from probattn.inference.fitting.run_directory import refuse_existing
 
@@ -123,12 +126,7 @@ def _corpus_for(out: Path, source: str, data: dict[str, Any]) -> Any:
             "--out"
         )
     refuse_existing(out)
-    corpus = load_corpus(source, **data)
-    return (
-        corpus
-        if data["train_size"] is not None
-        else dataclasses.replace(corpus, train=corpus.train[:TRAIN_SIZE])
-    )
+    return corpus or load_corpus(source, at_most=TRAIN_SIZE, **data)
 
 
 def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +183,7 @@ def resume_run(run: Path, num_samples: int | None) -> Any:
     with resumption_hint(lambda: _resumption(run)):
         fitted = resume_posterior(model, corpus.train, store=run / "store", num_samples=num_samples)
     if is_first() and num_chunks(run) == before:
-        print(
+        console.print(
             f"{run} has all its draws already: nothing was left to do (--num-samples asks for more)"
         )
     return fitted
@@ -284,23 +282,26 @@ def compare_runs(
             )
         fits = {name: fitted.with_particles(num_particles) for name, fitted in fits.items()}
     texts: dict[str, Any] = {}
+    notes = [corpus.what_is_left_out()]
     for path in elsewhere:
-        texts[path.name], skipped = load_elsewhere(path, corpus)
-        about[f"sequences from {path.name}"] = (
-            f"{len(texts[path.name])}, and {skipped} left out: of the corpus itself, or not in "
-            "its symbols"
-        )
+        with naming("--elsewhere"):
+            texts[path.name], left_out = load_elsewhere(path, corpus)
+        about[f"sequences from {path.name}"] = len(texts[path.name])
+        notes += left_out
+    curve = None
+    if learning_curve:
+        with naming("--learning-curve"):
+            curve = load_curve(learning_curve / "curve.zip", corpus.heldout)
     return compare(
         fits,
         corpus.heldout,
         symbols=corpus.symbols,
         reference_tokens=reference,
         elsewhere=texts,
-        learning_curve=load_curve(learning_curve / "curve.zip", corpus.heldout)
-        if learning_curve
-        else None,
+        learning_curve=curve,
         mix_densities=mix_densities,
         about=about,
+        notes=[f"{note}." for note in notes if note],
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from probattn.cli.printing import console, print_diagnosis
+from probattn.cli.printing import console, in_options, print_diagnosis
 
 CorpusArgument = Annotated[
     str, typer.Argument(metavar="CORPUS", help='"cmudict" or the path of a text file.')
@@ -66,6 +66,6 @@ def judge(fitted: Any, name: str, strict: bool, heldout: Any = None) -> None:
     else:
         verdict = fitted.verdict
         where = f" ({fitted.coordinates} coordinates)" if fitted.coordinates else ""
-        console.print(f"{fitted.method}{where}: {verdict}")
+        console.print(in_options(f"{fitted.method}{where}: {verdict}"))
     if strict and not verdict.converged:
         raise SystemExit(NOT_CONVERGED)

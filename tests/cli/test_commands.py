@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from probattn.cli import app
+from probattn.cli.printing import in_options
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.inference.fitting.run_directory import reserved
 
@@ -80,13 +81,29 @@ def test_compare_takes_other_texts_and_writes_figures(folder, tmp_path, capsys):
     assert "from other.txt" in capsys.readouterr().out
     found = json.loads((tmp_path / "report.json").read_text())
     assert list(found["detection"]) == ["shuffled", "reversed", "from other.txt"]
-    assert (
-        found["about"]["sequences from other.txt"]
-        == "3, and 2 left out: of the corpus itself, or not in its symbols"
-    )
+    assert found["about"]["sequences from other.txt"] == 3
+    unknown = "1 of 5 sequences of other.txt (20.0%) have a symbol that no training sequence has"
+    assert any(unknown in note for note in found["notes"])
     drawn = {path.stem for path in figures.iterdir()}
     assert {"scores", "calibration", "margins"} <= drawn
     assert len(list(figures.iterdir())) == 2 * len(drawn)
+
+
+@pytest.mark.filterwarnings("default:.*have a symbol that no training")
+def test_what_is_left_out_is_counted_where_it_is_read_and_in_the_report(tmp_path, capsys):
+    words = tmp_path / "rare.txt"
+    words.write_text(
+        "\n".join([*WORDS.split(), *(f"{letter}x" for letter in "abcdefghijklmnopqrstu")])
+    )
+    run, page = tmp_path / "run", tmp_path / "report.html"
+    assert call("fit", words, "--method", "map", "--out", run, *SMALL["map"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("have a symbol that no training sequence has, and are left out") == 1
+    sentence = said[said.index("rare.txt: ") + len("rare.txt: ") :].split("\n")[0]
+    assert call("compare", run, "--out", page) == 0
+    assert capsys.readouterr().out.count(sentence) == 1
+    assert page.read_text().count(sentence) == 1
+    assert json.loads((tmp_path / "report.json").read_text())["notes"] == [f"{sentence}."]
 
 
 def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
@@ -251,7 +268,46 @@ def test_env_tells_versions_devices_and_precision(capsys):
 )
 def test_help_gives_an_example(command, capsys):
     assert call(command, "--help") == 0
-    assert f"Example: probattn {command}" in capsys.readouterr().out.replace("`", "")
+    printed = capsys.readouterr().out
+    assert f"Example: probattn {command}" in printed.replace("`", "")
+    assert not set(printed) & set("{}")
+
+
+def test_the_usage_names_arguments_without_braces_and_errors_have_no_words_of_a_library(capsys):
+    assert call("fit", "words.txt", "--method", "mop", "--out", "new") == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "fit [OPTIONS] CORPUS " in printed
+    assert "Invalid value for '--method': 'mop' is not one of 'map'" in printed
+
+
+def test_bad_input_names_the_option_that_it_was_given_to(folder, capsys):
+    for option in ("--elsewhere", "--learning-curve"):
+        assert call("compare", folder / "map", option, folder / "none") == 2
+        assert capsys.readouterr().err.startswith(f"probattn: {option} {folder / 'none'}")
+
+
+def test_arguments_of_the_library_are_options_on_the_command_line():
+    said = in_options(
+        "a\x1b; `format=csv:COLUMN`, `train_size`,\n`keep_space=True` or `probattn env`"
+    )
+    assert said == "a\\x1b; --format csv:COLUMN, --train-size, --keep-space or `probattn env`"
+
+
+def test_one_margin_has_one_name(folder, capsys):
+    """`generate` shows with a token the margin of the position that predicts it, the one before."""
+    assert call("generate", folder / "map", "-n", "1", "--seed", "3", "--margins") == 0
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in row[1:-1]] for row in cells if len(row) > 3]
+    text = "".join(row[1] for row in rows if row[1] != "<end>")
+    assert call("margins", folder / "map", text) == 0
+    printed = capsys.readouterr().out
+    own = [line.split("│")[3].strip() for line in printed.splitlines() if line.count("│") > 3]
+    assert [row[3] for row in rows] == own[: len(rows)]
+
+
+def test_generate_names_the_margin_that_it_shows(folder, capsys):
+    assert call("generate", folder / "map", "-n", "1", "--margins") == 0
+    assert "margin before it" in " ".join(capsys.readouterr().out.split())
 
 
 BAD = {
@@ -374,7 +430,18 @@ BAD = {
     "given twice": (["compare", "{}/map", "{}/map"], "given twice"),
     "page is a folder": (["compare", "{}/map", "--out", "{}"], "is a folder"),
     "no learning curve": (["compare", "{}/map", "--learning-curve", "{}/none"], "no such file"),
-    "no other text": (["compare", "{}/map", "--elsewhere", "{}/none.txt"], "no such file"),
+    "no other text": (
+        ["compare", "{}/map", "--elsewhere", "{}/none.txt"],
+        "none.txt: no such file; expected the path of a text file",
+    ),
+    "device": (
+        ["fit", "/dev/null", "--method", "map", "--out", "{}/new"],
+        "/dev/null: is a device or a pipe, and no file",
+    ),
+    "no length": (
+        ["fit", "{}/words.txt", "--stream", "--method", "map", "--out", "{}/new"],
+        "running text needs one; give --length",
+    ),
     "foreign text": (
         ["compare", "{}/map", "--elsewhere", "{}/one.txt"],
         "at least two sequences in the symbols of",

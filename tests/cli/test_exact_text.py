@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -45,8 +46,9 @@ def test_the_terminal_shows_symbols_and_names(run, capsys):
     printed = capsys.readouterr().out
     keys = jax.random.split(jax.random.key(3), 5)
     drawn = [fit.model.generate(fit.params, 1, key=key).tokens[0] for key in keys]
+    assert "\x07" in "".join(corpus.decode(np.asarray(tokens)) for tokens in drawn)
     assert printed == "".join(f"{corpus.decode(np.asarray(tokens))}\n" for tokens in drawn).replace(
-        "\x07", ""
+        "\x07", "\\x07"
     )
     assert call("margins", run, "[/b]") == 0
     table = capsys.readouterr().out
@@ -71,6 +73,38 @@ def test_the_page_and_the_json_show_them(run, tmp_path, capsys):
     assert run.name in html.unescape(page)
     assert "<b>" not in page
     assert {score["name"] for score in found["scores"]} >= {run.name}
+
+
+CONTROLS = "\x1b\x07\r\t\x7f\x9b\u2028\u202e"
+
+
+def test_control_characters_are_seen_wherever_text_is_printed(tmp_path, capfd, monkeypatch):
+    """In words, in names of runs, of folders and of other texts, in tables, messages and pages."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    letters = ["a", "\x1b", "\x9b", "\u202e", "\t"]
+    words = ["a" + "".join(rng.choice(letters, 2)) + "a" for _ in range(80)]
+    Path("words.txt").write_text("\n".join(words))
+    Path("other\x1b.txt").write_text("a\x1ba\na\ta\na\x1b\x1b\x1b\x1b\x1b\x1ba\n")
+    run = "run\x1b[31m"
+    assert (
+        call("fit", "words.txt", "--method", "map", "--dim", 1, "--num-steps", 9, "--out", run) == 0
+    )
+    assert call("generate", run, "-n", 9) == 0
+    assert call("generate", run, "-n", 2, "--margins") == 0
+    assert call("margins", run, "a\x1b\ta") == 0
+    assert call("margins", run, "a\x1b\x07a") == 2
+    assert call("margins", f"no{CONTROLS}", "a") == 2
+    assert call("fit", "words.txt", "--method", f"m{CONTROLS}", "--out", "x") == 2
+    assert call("compare", run, "--elsewhere", "other\x1b.txt", "--out", "page.html") == 0
+    printed = "".join(capfd.readouterr())
+    assert "\\x1b[31m" in printed
+    assert "from other\\x1b.txt" in printed
+    assert not set(printed) & set(CONTROLS) - {"\r"}  # a progress bar goes back to the line's start
+    page = Path("page.html").read_text()
+    assert "run\\x1b[31m" in page
+    assert not set(page) & set(CONTROLS) - {"\t"}
+    assert list(json.loads(Path("page.json").read_text())["methods"]) == [run]
 
 
 @pytest.mark.parametrize("number", ["-1", "99999999999999999999"])

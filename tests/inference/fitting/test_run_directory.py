@@ -53,7 +53,7 @@ def test_nothing_in_it_executes_when_loaded(run):
 
 def test_an_existing_path_is_left_alone(run, fits, corpus):
     before = (run / "config.json").read_bytes()
-    with pytest.raises(InputError, match="exists already; choose another --out or remove it"):
+    with pytest.raises(InputError, match="exists already; choose another path or remove it"):
         save_run(run, fits["map"], corpus, {})
     assert (run / "config.json").read_bytes() == before
 
@@ -83,7 +83,7 @@ def test_a_path_that_was_made_meanwhile_is_left_alone(tmp_path, fits, corpus, mo
         write_arrays(*given)
 
     monkeypatch.setattr(run_directory, "write_arrays", slow)
-    with pytest.raises(InputError, match="exists already; choose another --out"):
+    with pytest.raises(InputError, match="exists already; choose another path"):
         save_run(made, fits["map"], corpus, {})
     assert [path.name for path in tmp_path.iterdir()] == ["map"]
     assert [path.name for path in made.iterdir()] == ["thesis.tex"]
