@@ -151,4 +151,6 @@ def disagreement(
 
 def _share(number: int, total: int) -> Measured:
     share = number / total
-    return Measured(share, float(np.sqrt(share * (1 - share) / total)))
+    # Of none or all, Wilson's limit at one standard error: the usual error would be 0.
+    error = 1 / (total + 1) if share in (0, 1) else float(np.sqrt(share * (1 - share) / total))
+    return Measured(share, error)

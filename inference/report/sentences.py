@@ -116,15 +116,15 @@ def _baselines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     ]
     best = max(baselines, key=lambda score: score.per_token.value)
     gains = {
-        score.name: ratio(score.log_probs - best.log_probs, comparison.heldout_counts)
+        score.name: ratio(best.log_probs - score.log_probs, comparison.heldout_counts)
         for score in comparison.scores
         if score.method != "baseline"
     }
     yield (
         "baseline",
         (
-            f"Against the {best.name} of the same sequences, in nats per token: "
-            f"{_list(gains, 'better', 'worse')}."
+            f"Loss minus that of the {best.name} of the same sequences, in nats per token: "
+            f"{_list(gains)}."
         ),
     )
 
@@ -183,7 +183,7 @@ def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if noise and others:
         one = noise[reference]
         at = one.levels.index(NOISE_SHOWN)
-        gaps = {name: one.minus(noise[name], at) for name in others}
+        gaps = {name: noise[name].minus(one, at) for name in others}
         alone = (
             f". Without averaging, the loss of {reference} is {one.loss[at]}"
             if one.averaged
@@ -191,23 +191,23 @@ def _robustness(comparison: Comparison) -> Iterator[tuple[str, str]]:
         )
         yield (
             "robustness",
-            f"Under embedding noise of {NOISE_SHOWN} root mean squares, against {reference}, in "
-            "nats per token, with all fits averaged over as many noises: "
-            f"{_list(gaps, 'better', 'worse')}{alone}.",
+            f"Loss under embedding noise of {NOISE_SHOWN} root mean squares minus that of "
+            f"{reference}, in nats per token, with all fits averaged over as many noises: "
+            f"{_list(gaps)}{alone}.",
         )
     typos = {
         kind: by_name for kind, by_name in comparison.robustness.items() if kind != EMBEDDING_NOISE
     }
     for name in others if typos else []:
         gaps = {
-            kind: by_name[reference].minus(by_name[name], -1) for kind, by_name in typos.items()
+            kind: by_name[name].minus(by_name[reference], -1) for kind, by_name in typos.items()
         }
         most = next(iter(typos.values()))[name].levels[-1]
         yield (
             "robustness",
             (
-                f"With {most} typos in each sequence, {name} against {reference}, in nats per "
-                f"token by kind of typo: {_list(gaps, 'better', 'worse')}."
+                f"Loss of {name} with {most} typos in each sequence minus that of {reference}, in "
+                f"nats per token by kind of typo: {_list(gaps)}."
             ),
         )
 
@@ -266,16 +266,13 @@ def _left_out(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "left out", f"{what}: {why}."
 
 
-def _list(gaps: Mapping[str, Measured], positive: str, negative: str) -> str:
-    """The differences as text, each with the word for its sign, or called noise."""
+def _list(gaps: Mapping[str, Measured]) -> str:
+    """Differences of losses as text, with the sign of the summary table and the word for it."""
     words = {
-        name: "the same within noise" if not gap.sure else (positive if gap.value > 0 else negative)
+        name: "the same within noise" if not gap.sure else ("worse" if gap.value > 0 else "better")
         for name, gap in gaps.items()
     }
-    return "; ".join(
-        f"{name} {words[name]}, by {_unsigned(gap)}" if gap.sure else f"{name} {words[name]}, {gap}"
-        for name, gap in gaps.items()
-    )
+    return "; ".join(f"{name} {words[name]}, {gap.signed}" for name, gap in gaps.items())
 
 
 def _percent(share: Measured) -> str:

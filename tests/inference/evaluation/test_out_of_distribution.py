@@ -7,7 +7,13 @@ from scipy.stats import norm
 
 from probattn import InputError
 from probattn.inference import detection, plot_detection, predict, reversed_order, shuffled
-from probattn.inference.evaluation.out_of_distribution import CURVE, _area
+from probattn.inference.evaluation.measured import Measured
+from probattn.inference.evaluation.out_of_distribution import (
+    CURVE,
+    Detection,
+    _area,
+    area_error,
+)
 
 
 def test_area_is_the_share_of_pairs_in_order():
@@ -29,6 +35,33 @@ def test_area_and_error_of_two_normals():
     np.testing.assert_allclose(
         errors.mean(), values.std(), rtol=0.1
     )  # 1,000 repetitions know it to 2.2 %
+
+
+@pytest.mark.parametrize(("number", "error"), [(6, 0.0958), (1000, 0.0005)])
+def test_an_area_without_a_pair_out_of_order_has_an_error(number, error):
+    """The limit solves Newcombe's equation for an area of 1, whose left side is (1 - a)^2."""
+    ours, theirs = np.arange(number), number + np.arange(number)
+    found, _ = _area(ours, theirs)
+    limit, others = 1 - found.error, number - 1
+    spread = 1 + others * (1 - limit) / (2 - limit) + others * limit / (1 + limit)
+    np.testing.assert_allclose(found.error**2, limit * (1 - limit) * spread / number**2, rtol=1e-6)
+    np.testing.assert_allclose(found.error, error, atol=1e-4)
+    assert _area(theirs, ours)[0].value == 0
+    np.testing.assert_allclose(_area(theirs, ours)[0].error, found.error, rtol=1e-9)
+
+
+def test_errors_do_not_fall_as_pairs_come_out_of_order():
+    ours = np.arange(6.0)
+    errors = [_area(ours, 5.5 - late + np.arange(6))[0].error for late in range(3)]
+    assert errors == sorted(errors)
+    assert errors[0] > 0.05
+
+
+def test_a_difference_of_areas_at_the_edge_has_an_error():
+    ours = theirs = np.ones(6)
+    area = Measured(1.0, area_error(ours, theirs))
+    one = Detection("map", "x", "surprise", area, ours, ours, theirs)
+    assert one.minus(one).error > 0.05
 
 
 def test_paired_difference_of_a_score_and_itself_is_nothing():

@@ -26,6 +26,20 @@ def texts(found):
     return [finding.text for finding in found]
 
 
+def test_a_difference_has_one_sign_in_tables_and_sentences(comparison, tmp_path):
+    rows = {row.figure: row.differences["posterior"] for row in comparison.answers}
+    comparison.save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    loss = comparison.answers[0].differences["posterior"]
+    assert f'<td>posterior \N{MINUS SIGN} map</td><td class="n">{loss.value:+.4f} ±' in page
+    noise = next(value for name, value in rows.items() if name.startswith("loss under noise"))
+    said = [one.text for one in findings(comparison) if one.topic == "robustness"]
+    assert f", {noise.signed}" in said[0]
+    assert "minus that of map" in said[0]
+    word = next(row for row in comparison.answers if row.differences["posterior"] is noise)
+    assert f"posterior {word.word('posterior').replace('within', 'the same within')}" in said[0]
+
+
 def test_scores_are_totals_over_totals(comparison, fits, corpus):
     counts = np.array(
         [1 + (row != 0).sum() if (row == 0).any() else len(row) for row in corpus.heldout]
@@ -163,8 +177,8 @@ def test_the_gain_over_the_baseline_is_paired(comparison, fits, corpus):
         }
         best = min(gains, key=lambda order: gains[order].sum())
         said = next(t for t in texts(findings(comparison)) if "of the same sequences" in t)
-        assert said.startswith(f"Against the {best} of the same sequences")
-        assert f"{abs(gains[best].sum() / counts.sum()):.3f}" in said.split(f"{name} ")[1]
+        assert said.startswith(f"Loss minus that of the {best} of the same sequences")
+        assert f", {-gains[best].sum() / counts.sum():+.3f}" in said.split(f"{name} ")[1]
 
 
 def test_unfinished_and_unconverged_runs_are_said_first(comparison, fits, corpus):
