@@ -156,7 +156,11 @@ def _jsonl(path: Path, text: str, field: str) -> list[Record]:
                     )
                 records.append(Record(f"line {number}", found[field]))
                 continue
-            got = f"the fields {', '.join(found) or 'none'}" if isinstance(found, dict) else "none"
+            got = (
+                f"the fields {', '.join(found) or 'none'}"
+                if isinstance(found, dict)
+                else "no object"
+            )
         raise InputError(
             f"{path}: line {number}: expected a JSON object with the field {field!r}, got {got}"
         )

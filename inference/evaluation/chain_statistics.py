@@ -42,8 +42,9 @@ def mixing(values: np.ndarray, groups: np.ndarray | None = None) -> Mixing:
         _mixing(np.asarray(values[first : first + AT_ONCE], float), groups)
         for first in range(0, len(values), AT_ONCE)
     ]
-    columns = zip(*parts, strict=True)
-    return Mixing(*(None if one[0] is None else np.concatenate(one) for one in columns))
+    rhat, bulk, tail = (np.concatenate([one[i] for one in parts]) for i in range(3))
+    nested = [one.nested for one in parts if one.nested is not None]
+    return Mixing(rhat, bulk, tail, np.concatenate(nested) if nested else None)
 
 
 def _mixing(values: np.ndarray, groups: np.ndarray | None) -> Mixing:

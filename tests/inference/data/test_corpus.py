@@ -229,7 +229,7 @@ def test_rows_without_a_sequence_are_counted(write, content, format, said):
         ("{", "no JSON: at column 2, expecting property name enclosed in double quotes"),
         ('{"b": 1, "c": 2}', "the fields b, c"),
         ("{}", "the fields none"),
-        ("[1]", "none"),
+        ('["a"]', "no object"),
         ("[" * 100_000, "a number or a nesting that is too long to be read"),
     ],
 )
