@@ -1,18 +1,19 @@
 """The sampler's metric: a linear change of coordinates `z = W w`, learned from gradients.
 
 Where the posterior of z is Gaussian, the second moment of the gradients of its log density is its
-precision matrix G, and with `W W^T = G^-1` that of w is spherical. Symmetries of the model say which
-entries of G are equal and which are 0: averaged over the group, G commutes with it. A rotation of
-the embeddings, for example, makes all their columns share one matrix, so that each draw counts as
-many times as there are columns, and few draws are enough. The metric changes the coordinates and
-not the density: once it is fixed, the sampler is exact.
+precision matrix G, and with `W W^T = G^-1` that of w is spherical. Symmetries of the model say
+which entries of G are equal and which are 0: averaged over the group, G commutes with it. A
+rotation of the embeddings, for example, makes all their columns share one matrix, so that each draw
+counts as many times as there are columns, and few draws are enough. The metric changes the
+coordinates and not the density: once it is fixed, the sampler is exact.
 
 Letters in shapes: r row of a block, c replica of a block, n all coordinates of z.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,9 @@ def blocks_of(
     """The blocks of a model's symmetries; one block of single rows for what it does not name.
 
     Args: shapes, name and shape of each array of z, in the order of the flat vector."""
-    named = model.metric_blocks() if isinstance(model, SymmetricModel) else ()
+    named: Sequence[Mapping[str, int]] = (
+        model.metric_blocks() if isinstance(model, SymmetricModel) else ()
+    )
     shape_of = dict(shapes)
     sizes = [math.prod(shape) for _, shape in shapes]
     first = dict(zip(shape_of, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
@@ -76,7 +79,7 @@ def unit_metric(blocks: tuple[Block, ...]) -> list[np.ndarray]:
     return [np.ones(b.rows) if b.is_diagonal else np.eye(b.rows) for b in blocks]
 
 
-def to_z(blocks: tuple[Block, ...], metric: Metric, w: jax.Array) -> jax.Array:
+def to_z(blocks: tuple[Block, ...], metric: Sequence[Any], w: Any) -> jax.Array:
     """`z = W w` of one flat vector [n]."""
     pieces: list[tuple[int, jax.Array]] = []
     for block, root in zip(blocks, metric, strict=True):
@@ -136,7 +139,7 @@ def next_metric(
     return found
 
 
-def _rows(block: Block, flat: jax.Array) -> jax.Array:
+def _rows(block: Block, flat: Any) -> Any:
     """The coordinates [n] of a block, as [r, c]."""
     parts = [
         flat[first : first + rows * block.replicas].reshape(rows, block.replicas)
@@ -146,7 +149,7 @@ def _rows(block: Block, flat: jax.Array) -> jax.Array:
     return join(parts)
 
 
-def _pieces(block: Block, rows: jax.Array) -> list[tuple[int, jax.Array]]:
+def _pieces(block: Block, rows: Any) -> list[tuple[int, Any]]:
     """(first coordinate, flat values) of each array of a block, from its rows [r, c]."""
     ends = np.cumsum([number for _, number in block.parts])
     return [

@@ -74,8 +74,8 @@ def sample_posterior(
             embeddings (num_sequences, length, dim).
         key: JAX random key.
         num_chains, num_warmup, num_samples: at least 1 each; samples are per chain.
-        sampler: "hmc", with trajectories of 1 to n steps at random, where n is how many they took to
-            turn back in warmup; or "nuts", the No-U-Turn sampler.
+        sampler: "hmc", with trajectories of 1 to n steps at random, where n is how many they took
+            to turn back in warmup; or "nuts", the No-U-Turn sampler.
         max_tree_depth: a draw takes at most 2^depth - 1 gradients.
         start: where chains start: "maps", at modes found independently from random points, one for
             each chain; "map", all at one mode; "prior", at draws from the prior; "random", near the

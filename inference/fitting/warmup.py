@@ -1,7 +1,7 @@
-"""Warmup in stages: each ends with a metric from the gradients of all chains, and pooled lengths."""
+"""Warmup in stages, each of which ends with a metric from gradients and lengths of all chains."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

@@ -34,8 +34,7 @@ def density_with_readout_at_rows(
     pasts: Sequence[Any],
     scale: float = 1.0,
 ) -> tuple[Float[Array, " n"], Float[Array, "n d"]]:
-    """`density_with_readout` at positions with the embedding `table[own]` and the past
-    `table[past]`.
+    """`density_with_readout` at positions whose embeddings and pasts are rows of a table.
 
     Args:
         attention: with the inclusive mask and neither position bias nor batch.
@@ -57,8 +56,8 @@ def density_with_readout_at_rows(
         shape = products.shape[2:]
         w = jnp.broadcast_to(rows.w[0], (strict.heads, *table.shape))
         # All that is averaged over a past, [h, k, f].
-        averaged = [w, left, right, products.reshape(*products.shape[:2], -1)]
-        averaged = jnp.concatenate(averaged, axis=-1)
+        parts = [w, left, right, products.reshape(*products.shape[:2], -1)]
+        averaged = jnp.concatenate(parts, axis=-1)
         query, key = rows.query[0][:, own], rows.key[0]  # [h, n, r], [h, k, r]
         first, found = 0, []
         for past in pasts:

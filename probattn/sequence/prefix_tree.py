@@ -7,6 +7,7 @@ depend on the prefix alone.
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -97,8 +98,7 @@ def prefix_tree(tokens: np.ndarray, vocab_size: int) -> PrefixTree:
         row_position=pairs[:, 1],
         own=np.array([path[-1] for path in of_path], np.int32),
         pasts=tuple(
-            _padded([path[:-1] for path in of_path[first:last]])
-            for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+            _padded([path[:-1] for path in of_path[first:last]]) for first, last in pairwise(bounds)
         ),
     )
 
