@@ -21,7 +21,7 @@ from probattn import (
     stability_margin,
 )
 from probattn.attention.batching import map_in_batches
-from probattn.checks import as_integer, in_default_float
+from probattn.checks import as_integer, as_key, in_default_float
 from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
@@ -261,7 +261,7 @@ class EmissionModel:
         with the smallest margin so far, x_t included. Log probabilities are estimates by the
         particle filter.
         """
-        return _generate(self, params, key, num_sequences)
+        return _generate(self, params, as_key(key), num_sequences)
 
     def embeddings(self, values: Params) -> Float[Array, "num_sequences length dim"]:
         """The embeddings, from the values of all sites in either coordinates."""

@@ -25,7 +25,7 @@ from probattn.attention.batching import in_pieces
 from probattn.attention.cached_mean import empty_cache, mean_step
 from probattn.attention.density_and_readout import density_with_readout
 from probattn.attention.density_at_rows import density_with_readout_at_rows
-from probattn.checks import as_integer
+from probattn.checks import as_integer, as_key
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
@@ -340,7 +340,7 @@ class LanguageModel:
         predicts the first token. The support token at t is the path position with the smallest
         margin so far.
         """
-        return _generate(self, self.process(params), key, num_sequences)
+        return _generate(self, self.process(params), as_key(key), num_sequences)
 
 
 def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:

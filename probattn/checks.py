@@ -3,6 +3,7 @@
 All floats become JAX's default float where they enter, float32, or float64 where jax_enable_x64 is
 set: loops and solvers need one type throughout, and a result then has the digits of that type."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -79,6 +80,25 @@ def as_data(value: Any) -> jax.Array:
                 "counted from 0; leave it out"
             )
     return jnp.asarray(array)
+
+
+def as_key(value: Any) -> jax.Array:
+    """`value` as one JAX random key; raw integers of `jax.random.PRNGKey` become a key.
+
+    Raises: InputError for anything else: a seed, None, a batch of keys."""
+    key = value
+    if isinstance(value, (jax.Array, np.ndarray)) and value.dtype == np.uint32:
+        with contextlib.suppress(TypeError, ValueError):  # not the shape of a key: refused below
+            key = jax.random.wrap_key_data(jnp.asarray(value))
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        got = f"an array of {value.dtype}" if hasattr(value, "dtype") else repr(value)
+        raise InputError(f"key: expected a random key such as jax.random.key(0), got {got}")
+    if key.ndim:
+        raise InputError(
+            f"key: expected one random key, got a batch of them of shape {key.shape}; give them "
+            "one by one"
+        )
+    return key
 
 
 def as_scale(value: Any, batch_shape: tuple[int, ...] = ()) -> jax.Array:

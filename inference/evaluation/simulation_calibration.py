@@ -15,7 +15,7 @@ from jaxtyping import Array
 from numpyro.handlers import seed, trace
 from numpyro.infer.hmc import hmc
 
-from probattn.checks import as_integer
+from probattn.checks import as_integer, as_key
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import CalibratedModel, NumPyroModel, require
 from probattn.inference.fitting.hessian import FLAT
@@ -148,7 +148,7 @@ def simulation_based_calibration(
     if method not in CALIBRATED_METHODS:
         raise InputError(f"method: expected one of {', '.join(CALIBRATED_METHODS)}, got {method!r}")
     settings = _Settings(method, num_sequences, num_samples, thinning, num_warmup, max_tree_depth)
-    keys = jax.random.split(key, num_simulations)
+    keys = jax.random.split(as_key(key), num_simulations)
     simulated = require("simulation_based_calibration", model, CalibratedModel)
     truth, draws, diverging = _simulate_and_sample(
         simulated, posterior_model or model, settings, keys

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import as_data, as_integer
+from probattn.checks import as_data, as_integer, as_key
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import place_data
 from probattn.inference.devices.sharding import split_model
@@ -41,7 +41,7 @@ def fit_ensemble(
     """
     started = time.perf_counter()
     as_integer("num_members", num_members, 2)
-    data, placement = as_data(data), place_data(devices)
+    data, key, placement = as_data(data), as_key(key), place_data(devices)
     starts = draw_start(split_model(model, placement), data, jax.random.split(key, num_members))
     ends, descent = find_modes(
         model,

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from probattn.attention.batching import map_in_batches
-from probattn.checks import as_data, as_integer
+from probattn.checks import as_data, as_integer, as_key
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import place_data
@@ -67,7 +67,7 @@ def fit_laplace(
     """
     started = time.perf_counter()
     as_integer("num_samples", num_samples)
-    data, placement = as_data(data), place_data(devices)
+    data, key, placement = as_data(data), as_key(key), place_data(devices)
     split = split_model(model, placement)
     starts = draw_start(split, data, jax.random.split(key, as_integer("num_starts", num_starts)))
     one = jax.tree.map(lambda leaf: leaf[0], starts)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from probattn.checks import as_data, as_integer
+from probattn.checks import as_data, as_integer, as_key
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import BoundedModel, NumPyroModel, name_of
 from probattn.inference.data.on_disk import Windows, scaled_log_density
@@ -121,7 +121,7 @@ def fit_map(
     started = time.perf_counter()
     as_integer("num_starts", num_starts)
     windows, placement = None, place_data(devices)
-    on_disk = data
+    on_disk, key = data, as_key(key)
     if batch_size is not None:
         _checked_batch(model, data, batch_size)
     if isinstance(data, np.memmap) and batch_size is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from probattn.checks import as_integer
+from probattn.checks import as_integer, as_key
 from probattn.errors import InputError
 from probattn.inference.contract import NumPyroModel, ParticleModel, require
 from probattn.sequence.tokens import check_tokens
@@ -63,7 +63,7 @@ def particle_log_prob(
         parameters, or parameters with different leading axes.
 
     Source: theory, section 9."""
-    number = as_integer("num_particles", num_particles, 2)
+    number, key = as_integer("num_particles", num_particles, 2), as_key(key)
     model = require("particle_log_prob", model, ParticleModel)
     tokens = check_tokens(tokens, model.vocab_size, model.length)
     priors = model.priors()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import as_data, as_integer
+from probattn.checks import as_data, as_integer, as_key
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.device_placement import Placement, place_chains
@@ -106,8 +106,7 @@ def sample_posterior(
         raise InputError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
     num_starts = check_start(start, num_chains, num_starts)
     placement = place_chains(num_chains, chain_method, devices)
-    data = as_data(data)
-    key = jax.random.wrap_key_data(key) if jnp.issubdtype(key.dtype, jnp.integer) else key
+    data, key = as_data(data), as_key(key)
     named = (
         start
         if isinstance(start, str)

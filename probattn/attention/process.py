@@ -14,7 +14,7 @@ from probattn.attention.attention import Attention
 from probattn.attention.jacobian import path_log_density
 from probattn.attention.transform import AttentionTransform
 from probattn.attention.uniqueness import require_strict
-from probattn.checks import as_integer, as_scale
+from probattn.checks import as_integer, as_key, as_scale
 from probattn.errors import InputError
 
 
@@ -120,7 +120,9 @@ class AttentionProcess(dist.Distribution):
         embedding and all later ones are NaN; on the fixed-point branch that is common. Raises:
         InputError where a draw may not be unique and no branch is named.
         """
-        noise = jax.random.normal(key, (*sample_shape, *self.batch_shape, *self.event_shape))
+        noise = jax.random.normal(
+            as_key(key), (*sample_shape, *self.batch_shape, *self.event_shape)
+        )
         return self.transform(self.scale[..., None, None] * noise)
 
     def log_prob(self, value: ArrayLike) -> Float[Array, "*shape"]:

@@ -16,7 +16,7 @@ from probattn.attention.batching import map_in_batches
 from probattn.attention.jacobian import jacobian_blocks, residuals
 from probattn.attention.transform import Equation, guarded_newton
 from probattn.attention.uniqueness import require_strict
-from probattn.checks import as_float_array, as_scale, in_default_float
+from probattn.checks import as_float_array, as_key, as_scale, in_default_float
 from probattn.errors import InputError
 
 CELLS = 8192  # number of cells of the grid in dimension 1
@@ -112,7 +112,9 @@ def expected_roots(
             f"{num_starts}"
         )
     padded = jnp.pad(past, ((0, -len(past) % PAST_MULTIPLE), (0, 0)))
-    count, balance = _count(attention, padded, len(past), scale, key, num_samples, num_starts)
+    count, balance = _count(
+        attention, padded, len(past), scale, as_key(key), num_samples, num_starts
+    )
     count, balance = np.asarray(count, float), np.asarray(balance)
     error = count.std(ddof=1) / math.sqrt(num_samples)
     return RootCount(float(count.mean()), float(error), float((balance != 1).mean()))

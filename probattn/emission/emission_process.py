@@ -10,7 +10,7 @@ from numpyro.distributions import Distribution
 from probattn.attention.attention import Attention
 from probattn.attention.batching import map_in_batches
 from probattn.attention.process import AttentionProcess
-from probattn.checks import as_float_array, as_integer, as_scale
+from probattn.checks import as_float_array, as_integer, as_key, as_scale
 from probattn.emission.particle_filter import Emission, Filtered, run_filter
 from probattn.errors import InputError
 from probattn.sequence.estimate import Estimate
@@ -74,7 +74,8 @@ class EmissionProcess(SequenceProcess):
         )
         emission = _checked(emission, length)
         self.next_token_logits, self.batched = None, True
-        self.params, self.key = emission, jax.random.key(0) if key is None else key
+        self.params = emission
+        self.key = jax.random.key(0) if key is None else as_key(key)
         self.length, self.vocab_size, self.end_token = length, emission.bias.shape[-1], END
         self.num_particles, self.cached_step, self.end_probability_bound = (
             num_particles,

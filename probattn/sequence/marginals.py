@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import as_integer
+from probattn.checks import as_integer, as_key
 from probattn.errors import InputError
 from probattn.sequence.enumeration import fold_sequences
 from probattn.sequence.estimate import Estimate, choose_exact, exact_estimate, frequencies
@@ -107,7 +107,7 @@ def _law(
             allowed = jnp.asarray(free)
         number = as_integer("num_samples", num_samples, 2)
         tokens, log_weight = draw(
-            process, jax.random.key(0) if key is None else key, number, last + 1, allowed
+            process, jax.random.key(0) if key is None else as_key(key), number, last + 1, allowed
         )
         law = frequencies(_cell(tokens, positions, vocab_size), cells, log_weight)
         total = jnp.exp(log_weight.max())  # 0 if no draw could take the given tokens

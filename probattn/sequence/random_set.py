@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from probattn.checks import as_integer
+from probattn.checks import as_integer, as_key
 from probattn.errors import InputError
 from probattn.sequence.enumeration import fold_sequences
 from probattn.sequence.estimate import (
@@ -187,7 +187,7 @@ def _subset(process: Any, subset: Any) -> Subset:
 
 def _draw(process: Any, num_samples: Any, key: Array | None, *guide: Any) -> tuple[Array, Array]:
     """Draws and their log weights; `guide` is `allowed` and `positions` of `draw`, or nothing."""
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0) if key is None else as_key(key)
     allowed, positions = guide or (None, None)
     return draw(process, key, as_integer("num_samples", num_samples, 2), positions, allowed)
 

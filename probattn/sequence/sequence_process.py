@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
-from probattn.checks import as_integer, in_default_float
+from probattn.checks import as_integer, as_key, in_default_float
 from probattn.errors import InputError
 from probattn.sequence.causality import check_causal, is_traced
 from probattn.sequence.marginals import conditional, marginal
@@ -148,7 +148,9 @@ class SequenceProcess(dist.Distribution):
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Int[Array, "*shape length"]:
         """Draws of shape `sample_shape + (length,)`: one scan over the positions."""
-        return draw(self, key, math.prod(sample_shape))[0].reshape(*sample_shape, self.length)
+        return draw(self, as_key(key), math.prod(sample_shape))[0].reshape(
+            *sample_shape, self.length
+        )
 
     def log_prob(self, value: Any) -> Float[Array, "*shape"]:
         """Log probability of each sequence or prefix of n <= length tokens, in nats.

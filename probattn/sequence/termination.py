@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from probattn.checks import as_integer
+from probattn.checks import as_integer, as_key
 from probattn.errors import InputError
 from probattn.sequence.enumeration import fold_sequences
 from probattn.sequence.estimate import (
@@ -56,7 +56,7 @@ def survival(
     allowed = jnp.broadcast_to(
         jnp.arange(process.vocab_size) != process.end_token, (n, process.vocab_size)
     )
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0) if key is None else as_key(key)
     return mean_weight(draw(process, key, as_integer("num_samples", num_samples, 2), n, allowed)[1])
 
 
