@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probattn.checks import as_integer, as_key
+from probattn.checks import as_data, as_integer, as_key
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import NumPyroModel
 from probattn.inference.devices.chain_sharding import over_chains
@@ -74,7 +74,7 @@ def sample_microcanonical(
     as_integer("num_warmup", num_warmup, 100)
     started = time.perf_counter()
     num_starts = check_start(start, num_chains, None)
-    data, placement = jnp.asarray(data), place_chains(num_chains, devices=devices)
+    data, placement = as_data(data), place_chains(num_chains, devices=devices)
     for_start, *for_chains = jax.random.split(as_key(key), num_chains + 1)
     shared = origins(num_chains, num_starts)
     points, gradients = start_points(

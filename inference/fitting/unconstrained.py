@@ -104,10 +104,22 @@ def draw_start(model: NumPyroModel, data: Any, keys: Array, prior: bool = False)
         prior: whether to draw from the prior; otherwise uniformly in (-2, 2).
 
     Returns: coordinates by name of site, with the points as the leading axis.
-    Raises: FitError if a hundred attempts at one of them fail.
+    Raises: InputError for data that the model refuses; FitError if a hundred attempts at one of
+        them fail.
     """
+    _show_data(model, data)
     points = [_one_start(model, prior, key, data) for key in keys]
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
+
+
+def _show_data(model: NumPyroModel, data: Any) -> None:
+    """Let the model check the values of the data, which it does not see where it is compiled."""
+
+    def run(key: Array) -> None:
+        refuse_reparam(model, data)
+        seed(model, key)(data)
+
+    jax.eval_shape(run, jax.random.key(0))
 
 
 def _one_start(model: NumPyroModel, prior: bool, key: Array, data: Any) -> Values:
@@ -129,7 +141,6 @@ def _one_start(model: NumPyroModel, prior: bool, key: Array, data: Any) -> Value
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=ONCE)
 def _attempt(model: NumPyroModel, prior: bool, key: Array, data: Any) -> tuple[Values, Array]:
     """One random point, and whether the density and its gradient are finite there."""
-    refuse_reparam(model, data)
     strategy = init_to_sample() if prior else init_to_uniform()
     sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
     refuse_params(sites)

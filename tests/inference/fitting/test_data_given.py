@@ -8,8 +8,14 @@ import xarray as xr
 
 from probattn import InputError
 from probattn.checks import as_data
-from probattn.inference import fit_ensemble, fit_laplace, fit_map, sample_posterior
-from probattn.models import LatentAttention
+from probattn.inference import (
+    fit_ensemble,
+    fit_laplace,
+    fit_map,
+    sample_microcanonical,
+    sample_posterior,
+)
+from probattn.models import EmissionModel, LanguageModel, LatentAttention, TransformerLM
 
 TOKENS = np.array([[1, 2, 0], [2, 1, 0]], np.int32)
 
@@ -47,9 +53,32 @@ def test_other_data_are_refused_in_one_sentence(data, message):
         as_data(data)
 
 
-@pytest.mark.parametrize("fit", [fit_map, fit_laplace, fit_ensemble, sample_posterior])
+FITS = [fit_map, fit_laplace, fit_ensemble, sample_posterior, sample_microcanonical]
+
+
+@pytest.mark.parametrize("fit", FITS)
 def test_every_fit_looks_at_its_data(fit):
     data = np.zeros((3, 2, 1))
     data[2, 1] = np.inf
     with pytest.raises(InputError, match="NaN or infinity in sequence 2"):
         fit(LatentAttention(1, 2), data, key=jax.random.key(0), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([[1, 2, 0], [1, 3, 0]], "tokens: expected ids 0 to 2, got 3"),
+        ([[1, 2, 0], [1, -1, 0]], "tokens: expected ids 0 to 2, got -1"),
+        ([[1, 2, 0], [1, 0, 2]], "tokens: after the end token 0 only 0 may follow"),
+    ],
+)
+@pytest.mark.parametrize("fit", FITS)
+def test_tokens_that_the_model_does_not_know_are_named_and_not_its_dimension(fit, tokens, message):
+    with pytest.raises(InputError, match=message):
+        fit(LanguageModel(3, 3, 1), tokens, key=jax.random.key(0), progress=False)
+
+
+@pytest.mark.parametrize("model", [TransformerLM(3, 3, 1, 1, 1), EmissionModel(3, 3, 1)])
+def test_every_model_looks_at_its_tokens_when_it_is_fitted(model):
+    with pytest.raises(InputError, match="tokens: expected ids 0 to 2, got 3"):
+        fit_map(model, [[1, 2, 0], [1, 3, 0]], key=jax.random.key(0), progress=False)
