@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from functools import cache, cached_property
@@ -128,7 +129,9 @@ class PosteriorStore(Run):
     first process alone accesses the files, and all get its result or its error. From `open` to
     `close` no other run can be opened in the folder."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: Any):
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise InputError(f"store: expected the path of a folder, got {path!r}")
         self.path = Path(path)
         self._held = contextlib.ExitStack()
 

@@ -359,3 +359,14 @@ def test_each_function_compiles_once(tmp_path, caplog):
 def test_nothing_in_it_executes_when_loaded(store):
     assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".json", ".zip"}
     assert PosteriorStore(store).config["format"] == 5
+
+
+@pytest.mark.parametrize("path", ["", b"store", 3, None])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(InputError, match=f"store: expected the path of a folder, got {path!r}"):
+        PosteriorStore(path)
+
+
+def test_no_path_is_refused_before_anything_is_sampled(corpus):
+    with pytest.raises(InputError, match="store: expected the path of a folder, got ''"):
+        sample(corpus, "")
