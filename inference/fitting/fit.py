@@ -235,6 +235,10 @@ class OnDemand(Mapping[str, np.ndarray]):
     def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
         return {**self, **other}
 
+    def __reduce__(self) -> tuple[type, tuple[dict[str, np.ndarray]]]:
+        """Another process gets the arrays themselves, since it may not have the file."""
+        return dict, (dict(self),)
+
 
 def _leaves(arrays: OnDemand) -> tuple[Any, Any]:
     return tuple(arrays.values()), tuple(arrays)

@@ -3,6 +3,7 @@ written."""
 
 import errno
 import json
+import pickle
 import shutil
 
 import jax
@@ -370,3 +371,9 @@ def test_what_is_no_path_is_refused(path):
 def test_no_path_is_refused_before_anything_is_sampled(corpus):
     with pytest.raises(InputError, match="store: expected the path of a folder, got ''"):
         sample(corpus, "")
+
+
+def test_a_fit_read_from_it_goes_whole_to_another_process(store, corpus, uninterrupted):
+    sent = pickle.dumps(load_posterior(MODEL, corpus.train, store=store))
+    shutil.rmtree(store)
+    assert_same(uninterrupted, pickle.loads(sent))
