@@ -61,7 +61,7 @@ def _point_guide(model: NumPyroModel, names: tuple[str, ...]) -> Callable:
 def initialiser(svi: SVI, sharding: Any) -> Callable:
     """The compiled function `starts, keys, data -> SVI states`, with the starts as leading axis."""
 
-    def begin(start: Values, key: Array, data: Array) -> Any:
+    def begin(start: Values, key: Array, data: Any) -> Any:
         named = {name + OF_GUIDE: value for name, value in start.items()}
         return svi.init(key, data, init_params=named)._replace(rng_key=key)
 

@@ -132,7 +132,7 @@ def test_too_few_particles_are_told_with_the_step(corpus):
     """Readouts as steep as 60 leave the prior of an embedding hardly a place."""
     params = drawn_from_the_prior(readout=np.array([[-60.0], [60.0], [0.0], [-60.0]]))
     with pytest.warns(
-        UserWarning, match=rf"of {NUM_PARTICLES} particles at position \d .*Raise num_particles"
+        UserWarning, match=rf"of {NUM_PARTICLES} particles at position \d .*Raise `num_particles`"
     ) as caught:
         found = particle_log_prob(
             MODEL, params, corpus.heldout, num_particles=NUM_PARTICLES, key=KEY
