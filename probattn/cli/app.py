@@ -1,7 +1,9 @@
 """The command line, which alone imports models, inference and the theory together."""
 
+import errno
 import functools
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,6 +54,9 @@ class Group(TyperGroup):
                 error.message = visible(said.removeprefix("Value error, "))  # type: ignore[attr-defined]
             raise
 
+
+# Errors of a disk or device that takes no more, wherever the output goes.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     name="probattn",
@@ -104,6 +109,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(error, 2)
     except FitError as error:
         _stop(error, 1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _stop_output(error)
+    finally:
+        _end_output()
+
+
+def _end_output() -> None:
+    """Write what is left of the output now: an error of it would be no message later."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
+        if error.errno == errno.EPIPE:  # who reads from a pipe may stop
+            raise SystemExit(1) from None
+        _stop_output(error)
+
+
+def _stop_output(error: OSError) -> None:
+    _stop(InputError(f"the output cannot be written ({error.strerror})"), 1)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

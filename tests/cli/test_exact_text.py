@@ -142,3 +142,26 @@ def test_what_a_terminal_cannot_show_is_replaced(run, tmp_path):
     )
     assert b"?" in generated.stdout
     assert b"Traceback" not in generated.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is full")
+@pytest.mark.parametrize("command", ["--help", "env"])
+def test_output_that_cannot_be_written_is_one_line(command):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "probattn", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "probattn: the output cannot be written (No space left on device)\n"
+
+
+def test_what_stops_reading_a_pipe_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "probattn", "env"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
