@@ -281,7 +281,8 @@ class EmissionModel:
         """Identified quantities, computed from the values of all sites.
 
             interaction        O A O^T of each head (heads, vocab, vocab), in ascending order of
-                               norm; rotations of u do not change it
+                               norm, with the mean row of O subtracted; neither rotations of u
+                               nor a shift of O change it
             value              the same for O V O^T
                                of more than 40 symbols, both for some pairs (`pairwise`)
             emitted            log p(x | u) of all sequences together, in nats
@@ -294,6 +295,7 @@ class EmissionModel:
         u, is_counted = self.embeddings(values), counted(tokens)
         attention = self.attention(values)
         readout = jnp.asarray(values["readout"], float)
+        readout = readout - readout.mean(0)  # a shift of all rows changes no probability
         margin = stability_margin(attention, u)
         log_det = stability_margin(attention, u, "log_det")
         return {

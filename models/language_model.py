@@ -284,33 +284,47 @@ class LanguageModel:
         return counted(tokens) & jnp.isneginf(density)
 
     def quantities(self, params: Params, tokens: Any) -> dict[str, Array]:
-        """Identified quantities: rotations of embeddings and the order of heads do not change them.
+        """Identified quantities: no symmetry of the density changes them (theory, section 6).
 
-            interaction         E A E^T of each head (heads, vocab, vocab), in ascending order of
+            interaction         F A F^T of each head (heads, vocab, vocab), in ascending order of
                                 norm
-            association         E O^T (vocab, vocab)
+            association         F O^T (vocab, vocab), with the mean row of O subtracted
                                 of more than 40 symbols, both for some pairs (`pairwise`)
-            singular_values     of the A of all heads (heads * dim,), in ascending order
+            bias                b minus its mean (vocab,)
             log_likelihood      of all sequences together, in nats
             log_det             sum of log |det J_t| over all positions that count
+        and, unless the barrier weight is 0, where the law of tokens leaves the basis of the
+        embeddings open,
+            singular_values     of the A of all heads (heads * dim,), in ascending order
             smallest_margin     over all positions that count
             support_position    mean over the sequences of the position of their support token
 
-        Source: theory, section 6.
+        Embeddings are identified up to a shift against the positions. The end token occurs at the
+        start alone, where only the sum with its position counts. So F has the row E_0 + P_0 for it,
+        and for the others those of E minus their mean.
         """
-        E, attention = jnp.asarray(params["embedding"], float), self.attention(params)
-        margin, is_counted = self.margins(params, tokens), counted(jnp.asarray(tokens))
+        attention = self.attention(params)
+        tokens, is_counted = jnp.asarray(tokens), counted(jnp.asarray(tokens))
+        E, P, O, b = (
+            jnp.asarray(params[name], float)
+            for name in ("embedding", "position", "readout", "bias")
+        )
+        F = jnp.concatenate([E[:1] + P[:1], E[1:] - E[1:].mean(0)])
+        association = pairwise("association", F, jnp.eye(self.dim)[None], O - O.mean(0), tokens)
         log_det = stability_margin(attention, self.path(params, tokens), "log_det")
-        tokens, readout = jnp.asarray(tokens), jnp.asarray(params["readout"], float)
-        association = pairwise("association", E, jnp.eye(self.dim)[None], readout, tokens)
-        return {
-            **pairwise("interaction", E, attention.interaction, E, tokens),
+        of_law = {
+            **pairwise("interaction", F, attention.interaction, F, tokens),
             **{name: value[0] for name, value in association.items()},
-            "singular_values": jnp.sort(
-                jnp.linalg.svd(attention.interaction, compute_uv=False).ravel()
-            ),
+            "bias": b - b.mean(),
             "log_likelihood": self.log_likelihood(params, tokens).sum(),
             "log_det": jnp.where(is_counted, log_det, 0).sum(),
+        }
+        if self.barrier_weight == 0:
+            return of_law
+        margin = self.margins(params, tokens)
+        singular = jnp.linalg.svd(attention.interaction, compute_uv=False)
+        return of_law | {
+            "singular_values": jnp.sort(singular.ravel()),
             "smallest_margin": jnp.nanmin(margin),
             "support_position": jnp.nanargmin(margin, axis=-1).mean(),
         }

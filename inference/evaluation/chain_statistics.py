@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.special import ndtri
-from scipy.stats import rankdata
+from scipy.stats import f, rankdata
 
 TAILS = (0.05, 0.95)
 AT_ONCE = 1000  # quantities, so that memory does not grow with their number
@@ -22,10 +22,16 @@ AT_ONCE = 1000  # quantities, so that memory does not grow with their number
 class Mixing(NamedTuple):
     """Statistics of each quantity, (quantities,) each; NaN where they are undefined.
 
-    `nested` is nested R-hat over groups of chains, None without groups.
+    Args:
+        rhat: rank-normalised R-hat.
+        chance: probability that converged chains, with the effective sizes that are found within
+            the chains, have this R-hat or a larger one.
+        bulk, tail: effective sample sizes.
+        nested: nested R-hat over groups of chains, None without groups.
     """
 
     rhat: np.ndarray
+    chance: np.ndarray
     bulk: np.ndarray
     tail: np.ndarray
     nested: np.ndarray | None
@@ -42,9 +48,9 @@ def mixing(values: np.ndarray, groups: np.ndarray | None = None) -> Mixing:
         _mixing(np.asarray(values[first : first + AT_ONCE], float), groups)
         for first in range(0, len(values), AT_ONCE)
     ]
-    rhat, bulk, tail = (np.concatenate([one[i] for one in parts]) for i in range(3))
+    rhat, chance, bulk, tail = (np.concatenate([one[i] for one in parts]) for i in range(4))
     nested = [one.nested for one in parts if one.nested is not None]
-    return Mixing(rhat, bulk, tail, np.concatenate(nested) if nested else None)
+    return Mixing(rhat, chance, bulk, tail, np.concatenate(nested) if nested else None)
 
 
 def _mixing(values: np.ndarray, groups: np.ndarray | None) -> Mixing:
@@ -53,6 +59,8 @@ def _mixing(values: np.ndarray, groups: np.ndarray | None) -> Mixing:
         scores = _normal_scores(halves)
         folded = _normal_scores(np.abs(halves - np.median(halves, (1, 2), keepdims=True)))
         rhat = _larger(_rhat(scores), _rhat(folded))
+        # R-hat is the larger of two: either may be large by chance.
+        chance = np.minimum(1, 2 * np.fmin(_chance(scores), _chance(folded)))
         limits = np.quantile(values, TAILS, axis=(1, 2))[..., None, None]
         low, high = (_effective_size(_halves((values <= limit).astype(float))) for limit in limits)
         bulk, tail = _effective_size(scores), np.where(high < low, high, low)
@@ -61,10 +69,11 @@ def _mixing(values: np.ndarray, groups: np.ndarray | None) -> Mixing:
             twice = np.concatenate([groups, groups])
             nested = _larger(_nested(scores, twice), _nested(folded, twice))
     unknown = np.isnan(values).any((1, 2))
-    rhat[unknown | (values.shape[1] < 2)] = bulk[unknown] = tail[unknown] = np.nan
+    undefined = unknown | (values.shape[1] < 2)
+    rhat[undefined] = chance[undefined] = bulk[unknown] = tail[unknown] = np.nan
     if nested is not None:
         nested[unknown] = np.nan
-    return Mixing(rhat, bulk, tail, nested)
+    return Mixing(rhat, chance, bulk, tail, nested)
 
 
 def _larger(bulk: np.ndarray, tail: np.ndarray) -> np.ndarray:
@@ -90,6 +99,26 @@ def _rhat(chains: np.ndarray) -> np.ndarray:
     between = draws * chains.mean(2).var(1, ddof=1)
     within = chains.var(2, ddof=1).mean(1)
     return np.sqrt((between / within + draws - 1) / draws)
+
+
+def _chance(halves: np.ndarray) -> np.ndarray:
+    """Probability that converged chains have at least this R-hat; halves are (q, m, t).
+
+    The variance of the m means of the halves, in units of what their autocorrelations let expect,
+    then follows the F distribution with m - 1 degrees of freedom and those of the expectation: the
+    draws over the width of the window in which autocorrelations are summed.
+    """
+    number, draws = halves.shape[1], halves.shape[2]
+    whole = np.concatenate(np.split(halves, 2, axis=1), axis=2)  # [q, m / 2, 2 t]
+    covariances = _autocovariances(whole).mean(1)
+    rho = covariances / covariances[:, :1]
+    pairs = rho[:, : draws * 2].reshape(len(rho), -1, 2).sum(2)
+    positive = np.logical_and.accumulate(pairs > 0, axis=1)
+    tau = 2 * np.where(positive, np.minimum.accumulate(pairs, axis=1), 0).sum(1) - 1
+    window = 4 * positive.sum(1) + 1  # lags on both sides of 0
+    between = _rhat(halves) ** 2 - (draws - 1) / draws  # variance of the means over that within
+    ratio = between * draws / np.maximum(tau, 1 / math.log10(number * draws))
+    return f.sf(ratio, number - 1, np.maximum(number * draws / window, 1))
 
 
 def _nested(chains: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -20,7 +20,11 @@ from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
 RHAT_LIMIT = 1.05
+CHANCE = 0.05  # below it the largest R-hat of a tier is not that of converged chains
 ESS_LIMIT = 100  # the Monte Carlo error of a mean is then a tenth of the posterior's spread
+# Of each quantity, for each half of a chain. With fewer, autocorrelations are not known well enough
+# to say how large R-hat is when chains have converged (tests/inference/evaluation).
+LEAST_ESS = 5
 LEAST_DRAWS = 4  # in each chain: R-hat and effective sample sizes split each chain in two
 BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails are explored slowly
 DEPTH_SHARE = 0.25  # a larger share of draws with trajectories cut short by tree depth is noted
@@ -38,17 +42,22 @@ class Tier:
         rhat: the largest rank-normalised R-hat; where chains share starts, the larger one of it
             and nested R-hat.
         rhat_of: name of the scalar with this R-hat.
+        chance: probability that, had all chains converged, one of the `count` R-hats were as
+            surprising as the most surprising one is (Bonferroni).
         ess_bulk, ess_tail: the smallest effective sample sizes of the bulk and of the tails.
         ess_of: name of the scalar with the smallest effective sample size of either kind.
+        below: how many scalars have an effective sample size below ESS_LIMIT.
     """
 
     name: str
     count: int
     rhat: float
     rhat_of: str
+    chance: float
     ess_bulk: float
     ess_tail: float
     ess_of: str
+    below: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class Diagnosis:
         num_starts: number of different start points.
         rhat, ess_bulk, ess_tail: R-hat and effective sample sizes of `quantity`.
         divergences: number of divergent draws in all chains.
+        outside: number of trajectories that met a point of density 0, the boundary of the local
+            domain, and were rejected; NUTS counts them among the divergent ones.
         steps_per_draw: mean number of gradients per draw.
         at_most_depth: share of trajectories that max_tree_depth cut short.
         bfmi: Bayesian fraction of missing information, the smallest over chains; NaN if unknown.
@@ -86,6 +97,7 @@ class Diagnosis:
     ess_bulk: float
     ess_tail: float
     divergences: int
+    outside: int
     steps_per_draw: float
     at_most_depth: float
     bfmi: float
@@ -140,13 +152,14 @@ def diagnose(
         start=fit.start,
         num_starts=len(set(fit.origins)) or chains,
         divergences=int(fit.stats["diverging"].sum()) if "diverging" in fit.stats else 0,
+        outside=int(fit.stats["outside"].sum()) if "outside" in fit.stats else 0,
         steps_per_draw=float(steps.mean()),
         at_most_depth=float(np.mean(fit.stats.get("reached_max_treedepth", 0.0))),
         bfmi=float(np.min(array_stats.bfmi(np.asarray(fit.stats["energy"]))))
         if enough
         else math.nan,
     )
-    verdict = _verdict(tiers, found)
+    verdict = _verdict(tiers, headline, found)
     if some := _pairs(identified):
         verdict = dataclasses.replace(verdict, notes=(*verdict.notes, some))
     return Diagnosis(
@@ -220,18 +233,19 @@ def _tier(name: str, columns: Mapping[str, np.ndarray], origins: tuple[int, ...]
     varying = {column: values for column, values in columns.items() if np.ptp(values) > 0}
     some = next(iter(columns.values()))
     if not varying or some.shape[1] < LEAST_DRAWS:
-        return Tier(name, len(varying), math.nan, "", math.nan, math.nan, "")
+        return Tier(name, len(varying), math.nan, "", math.nan, math.nan, math.nan, "", 0)
     names, values = list(varying), np.stack(list(varying.values()))
     # Nested R-hat needs several starts, each shared by the same number of chains.
     shared = len(origins) // max(len(set(origins)), 1)
     nests = 1 < len(set(origins)) < len(origins) and all(
         origins.count(one) == shared for one in origins
     )
-    rhat, bulk, tail, nested = mixing(values, np.array(origins) if nests else None)
+    rhat, chance, bulk, tail, nested = mixing(values, np.array(origins) if nests else None)
     # R-hat can be NaN where a quantity never changes within chains but differs between them.
     # Such chains do not mix at all.
-    rhat = np.where(np.isnan(rhat), np.inf, rhat)
+    rhat, chance = np.where(np.isnan(rhat), np.inf, rhat), np.where(np.isnan(rhat), 0, chance)
     if nested is not None:
+        chance = np.where((nested > rhat) & (nested > RHAT_LIMIT), 0, chance)
         rhat = np.fmax(rhat, nested)
     least = np.fmin(np.where(np.isnan(bulk), 0, bulk), np.where(np.isnan(tail), np.inf, tail))
     return Tier(
@@ -239,13 +253,20 @@ def _tier(name: str, columns: Mapping[str, np.ndarray], origins: tuple[int, ...]
         len(names),
         float(rhat.max()),
         names[int(rhat.argmax())],
+        float(min(1.0, len(names) * np.nanmin(chance))),
         float(np.nanmin(bulk)) if not np.isnan(bulk).all() else math.nan,
         float(np.nanmin(tail)) if not np.isnan(tail).all() else math.nan,
         names[int(least.argmin())],
+        int((least < ESS_LIMIT).sum()),
     )
 
 
-def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
+def _agrees(tier: Tier) -> bool:
+    """Whether the chains agree: R-hats are small, or as large as chance makes some of many."""
+    return tier.rhat <= RHAT_LIMIT or tier.chance >= CHANCE
+
+
+def _verdict(tiers: tuple[Tier, ...], headline: Tier, found: dict[str, Any]) -> Verdict:
     judged = [tier for tier in tiers if tier.name != "raw"] or list(tiers)
     findings, advice, notes = [], [], []
     few = found["draws"] < LEAST_DRAWS
@@ -253,32 +274,45 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
         findings.append(
             f"{found['draws']} draws a chain are too few to judge (at least {LEAST_DRAWS})."
         )
+    least_size = 2 * LEAST_ESS * found["chains"]
     for tier in () if few else judged:
-        if tier.count and not tier.rhat <= RHAT_LIMIT:
+        if not tier.count:
+            continue
+        if not _agrees(tier):
             findings.append(
                 f"R-hat of {tier.rhat_of or 'all'} ({tier.name}) is {tier.rhat:.3f} (limit "
-                f"{RHAT_LIMIT})."
+                f"{RHAT_LIMIT}); converged chains would show such a largest one of {tier.count} "
+                f"with probability {tier.chance:.2g}."
             )
-        elif tier.count and min(tier.ess_bulk, tier.ess_tail) < ESS_LIMIT:
-            size = min(tier.ess_bulk, tier.ess_tail)
+        elif tier.ess_bulk < least_size:
             findings.append(
-                f"The effective sample size of {tier.ess_of} ({tier.name}) is {size:.0f} "
-                f"(limit {ESS_LIMIT})."
+                f"The effective sample size of {tier.ess_of} ({tier.name}) is "
+                f"{min(tier.ess_bulk, tier.ess_tail):.0f}: below {least_size} R-hat cannot be "
+                "judged."
             )
-    if findings:
-        apart = not few and any(not tier.rhat <= RHAT_LIMIT for tier in judged)
-        advice.append(
-            "Give it more warmup and draws (num_warmup, num_samples)"
-            + (
-                "; if chains stay apart, they sit in different modes, and the spread between "
-                "them is real."
-                if apart
-                else "."
-            )
+        else:
+            if tier.rhat > RHAT_LIMIT:
+                notes.append(
+                    f"The largest R-hat of {tier.count} ({tier.name}) is {tier.rhat:.3f}: at their "
+                    "effective sample sizes converged chains show as surprising a one with "
+                    f"probability {tier.chance:.2g}."
+                )
+            if tier.below:
+                notes.append(
+                    f"{tier.below} of {tier.count} ({tier.name}) have an effective sample size "
+                    f"below {ESS_LIMIT}: their means have a Monte Carlo error above a tenth of the "
+                    "posterior's spread."
+                )
+    size = min(headline.ess_bulk, headline.ess_tail)
+    if not findings and headline.count and size < ESS_LIMIT:
+        findings.append(
+            f"The effective sample size of {headline.ess_of} is {size:.0f} (limit {ESS_LIMIT})."
         )
+    if findings:
+        advice.append("Give it more warmup and draws (num_warmup, num_samples).")
     raw = next((tier for tier in tiers if tier.name == "raw"), None)
-    if raw is not None and raw not in judged and (raw.rhat <= RHAT_LIMIT) != (not findings):
-        looks = "look converged" if raw.rhat <= RHAT_LIMIT else "have not converged"
+    if raw is not None and raw not in judged and _agrees(raw) != (not findings):
+        looks = "look converged" if _agrees(raw) else "have not converged"
         notes.append(
             f"Raw weights {looks} (R-hat {raw.rhat:.3f}), which symmetries make meaningless here."
         )
@@ -287,7 +321,7 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
             "All chains started from one point: their agreement says nothing about other modes."
         )
     if found["chains"] == 1:
-        notes.append("There is only one chain: R-hat compares its halves.")
+        notes.append("There is only one chain: R-hat needs at least two.")
     if found["draws"] < found["planned"]:
         notes.append(f"Unfinished: {found['draws']} of {found['planned']} draws a chain.")
     total = found["chains"] * found["draws"]
@@ -295,6 +329,11 @@ def _verdict(tiers: tuple[Tier, ...], found: dict[str, Any]) -> Verdict:
         cause = "; a step across the boundary is one cause"
         many = found["divergences"] > DIVERGED_SHARE * total
         notes.append(f"{found['divergences']} of {total} draws diverged{cause if many else ''}.")
+    if found["outside"]:
+        notes.append(
+            f"{found['outside']} of {total} trajectories met the boundary of the local domain, "
+            "where the density is 0, and were rejected, which is exact and no divergence."
+        )
     if found["at_most_depth"] > DEPTH_SHARE:
         notes.append(
             f"{found['at_most_depth']:.0%} of trajectories had the greatest length there was "

@@ -23,7 +23,7 @@ from probattn.inference.fitting.unconstrained import Values, constrain, potentia
 
 CHUNK_ITERATIONS = 50  # in one call of the compiled program, so what a killed run can lose
 SAMPLERS = ("hmc", "nuts")
-TARGET = 0.8  # acceptance at which the step size aims
+TARGET = 0.7  # acceptance at which the step size aims
 AVERAGING = 20  # trajectories over which a chain in warmup averages their length
 _first_average, _next_average = dual_averaging()
 
@@ -120,22 +120,22 @@ def chain_kernel(
             zero,
         )
 
-    def transition(chain: Chain, key: Array, data: Any, metric: Metric, tunes: Array) -> Any:
+    def transition(chain: Chain, key: Array, data: Any, metric: Metric, measure: Array) -> Any:
         of_w = energy(data, metric)
         if sampler == "nuts":
             return no_u_turn(of_w, chain.point, key, chain.step_size, max_tree_depth)
         longest, most = jnp.round(chain.longest).astype(int), 2**max_tree_depth - 1
-        return random_length_hmc(of_w, chain.point, key, chain.step_size, longest, most, tunes)
+        return random_length_hmc(of_w, chain.point, key, chain.step_size, longest, most, measure)
 
     def iterate(
         chain: Chain, data: Any, metric: Metric, settle: Array
     ) -> tuple[Chain, dict[str, Array]]:
         key, now = jax.random.split(chain.key)
         tunes = settle > 0
-        point, report = transition(chain, now, data, metric, tunes)
+        sums = tunes & (chain.done + 1 >= settle)
+        point, report = transition(chain, now, data, metric, sums)
         averaging = _next_average(TARGET - report.acceptance, chain.averaging)
         longest = chain.longest + (report.turn - chain.longest) / AVERAGING
-        sums = tunes & (chain.done + 1 >= settle)
         moments = jax.tree.map(
             lambda total, one: total + jnp.where(sums, one, 0),
             chain.moments,
@@ -145,7 +145,7 @@ def chain_kernel(
             point,
             key,
             jnp.where(tunes, jnp.exp(averaging[0]), chain.step_size),
-            jnp.where(tunes, longest, chain.longest),
+            jnp.where(sums, longest, chain.longest),
             averaging,
             chain.done + 1,
             moments,

@@ -34,7 +34,7 @@ from probattn.cli.shared import (
 )
 from probattn.errors import InputError
 
-DEMO_DRAWS = {False: (155, 155, 6), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
+DEMO_DRAWS = {False: (300, 500, 6), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
 DEMO_STEPS = {False: 3000, True: 200}
 
@@ -67,7 +67,7 @@ def demo(
         chains = {
             "num_warmup": num_warmup,
             "num_samples": num_samples,
-            "num_chains": 2,
+            "num_chains": 4,
             "max_tree_depth": depth,
         }
         # As many descents as chains, so that the chains' start points reuse the compiled program.

@@ -1,5 +1,7 @@
 """What each symmetry of a LanguageModel leaves alone (theory, section 6)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from probattn import stability_margin
 from probattn.models import LanguageModel, gauge
+from probattn.sequence.tokens import counted
 
 MODEL = LanguageModel(4, 6, 3, heads=2)
 TOKENS = np.random.default_rng(0).integers(1, 4, (20, 6))
@@ -46,6 +49,9 @@ MIXING = jax.random.normal(jax.random.key(3), (2, 3, 3)) + 2 * jnp.eye(3)
 SYMMETRIES = {
     "rotation": transformed(ROTATION),
     "shift of embeddings against positions": moved(embedding=SHIFT, position=-SHIFT),
+    "shift of the start against its position": moved(
+        embedding=jnp.zeros((4, 3)).at[0].set(SHIFT), position=jnp.zeros((6, 3)).at[0].set(-SHIFT)
+    ),
     "shift of the readout": moved(readout=SHIFT),
     "shift of the bias": moved(bias=0.7),
     "mixing of query and key": {
@@ -64,7 +70,7 @@ def outputs(params):
     path, attention = MODEL.path(params, TOKENS), MODEL.attention(params)
     return {
         "log_likelihood": MODEL.log_likelihood(params, TOKENS),
-        "log_det": stability_margin(attention, path, "log_det"),
+        "log_det": jnp.where(counted(TOKENS), stability_margin(attention, path, "log_det"), 0),
         "path_log_density": jnp.nan_to_num(MODEL.path_log_density(params, TOKENS)),
         "margins": jnp.nan_to_num(MODEL.margins(params, TOKENS)),
     }
@@ -75,6 +81,27 @@ def test_a_symmetry_leaves_law_and_path(name):
     before, after = outputs(PARAMS), outputs(SYMMETRIES[name])
     for output in LAW + PATH:
         np.testing.assert_allclose(after[output], before[output], rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", SYMMETRIES)
+def test_a_symmetry_leaves_what_is_identified(name):
+    before, after = (MODEL.quantities(one, TOKENS) for one in (PARAMS, SYMMETRIES[name]))
+    for quantity in before:
+        scale = float(abs(before[quantity]).max())
+        np.testing.assert_allclose(
+            after[quantity], before[quantity], rtol=ROUNDING, atol=ROUNDING * scale
+        )
+
+
+def test_without_a_barrier_a_change_of_basis_leaves_what_is_identified():
+    model = dataclasses.replace(MODEL, barrier_weight=0.0)
+    before, after = (model.quantities(one, TOKENS) for one in (PARAMS, transformed(STRETCH)))
+    assert not {"singular_values", "smallest_margin", "support_position"} & set(before)
+    for quantity in before:
+        scale = float(abs(before[quantity]).max())
+        np.testing.assert_allclose(
+            after[quantity], before[quantity], rtol=ROUNDING, atol=ROUNDING * scale
+        )
 
 
 def test_a_change_of_basis_leaves_the_law_of_tokens_and_no_margin():
@@ -101,7 +128,8 @@ def test_of_a_large_vocabulary_some_pairs_are_looked_at():
     found = jax.jit(model.quantities)(params, tokens)
     assert not {"interaction", "association"} & set(found)
     E, interaction = params["embedding"], model.attention(params).interaction
-    whole = jnp.einsum("vi,hij,wj->hvw", E, interaction, E)
+    F = jnp.concatenate([E[:1] + params["position"][:1], E[1:] - E[1:].mean(0)])
+    whole = jnp.einsum("vi,hij,wj->hvw", F, interaction, F)
     whole = whole[jnp.argsort(jnp.linalg.norm(whole, axis=(1, 2)))]
     occur = found["interaction of pairs that occur"]
     first, last = whole[:, tokens[0, 0], tokens[0, 1]], whole[:, tokens[-1, -2], tokens[-1, -1]]

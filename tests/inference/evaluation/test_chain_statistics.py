@@ -32,7 +32,8 @@ def test_they_are_those_of_one_after_the_other(chains, draws, monkeypatch):
     monkeypatch.setattr(chain_statistics, "AT_ONCE", 4)
     values = quantities(chains, draws)
     groups = np.array([0, 0, 1, 1]) if chains == 4 else None
-    found, each = mixing(values, groups), np.moveaxis(values, 0, -1)
+    statistics, each = mixing(values, groups), np.moveaxis(values, 0, -1)
+    found = [getattr(statistics, name) for name in ("rhat", "bulk", "tail", "nested")]
     expected = [
         array_stats.rhat(each, **AXES),
         array_stats.ess(each, method="bulk", **AXES),

@@ -73,7 +73,7 @@ def test_density_mean_and_gradients_are_those_of_whole_sequences(heads, rank):
         return jax.jit(jax.value_and_grad(weighted, (0, 1)))(attention, by_pair)
 
     # Sums of some twenty terms, each of a few dozen roundings.
-    tolerance = 1000 * jnp.finfo(float).eps
+    tolerance = 1000 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
     for one, other in zip(
         jax.tree.leaves(total(whole)), jax.tree.leaves(total(at_rows)), strict=True
     ):
