@@ -305,12 +305,13 @@ class LanguageModel:
         """
         attention = self.attention(params)
         tokens, is_counted = jnp.asarray(tokens), counted(jnp.asarray(tokens))
-        E, P, O, b = (
+        E, P, readout, b = (
             jnp.asarray(params[name], float)
             for name in ("embedding", "position", "readout", "bias")
         )
         F = jnp.concatenate([E[:1] + P[:1], E[1:] - E[1:].mean(0)])
-        association = pairwise("association", F, jnp.eye(self.dim)[None], O - O.mean(0), tokens)
+        readout = readout - readout.mean(0)
+        association = pairwise("association", F, jnp.eye(self.dim)[None], readout, tokens)
         log_det = stability_margin(attention, self.path(params, tokens), "log_det")
         of_law = {
             **pairwise("interaction", F, attention.interaction, F, tokens),
