@@ -92,6 +92,8 @@ def compare(
         raise InputError(
             f"{out}: is a folder; give the name of the page to write, such as {out}/report.html"
         )
+    if out.exists() and not out.is_file():
+        raise InputError(f"{out}: is a device or a pipe, and no file; give the name of the page")
     if figures is not None and figures.exists() and not figures.is_dir():
         raise InputError(f"{figures}: is no folder; give the name of one for --figures")
     about = {"command": command()}

@@ -165,3 +165,13 @@ def test_what_stops_reading_a_pipe_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_a_page_replaces_no_pipe_or_device(run, tmp_path, capsys):
+    pipe = tmp_path / "page"
+    os.mkfifo(pipe)
+    assert call("compare", run, "--out", pipe) == 2
+    assert (
+        "is a device or a pipe, and no file; give the name of the page" in capsys.readouterr().err
+    )
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
