@@ -408,7 +408,7 @@ def _given_prefixes(model: LanguageModel, tree: PrefixTree) -> Array:
         numpyro.factor("path", model.barrier_weight * (tree.totals * path).sum())
     normalisers = jax.nn.logsumexp(logits, axis=-1)
     numpyro.factor("tokens", (tree.counts * logits).sum() - (tree.totals * normalisers).sum())
-    return tree.tokens
+    return jnp.asarray(tree.tokens)
 
 
 @jax.jit(static_argnums=0)
