@@ -29,7 +29,7 @@ from probattn.checks import as_integer, as_key
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.priors import normal
-from probattn.sequence.prefix_tree import PrefixTree, prefix_tree
+from probattn.sequence.shared_prefixes import PrefixTree, prefix_tree
 from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
 
 Params = dict[str, Any]

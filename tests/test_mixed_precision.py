@@ -27,7 +27,7 @@ from probattn import (
 )
 from probattn.checks import as_float_array
 from probattn.models import EmissionModel, LanguageModel, LatentAttention, TransformerLM
-from probattn.sequence.prefix_tree import prefix_tree
+from probattn.sequence.shared_prefixes import prefix_tree
 
 KEY = jax.random.key(0)
 TOKENS = np.array([[1, 2, 0], [2, 1, 1]])

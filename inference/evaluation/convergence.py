@@ -16,19 +16,21 @@ from arviz_stats.base import array_stats
 from probattn.errors import InputError
 from probattn.inference.contract import IdentifiedModel, Model, ParticleModel
 from probattn.inference.evaluation.chain_statistics import mixing
-from probattn.inference.fitting.fit import Fit, over_draws
+from probattn.inference.fitting.fit import Fit, mixture_log_prob, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
 RHAT_LIMIT = 1.05
 CHANCE = 0.05  # below it the largest R-hat of a tier is not that of converged chains
 ESS_LIMIT = 100  # the Monte Carlo error of a mean is then a tenth of the posterior's spread
-# Of each quantity, for each half of a chain. With fewer, autocorrelations are not known well enough
-# to say how large R-hat is when chains have converged (tests/inference/evaluation).
-LEAST_ESS = 5
+# Of the smallest effective sample size of a tier, for each chain. Below, autocorrelations are not
+# known well enough to say how large R-hat is when chains have converged: of 1,000 AR(1) series with a
+# true size of 42 in four chains the smallest estimate is 10, and some 5 % of converged samples fail.
+LEAST_ESS = 4
 LEAST_DRAWS = 4  # in each chain: R-hat and effective sample sizes split each chain in two
 BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails are explored slowly
 DEPTH_SHARE = 0.25  # a larger share of draws with trajectories cut short by tree depth is noted
 DIVERGED_SHARE = 0.01  # for a larger share of divergent draws the note names a cause
+AXES = dict(chain_axis=0, draw_axis=1)
 JUDGED_SEQUENCES = 100  # sequences whose log probabilities are judged one by one
 
 
@@ -81,6 +83,9 @@ class Diagnosis:
         steps_per_draw: mean number of gradients per draw.
         at_most_depth: share of trajectories that max_tree_depth cut short.
         bfmi: Bayesian fraction of missing information, the smallest over chains; NaN if unknown.
+        monte_carlo_error: of the log probability that the mixture of all draws gives to all
+            sequences together, in nats: what other draws of the same posterior would change; NaN
+            where the model's likelihood is not known or draws are too few.
         tiers: those of raw, identified and predictive that the model has.
         verdict: whether the chains have converged, from the identified and predictive tiers if
             there are any, else from the raw one.
@@ -102,6 +107,7 @@ class Diagnosis:
     at_most_depth: float
     bfmi: float
     tiers: tuple[Tier, ...]
+    monte_carlo_error: float
     verdict: Verdict
 
 
@@ -129,7 +135,7 @@ def diagnose(
             "`verdict`"
         )
     chains, draws = fit.shape
-    quantity, predicted = _predictions(fit, data, log_prob)
+    quantity, predicted, per_sequence = _predictions(fit, data, log_prob)
     identified = _identified(fit)
     tiers = tuple(
         _tier(tier, values, fit.origins)
@@ -162,6 +168,13 @@ def diagnose(
     verdict = _verdict(tiers, headline, found)
     if some := _pairs(identified):
         verdict = dataclasses.replace(verdict, notes=(*verdict.notes, some))
+    error = math.nan if per_sequence is None else _predictive_error(per_sequence)
+    if per_sequence is not None and not math.isnan(error):
+        note = (
+            f"The predictive log probability of the {per_sequence.shape[-1]} sequences has a Monte "
+            f"Carlo error of {error:.2g} nats, from the finite number of draws."
+        )
+        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
     return Diagnosis(
         name,
         quantity,
@@ -169,6 +182,7 @@ def diagnose(
         ess_bulk=headline.ess_bulk,
         ess_tail=headline.ess_tail,
         tiers=tiers,
+        monte_carlo_error=error,
         verdict=verdict,
         **found,
     )
@@ -176,15 +190,16 @@ def diagnose(
 
 def _predictions(
     fit: Fit, sequences: Any, log_prob: np.ndarray | None
-) -> tuple[str, dict[str, np.ndarray]]:
+) -> tuple[str, dict[str, np.ndarray], np.ndarray | None]:
+    """What is predicted, the quantities that are judged, and log probabilities of each sequence."""
     if isinstance(fit.model, ParticleModel):
         quantity = "log probability of the training tokens given their embeddings"
         values = over_draws(
             type(fit.model).emitted, fit.model, {**fit.flat_draws(), **fit.flat_latents()}, fit.data
         )
-        return quantity, {quantity: values.reshape(fit.shape)}
+        return quantity, {quantity: values.reshape(fit.shape)}, None
     if not isinstance(fit.model, Model):
-        return "raw parameters", {}
+        return "raw parameters", {}, None
     quantity = (
         "training log probability"
         if sequences is None and log_prob is None
@@ -193,9 +208,21 @@ def _predictions(
     if log_prob is None:
         log_prob = fit.draw_log_prob(fit.data if sequences is None else sequences)
     total = {quantity: log_prob.sum(-1)}
-    return quantity, total | {
+    each = {
         f"sequence {i}": log_prob[..., i] for i in range(min(JUDGED_SEQUENCES, log_prob.shape[-1]))
     }
+    return quantity, total | each, log_prob
+
+
+def _predictive_error(log_prob: np.ndarray) -> float:
+    """Monte Carlo error of `sum_i log mean_d p_di`, from log probabilities (chains, draws, n).
+
+    To first order a draw moves the sum by `sum_i (p_di / mean_d p_di - 1)`, whose mean has the
+    error of an average of autocorrelated draws."""
+    if log_prob.shape[1] < LEAST_DRAWS:
+        return math.nan
+    moves = (np.exp(log_prob - mixture_log_prob(log_prob)) - 1).sum(-1)  # [chains, draws]
+    return float(array_stats.mcse(moves, method="mean", **AXES))
 
 
 def _identified(fit: Fit) -> dict[str, np.ndarray]:
@@ -274,7 +301,7 @@ def _verdict(tiers: tuple[Tier, ...], headline: Tier, found: dict[str, Any]) -> 
         findings.append(
             f"{found['draws']} draws a chain are too few to judge (at least {LEAST_DRAWS})."
         )
-    least_size = 2 * LEAST_ESS * found["chains"]
+    least_size = LEAST_ESS * found["chains"]
     for tier in () if few else judged:
         if not tier.count:
             continue

@@ -18,7 +18,7 @@ from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered, is_first, on_first
 from probattn.inference.devices.progress import Progress
 from probattn.inference.devices.sharding import condensed, replicate
-from probattn.inference.fitting.chain_kernel import (
+from probattn.inference.fitting.chain_program import (
     CHUNK_ITERATIONS,
     SAMPLERS,
     chain_kernel,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probattn.inference.fitting.chain_kernel import Chain
+from probattn.inference.fitting.chain_program import Chain
 from probattn.inference.fitting.metric import Block, next_metric, to_w, to_z
 
 SHARES = (1 / 3, 3 / 7, 5 / 21)  # of warmup: to leave the start; for the metric; for the step size

@@ -34,7 +34,7 @@ from probattn.cli.shared import (
 )
 from probattn.errors import InputError
 
-DEMO_DRAWS = {False: (300, 500, 7), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
+DEMO_DRAWS = {False: (250, 600, 7), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
 DEMO_STEPS = {False: 3000, True: 200}
 

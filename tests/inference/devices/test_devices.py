@@ -147,7 +147,7 @@ def test_chains_start_at_the_same_modes(monkeypatch):
 
 
 def test_a_run_goes_on_bit_for_bit_on_its_devices_and_on_no_others(tmp_path, monkeypatch):
-    for module in ("fitting.chain_kernel", "fitting.posterior"):
+    for module in ("fitting.chain_program", "fitting.posterior"):
         monkeypatch.setattr(f"probattn.inference.{module}.CHUNK_ITERATIONS", 4)
     whole = sample_posterior(Line(), LONG_DATA, num_chains=1, devices=2, **CHAINS)
     sample_posterior(Line(), LONG_DATA, num_chains=1, devices=2, store=tmp_path / "run", **CHAINS)

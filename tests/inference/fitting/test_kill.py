@@ -25,11 +25,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import numpy as np
 from probattn.inference import sample_posterior
 from probattn.inference.data import array_file
-from probattn.inference.fitting import chain_kernel
+from probattn.inference.fitting import chain_program
 from probattn.inference.fitting import posterior
 from probattn.models import LanguageModel
 
-chain_kernel.CHUNK_ITERATIONS = posterior.CHUNK_ITERATIONS = 20
+chain_program.CHUNK_ITERATIONS = posterior.CHUNK_ITERATIONS = 20
 store, kill = sys.argv[1], sys.argv[2]
 if kill != "never":
     number, moment = kill.split()

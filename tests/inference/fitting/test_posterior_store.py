@@ -14,7 +14,7 @@ from known import DATA, Line
 from probattn import FitError, InputError
 from probattn.inference import fit_map, load_posterior, resume_posterior, sample_posterior
 from probattn.inference.data import array_file
-from probattn.inference.fitting import chain_kernel, posterior, posterior_store
+from probattn.inference.fitting import chain_program, posterior, posterior_store
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.models import LanguageModel
 
@@ -34,7 +34,7 @@ SETTINGS = dict(
 @pytest.fixture(autouse=True, scope="module")
 def short_chunks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chain_kernel, "CHUNK_ITERATIONS", 10)
+        patch.setattr(chain_program, "CHUNK_ITERATIONS", 10)
         patch.setattr("probattn.inference.fitting.posterior.CHUNK_ITERATIONS", 10)
         yield
 
@@ -301,7 +301,7 @@ def test_a_full_disk_is_told_and_loses_no_chunk(tmp_path, corpus, uninterrupted,
     assert names(tmp_path / "store") == ["00000.zip", "00001.zip", "00002.zip"]
     monkeypatch.undo()
     # `undo` takes back what the module's fixture set too.
-    monkeypatch.setattr(chain_kernel, "CHUNK_ITERATIONS", 10)
+    monkeypatch.setattr(chain_program, "CHUNK_ITERATIONS", 10)
     monkeypatch.setattr("probattn.inference.fitting.posterior.CHUNK_ITERATIONS", 10)
     assert_same(uninterrupted, sample(corpus, tmp_path / "store"))
 

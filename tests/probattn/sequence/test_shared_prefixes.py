@@ -8,7 +8,7 @@ import pytest
 from probattn import Attention, path_log_density
 from probattn.attention.density_and_readout import density_with_readout
 from probattn.attention.density_at_rows import density_with_readout_at_rows
-from probattn.sequence.prefix_tree import prefix_tree
+from probattn.sequence.shared_prefixes import prefix_tree
 
 TOKENS = np.array(
     [[1, 2, 0, 0], [1, 2, 3, 0], [1, 2, 3, 0], [2, 1, 1, 1], [2, 1, 1, 3], [0, 0, 0, 0]]
