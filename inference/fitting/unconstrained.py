@@ -107,17 +107,18 @@ def draw_start(model: NumPyroModel, data: Any, keys: Array, prior: bool = False)
     Raises: InputError for data that the model refuses; FitError if a hundred attempts at one of
         them fail.
     """
-    _show_data(model, data)
+    _show_data(model, data, prior)
     points = [_one_start(model, prior, key, data) for key in keys]
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
 
 
-def _show_data(model: NumPyroModel, data: Any) -> None:
+def _show_data(model: NumPyroModel, data: Any, prior: bool) -> None:
     """Let the model check the values of the data, which it does not see where it is compiled."""
 
     def run(key: Array) -> None:
         refuse_reparam(model, data)
-        seed(model, key)(data)
+        strategy = init_to_sample() if prior else init_to_uniform()
+        substitute(seed(model, key), substitute_fn=strategy)(data)
 
     jax.eval_shape(run, jax.random.key(0))
 
