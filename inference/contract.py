@@ -66,7 +66,11 @@ class CalibratedModel(IdentifiedModel, Protocol):
 
 @runtime_checkable
 class BoundedModel(Protocol):
-    """A model whose density is 0 outside a domain; a failed fit names the position outside."""
+    """A model whose density may be 0 outside a domain; a failed fit names the position outside."""
+
+    @property
+    def has_boundary(self) -> bool:
+        """Whether parameters outside the domain exist: without a cap, and with a barrier."""
 
     def outside_domain(self, params: Params, data: Any, /) -> Array:
         """Whether det J_t <= 0 at each position, boolean (num_sequences, length)."""

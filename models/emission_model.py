@@ -156,6 +156,17 @@ class EmissionModel:
             priors["lag_bias"] = normal(1.0, heads, self.length - 1)
         return priors
 
+    def metric_blocks(self) -> tuple[dict[str, int], ...]:
+        """Parameters and embeddings that rotations exchange, for the sampler's metric."""
+        blocks = (
+            {"readout": 1, "origin": 0},
+            {self.latents[0]: 2},  # a row for each position of each sequence
+            {"query": 0, "key": 0},
+            {"value": 0},
+            {"bias": 1},
+        )
+        return (*blocks, {"lag_bias": 2}) if self.length > 1 else blocks
+
     def __call__(self, tokens: Any = None, num_sequences: int | None = None) -> Array:
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)

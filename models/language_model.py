@@ -272,6 +272,11 @@ class LanguageModel:
         margin = stability_margin(self.attention(params), self.path(params, tokens))
         return jnp.where(counted(tokens), margin, jnp.nan)
 
+    @property
+    def has_boundary(self) -> bool:
+        """Whether the joint is -inf for some parameters: without a cap, and with a barrier."""
+        return self.contraction is None and self.barrier_weight > 0
+
     def outside_domain(self, params: Params, tokens: Any) -> Bool[Array, "... length"]:
         """Whether a position counts and has `det J_t <= 0`, so that the joint is -inf.
 

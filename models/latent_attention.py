@@ -192,6 +192,11 @@ class LatentAttention:
         """Stability margin `sigma_min(J_t)` of each position."""
         return stability_margin(self.attention(params), self._checked(embeddings))
 
+    @property
+    def has_boundary(self) -> bool:
+        """Whether the density is 0 for some parameters: without a cap."""
+        return self.contraction is None
+
     def outside_domain(self, params: Params, embeddings: Any) -> Bool[Array, "... length"]:
         """Whether a position is outside the local domain (`det J_t <= 0`), where the density is 0.
 

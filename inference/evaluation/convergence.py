@@ -23,8 +23,8 @@ RHAT_LIMIT = 1.05
 CHANCE = 0.05  # below it the largest R-hat of a tier is not that of converged chains
 ESS_LIMIT = 100  # the Monte Carlo error of a mean is then a tenth of the posterior's spread
 # Of the smallest effective sample size of a tier, for each chain. Below, autocorrelations are not
-# known well enough to say how large R-hat is when chains have converged: of 1,000 AR(1) series with a
-# true size of 42 in four chains the smallest estimate is 10, and some 5 % of converged samples fail.
+# known well enough to say how large R-hat is when chains have converged. Of 1,000 AR(1) series with
+# a true size of 42 in four chains the smallest estimate is 10.
 LEAST_ESS = 4
 LEAST_DRAWS = 4  # in each chain: R-hat and effective sample sizes split each chain in two
 BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails are explored slowly

@@ -52,7 +52,9 @@ class Block:
 def blocks_of(
     model: NumPyroModel, shapes: Sequence[tuple[str, tuple[int, ...]]]
 ) -> tuple[Block, ...]:
-    """The blocks of a model's symmetries; one block of single rows for what it does not name.
+    """The blocks of a model's symmetries, and of what it does not name.
+
+    The latter is one block with a row for each coordinate; beyond MOST_ROWS a block for each array.
 
     Args: shapes, name and shape of each array of z, in the order of the flat vector."""
     named: Sequence[Mapping[str, int]] = (
@@ -68,10 +70,10 @@ def blocks_of(
         name = next(iter(block))
         found.append(Block(parts, math.prod(shape_of[name]) // rows[name]))
     rest = [name for name in shape_of if not any(name in block for block in named)]
-    if rest:
-        parts = tuple((first[name], math.prod(shape_of[name])) for name in rest)
-        found.append(Block(parts, 1))
-    return tuple(found)
+    parts = tuple((first[name], math.prod(shape_of[name])) for name in rest)
+    if sum(rows for _, rows in parts) > MOST_ROWS:
+        return (*found, *(Block((part,), 1) for part in parts))
+    return (*found, Block(parts, 1)) if parts else tuple(found)
 
 
 def unit_metric(blocks: tuple[Block, ...]) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from probattn.checks import as_data, as_integer, as_key
 from probattn.errors import FitError, InputError
-from probattn.inference.contract import NumPyroModel
+from probattn.inference.contract import BoundedModel, NumPyroModel
 from probattn.inference.devices.chain_sharding import over_chains
 from probattn.inference.devices.device_placement import Placement, place_chains
 from probattn.inference.devices.multihost import gathered
@@ -57,7 +57,8 @@ def sample_microcanonical(
         progress: show progress of the descent to the modes; the chains show none.
 
     Raises:
-        InputError: as `sample_posterior`, or BlackJAX is not installed.
+        InputError: as `sample_posterior`; BlackJAX is not installed; a model with a boundary (no
+            contraction cap).
         FitError: a step or the tuning was not finite. BlackJAX alone would refuse such a step
             without a message.
 
@@ -72,6 +73,12 @@ def sample_microcanonical(
     ).items():
         as_integer(name, value)
     as_integer("num_warmup", num_warmup, 100)
+    if isinstance(model, BoundedModel) and model.has_boundary:
+        raise InputError(
+            "microcanonical: expected a model without a boundary, got one whose local domain ends "
+            "where det J_t = 0, which no step may cross; use the contraction cap "
+            "(contraction=0.9), or sample_posterior"
+        )
     started = time.perf_counter()
     num_starts = check_start(start, num_chains, None)
     data, placement = as_data(data), place_chains(num_chains, devices=devices)

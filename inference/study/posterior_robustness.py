@@ -37,7 +37,7 @@ def compare_under_disturbance(
         plain, barrier: the model without the barrier and with it.
         data, heldout: training and held-out tokens, (num_sequences, length).
         num_members: of the ensemble.
-        num_warmup, num_samples: of each of the posterior's two chains.
+        num_warmup, num_samples: of each of the posterior's four chains.
         seed: of all fits.
 
     Returns: a dictionary with, among others,
@@ -55,7 +55,7 @@ def compare_under_disturbance(
         BARRIER: fit_map(barrier, data, **quiet),
         ENSEMBLE: fit_ensemble(barrier, data, num_members=num_members, **quiet),
         POSTERIOR: sample_posterior(
-            barrier, data, num_chains=2, num_warmup=num_warmup, num_samples=num_samples, **quiet
+            barrier, data, num_chains=4, num_warmup=num_warmup, num_samples=num_samples, **quiet
         ),
     }
     curves: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from probattn.cli.printing import console, print_comparison
 from probattn.cli.runs import (
     TRAIN_SIZE,
     Method,
+    Sampler,
     Start,
     command,
     compare_runs,
@@ -179,10 +180,20 @@ def fit(
         int | None, typer.Option(help="Modes of an ensemble, default 5.")
     ] = None,
     num_warmup: Annotated[
-        int | None, typer.Option(help="Warmup iterations, per chain, default 500.")
+        int | None,
+        typer.Option(help="Warmup iterations, per chain, default 300 (microcanonical 5000)."),
     ] = None,
     num_samples: Annotated[int | None, typer.Option(help="Draws, per chain, default 500.")] = None,
     num_chains: Annotated[int | None, typer.Option(help="Chains, default 4.")] = None,
+    sampler: Annotated[
+        Sampler | None,
+        typer.Option(
+            help=(
+                "Posterior: Hamiltonian Monte Carlo with trajectories of random length (default), "
+                "or the No-U-Turn sampler."
+            )
+        ),
+    ] = None,
     max_tree_depth: Annotated[
         int | None, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw, default 8.")
     ] = None,
@@ -232,6 +243,7 @@ def fit(
             num_warmup=num_warmup,
             num_samples=num_samples,
             num_chains=num_chains,
+            sampler=sampler,
             max_tree_depth=max_tree_depth,
             start=start,
             num_starts=num_starts,

@@ -130,12 +130,12 @@ def learning_curve(
         int | None,
         typer.Option(help="MAP: most optimiser steps, default 4000; fewer once at rest."),
     ] = None,
-    num_warmup: Annotated[int, typer.Option(help="Posterior: warmup iterations, per chain.")] = 150,
-    num_samples: Annotated[int, typer.Option(help="Posterior: draws, per chain.")] = 150,
-    num_chains: Annotated[int, typer.Option(help="Posterior: chains.")] = 2,
+    num_warmup: Annotated[int, typer.Option(help="Posterior: warmup iterations, per chain.")] = 250,
+    num_samples: Annotated[int, typer.Option(help="Posterior: draws, per chain.")] = 300,
+    num_chains: Annotated[int, typer.Option(help="Posterior: chains.")] = 4,
     max_tree_depth: Annotated[
         int, typer.Option(help="Posterior: at most 2^depth - 1 gradients a draw.")
-    ] = 6,
+    ] = 7,
     seed: SeedOption = 0,
 ) -> None:
     """Fit by MAP and by posterior at growing training sizes, with one held-out set.

@@ -35,6 +35,13 @@ class Start(StrEnum):
     random = "random"
 
 
+class Sampler(StrEnum):
+    """How the posterior is sampled."""
+
+    hmc = "hmc"
+    nuts = "nuts"
+
+
 class CalibratedMethod(StrEnum):
     """Methods that `calibrate` takes."""
 
@@ -149,6 +156,7 @@ def method_settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
         },
         Method.posterior: {
             **chains,
+            "sampler": "sampler",
             "max_tree_depth": "max_tree_depth",
             "start": "start",
             "num_starts": "num_starts",

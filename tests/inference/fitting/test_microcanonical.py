@@ -108,3 +108,8 @@ def test_without_blackjax_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install \"probattn\[blackjax\]\""):
         sample_microcanonical(Cliff(), np.zeros(1), key=KEY)
+
+
+def test_a_model_with_a_boundary_is_refused_at_once():
+    with pytest.raises(InputError, match=r"without a boundary.*contraction=0\.9"):
+        sample_microcanonical(LanguageModel(4, 5, 1), np.zeros((3, 5), int), key=KEY)
