@@ -186,7 +186,7 @@ def main(
         "dim, 64 sequences of 16, rank = dim": along("dim", DIMS, rank=None),
         "sequences of length 16, dim 4": along("number", SEQUENCES, dim=4),
     }
-    curves["draws and chains, a posterior by NUTS"] = sampling(console)
+    curves["draws and chains, a posterior"] = sampling(console)
     table = Table("along", "what", "slope of time", "slope of memory")
     for title, lines in curves.items():
         for name, line in lines.items():

@@ -1,6 +1,7 @@
 from .contract import AttentionModel as AttentionModel
 from .contract import BoundedModel as BoundedModel
 from .contract import CalibratedModel as CalibratedModel
+from .contract import CondensedModel as CondensedModel
 from .contract import FactoredModel as FactoredModel
 from .contract import GenerativeModel as GenerativeModel
 from .contract import IdentifiedModel as IdentifiedModel
@@ -8,6 +9,7 @@ from .contract import LayeredModel as LayeredModel
 from .contract import Model as Model
 from .contract import ParticleModel as ParticleModel
 from .contract import PathModel as PathModel
+from .contract import SymmetricModel as SymmetricModel
 from .contract import TokenModel as TokenModel
 from .data.corpus import Corpus as Corpus
 from .data.corpus import load_corpus as load_corpus

@@ -313,9 +313,8 @@ def _verdict(tiers: tuple[Tier, ...], headline: Tier, found: dict[str, Any]) -> 
             )
         elif tier.ess_bulk < least_size:
             findings.append(
-                f"The effective sample size of {tier.ess_of} ({tier.name}) is "
-                f"{min(tier.ess_bulk, tier.ess_tail):.0f}: below {least_size} R-hat cannot be "
-                "judged."
+                f"The smallest bulk effective sample size ({tier.name}) is {tier.ess_bulk:.0f}: "
+                f"below {least_size} R-hat cannot be judged."
             )
         else:
             if tier.rhat > RHAT_LIMIT:
@@ -353,7 +352,7 @@ def _verdict(tiers: tuple[Tier, ...], headline: Tier, found: dict[str, Any]) -> 
         notes.append(f"Unfinished: {found['draws']} of {found['planned']} draws a chain.")
     total = found["chains"] * found["draws"]
     if found["divergences"]:
-        cause = "; a step across the boundary is one cause"
+        cause = "" if found["outside"] else "; a step across the boundary is one cause"
         many = found["divergences"] > DIVERGED_SHARE * total
         notes.append(f"{found['divergences']} of {total} draws diverged{cause if many else ''}.")
     if found["outside"]:

@@ -32,7 +32,7 @@ class Fit:
     Args:
         model: a NumPyro model. Log probabilities need one with `log_likelihood(params, data)`, such
             as LanguageModel and LatentAttention.
-        method: "map", "laplace", "ensemble", "posterior" (by NUTS) or "microcanonical".
+        method: "map", "laplace", "ensemble", "posterior" or "microcanonical".
         data: the training data, sequences first: tokens (num_sequences, length), or embeddings
             (num_sequences, length, dim).
         draws: parameters by name with leading axes (chains, draws); (1, 1) for a MAP.

@@ -73,15 +73,15 @@ def sample_microcanonical(
     ).items():
         as_integer(name, value)
     as_integer("num_warmup", num_warmup, 100)
+    started = time.perf_counter()
+    num_starts = check_start(start, num_chains, None)
+    data, placement = as_data(data), place_chains(num_chains, devices=devices)
     if isinstance(model, BoundedModel) and model.has_boundary:
         raise InputError(
             "microcanonical: expected a model without a boundary, got one whose local domain ends "
             "where det J_t = 0, which no step may cross; use the contraction cap "
             "(contraction=0.9), or sample_posterior"
         )
-    started = time.perf_counter()
-    num_starts = check_start(start, num_chains, None)
-    data, placement = as_data(data), place_chains(num_chains, devices=devices)
     for_start, *for_chains = jax.random.split(as_key(key), num_chains + 1)
     shared = origins(num_chains, num_starts)
     points, gradients = start_points(

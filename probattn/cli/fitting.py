@@ -110,7 +110,8 @@ def fit(
         typer.Option(
             help=(
                 "One mode; a Gaussian around it; several modes; or draws from the posterior, by "
-                "NUTS or by microcanonical Langevin dynamics (needs the extra blackjax)."
+                "Hamiltonian Monte Carlo or by microcanonical Langevin dynamics (needs the extra "
+                "blackjax)."
             )
         ),
     ],

@@ -49,6 +49,8 @@ class Walled:
     """The same without minibatches, and of density 0 above 0.8, so that steps towards the mode run
     into a wall."""
 
+    has_boundary = True
+
     def __call__(self, tokens):
         theta = numpyro.sample("theta", dist.Normal(0, 2))
         numpyro.factor("wall", jnp.where(theta < 0.8, 0.0, -jnp.inf))

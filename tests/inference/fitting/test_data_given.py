@@ -75,7 +75,7 @@ def test_every_fit_looks_at_its_data(fit):
 @pytest.mark.parametrize("fit", FITS)
 def test_tokens_that_the_model_does_not_know_are_named_and_not_its_dimension(fit, tokens, message):
     with pytest.raises(InputError, match=message):
-        fit(LanguageModel(3, 3, 1), tokens, key=jax.random.key(0), progress=False)
+        fit(LanguageModel(3, 3, 1, contraction=0.9), tokens, key=jax.random.key(0), progress=False)
 
 
 @pytest.mark.parametrize("model", [TransformerLM(3, 3, 1, 1, 1), EmissionModel(3, 3, 1)])
