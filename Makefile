@@ -9,7 +9,7 @@ LIMIT = 2400
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --session-timeout $(LIMIT)
 
 help:
-	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (some 3 minutes)"
+	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (3 to 5 minutes)"
 	@echo "make test         the default tests: theory and models in float32 and in float64, the rest in one (some 20 minutes)"
 	@echo "make test-fast    of these the theory and the models in float32, without fits and filters (2 to 3 minutes)"
 	@echo "make test-NAME    another job of tests/where.py: slow, notebooks, site, examples, kill, processes, studies"
