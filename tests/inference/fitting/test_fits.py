@@ -6,16 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from known import DATA, Conjugate, Impossible, Line
-from numpyro.infer.hmc import hmc
+from numpyro.infer.hmc_util import dual_averaging
+from scipy.linalg import sqrtm
 
 from probattn import FitError, InputError
 from probattn.inference import sample_posterior
 from probattn.inference.devices.device_placement import place_chains
+from probattn.inference.fitting.chain_program import AVERAGING, TARGET, chain_kernel
 from probattn.inference.fitting.chain_starts import start_points
 from probattn.inference.fitting.fit import Fit
 from probattn.inference.fitting.posterior import _refuse_failure, _refuse_stuck
+from probattn.inference.fitting.transitions import Point, no_u_turn, random_length_hmc
 from probattn.inference.fitting.unconstrained import constrain, potential
+from probattn.inference.fitting.warmup import FIRST_LONGEST, FIRST_STEP
 
 KEY = jax.random.key(0)
 
@@ -195,41 +200,103 @@ def test_a_posterior_starts_where_a_map_ended(fits, corpus):
     np.testing.assert_allclose(there["bias"], fits["map"].params["bias"], rtol=1e-5)
 
 
-def test_chunks_are_the_kernel_one_iteration_after_the_other():
-    """A twin without chunks, chains or store: NumPyro's kernel, stepped by hand from the same start
-    with the same keys."""
-    model, data = Line(), jnp.asarray(DATA)
+@pytest.fixture
+def small_chunks(monkeypatch):
+    for module in ("chain_program", "posterior"):
+        monkeypatch.setattr(f"probattn.inference.fitting.{module}.CHUNK_ITERATIONS", 5)
+    chain_kernel.cache_clear()
+    yield
+    chain_kernel.cache_clear()
+
+
+@pytest.mark.parametrize("sampler", ["hmc", "nuts"])
+def test_chunks_are_transitions_one_after_the_other(sampler, small_chunks):
+    """A twin without chunks, blocks or store: one transition after the other from the same start
+    with the same keys, in three stages of warmup whose metric is a matrix over all coordinates.
+
+    Every stage takes more than one chunk."""
+    model, data, most = Line(), jnp.asarray(DATA), 2
     fit = sample_posterior(
         model,
         data,
         key=KEY,
         num_chains=2,
-        num_warmup=20,
-        num_samples=3,
-        max_tree_depth=2,
+        num_warmup=25,
+        num_samples=8,
+        sampler=sampler,
+        max_tree_depth=most,
         start="random",
         progress=False,
     )
-    for_start, *for_chains = jax.random.split(KEY, 3)
+    for_start, *keys = jax.random.split(KEY, 3)
     start, gradients = start_points(model, data, for_start, "random", 2, False)
-    initialise, transition = hmc(potential(model, data), algo="NUTS")
-    step = jax.jit(transition)
-    for chain, key in enumerate(for_chains):
-        z = {name: value[chain] for name, value in start.items()}
-        state = initialise(z, 20, max_tree_depth=2, rng_key=key)
-        for _ in range(20):
-            state = step(state)
-            gradients += int(state.num_steps)
-        for draw in range(3):
-            state = step(state)
-            slopes = constrain(model, data, state.z)["slopes"]
-            # The program is another one, and up to 70 leapfrog steps magnify its rounding; a wrong
-            # key would be off by 1.
+    of_z, chains = potential(model, data), range(2)
+    unravel = ravel_pytree({name: value[0] for name, value in start.items()})[1]
+    z = [
+        np.array([start["offset"][chain], *start["slopes"][chain]]) for chain in chains
+    ]  # in the order of names
+
+    @jax.jit
+    def begin(root, w):
+        value, gradient = jax.value_and_grad(lambda w: of_z(unravel(root @ w)))(w)
+        return Point(w, value, gradient)
+
+    @jax.jit
+    def step(root, point, key, step_size, longest, measure):
+        def of_w(w):
+            return of_z(unravel(root @ w))
+
+        if sampler == "nuts":
+            return no_u_turn(of_w, point, key, step_size, most)
+        return random_length_hmc(of_w, point, key, step_size, longest, 2**most - 1, measure)
+
+    first, update = dual_averaging()
+    root, step_size, longest = np.eye(3), FIRST_STEP, FIRST_LONGEST
+    # of each stage the iterations, and the first of them whose gradients and lengths count
+    for iterations, counts in ((8, 4), (11, 5), (6, 3)):
+        moments, turns, means = [], [], []
+        for chain in chains:
+            point = begin(root, jnp.linalg.solve(root, z[chain]))
+            own_step, own_longest = step_size, longest
+            averaging = first(jnp.log(2 * step_size))
+            for i in range(1, iterations + 1):
+                keys[chain], now = jax.random.split(keys[chain])
+                point, report = step(
+                    root, point, now, own_step, round(float(own_longest)), i >= counts
+                )
+                gradients += int(report.num_steps)
+                averaging = update(TARGET - report.acceptance, averaging)
+                own_step = jnp.exp(averaging[0])
+                if i >= counts:
+                    own_longest += (report.turn - own_longest) / AVERAGING
+                    moments.append(np.outer(point.gradient, point.gradient))
+                    turns.append(int(report.turn))
+            means.append(float(averaging[1]))
+            z[chain] = np.asarray(root @ point.w)
+        step_size, longest = np.exp(np.mean(means)), np.mean(turns)
+        if iterations != 6:
+            moment, number = np.mean(moments, axis=0), len(moments)
+            spread = np.diag(np.sqrt(np.diag(moment)))
+            share = 3 / (3 + number)
+            correlation = np.linalg.inv(spread) @ moment @ np.linalg.inv(spread)
+            root = root @ np.linalg.inv(
+                np.real(sqrtm((1 - share) * correlation + share * np.eye(3))) @ spread
+            )
+            step_size *= np.sqrt(np.trace(moment) / 3)
+    for chain in chains:
+        point = begin(root, jnp.linalg.solve(root, z[chain]))
+        for draw in range(8):
+            keys[chain], now = jax.random.split(keys[chain])
+            point, report = step(root, point, now, step_size, round(longest), False)
+            slopes = constrain(model, data, unravel(root @ point.w))["slopes"]
+            # The programs are others, whose rounding the step sizes of warmup magnify; a wrong key
+            # would be off by 1.
             np.testing.assert_allclose(
                 fit.draws["slopes"][chain, draw], slopes, rtol=1e-6, atol=1e-6
             )
-            assert fit.stats["n_steps"][chain, draw] == state.num_steps
-            gradients += int(state.num_steps)
+            assert fit.stats["n_steps"][chain, draw] == report.num_steps
+            gradients += int(report.num_steps)
+    np.testing.assert_allclose(fit.stats["step_size"], step_size, rtol=1e-6)
     assert fit.gradients == gradients
 
 
