@@ -299,6 +299,32 @@ def test_quantities_are_blind_to_the_order_of_heads():
         )  # sums of some ten terms of order 10
 
 
+def shifted(params, site, by):
+    """Other parameters of the same law: the end token begins each path and occurs nowhere else."""
+    if site == "start":
+        away = params["embedding"].at[0].add(by), params["position"].at[0].add(-by)
+    elif site == "embedding":
+        away = params["embedding"].at[1:].add(by), params["position"].at[1:].add(-by)
+    else:
+        return params | {site: params[site] + by}
+    return params | dict(zip(("embedding", "position"), away, strict=True))
+
+
+@pytest.mark.parametrize("site", ["start", "embedding", "readout", "bias"])
+def test_quantities_are_blind_to_shifts_that_the_law_does_not_see(site):
+    model = LanguageModel(4, 4, 2)
+    params = random_params(model, size=0.4)
+    by = jnp.asarray([0.7, -1.1]) if site != "bias" else 0.7
+    laws, quantities = [], []
+    for one in (params, shifted(params, site, by)):
+        laws.append(compute(model, ("log_likelihood", "path_log_density"), one, TOKENS))
+        quantities.append(model.quantities(one, TOKENS))
+    # Sums of some ten terms of order 10.
+    np.testing.assert_allclose(*laws, rtol=0, atol=1e-4)
+    for name, value in quantities[0].items():
+        np.testing.assert_allclose(quantities[1][name], value, rtol=0, atol=1e-4, err_msg=name)
+
+
 def test_embeddings_looked_up_as_products_are_the_same_model():
     gathered, multiplied = LanguageModel(4, 4, 3), LanguageModel(4, 4, 3, one_hot=True)
     params = random_params(gathered, size=0.4)

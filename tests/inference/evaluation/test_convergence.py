@@ -130,6 +130,28 @@ def test_a_good_sample_has_converged():
     assert not short.verdict.converged
 
 
+def test_the_largest_of_many_is_judged_by_its_law():
+    """Of 99 slow sequences in two chains some have an R-hat above 1.05 by chance, which is a note;
+    the sum is that of a fast one. If one sequence differs between the chains it is a finding."""
+    rng = np.random.default_rng(0)
+    log_prob = rng.normal(size=(2, 200, 100))
+    for t in range(1, 200):
+        log_prob[:, t, 1:] = 0.8 * log_prob[:, t - 1, 1:] + 0.6 * log_prob[:, t, 1:]
+    log_prob[..., 0] *= 100
+    fit, data = sampled(log_prob[..., 0]), np.repeat(DATA, 25, axis=0)
+    found = diagnose(fit, data, log_prob=log_prob / 100)
+    predictive = found.tiers[1]
+    assert predictive.rhat > 1.05
+    assert predictive.chance > 0.05
+    assert found.verdict.converged
+    assert any(note.startswith("The largest R-hat of 101") for note in found.verdict.notes)
+    log_prob[1, :, 17] += 5
+    found = diagnose(fit, data, log_prob=log_prob / 100)
+    assert found.tiers[1].rhat_of == "sequence 17"
+    assert not found.verdict.converged
+    assert found.verdict.findings[0].startswith("R-hat of sequence 17 (predictive) is")
+
+
 def test_chains_that_share_a_start_are_nested():
     """Within each start the chains agree, between the two they do not: nested R-hat sees it, and
     one start is labelled."""
