@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.special import fdtrc
 
-from probattn.inference.evaluation.chain_statistics import mixing
+from probattn.inference.evaluation.chain_statistics import _chance, mixing
 
 REPEATS, QUANTITIES = 20, 1000
 
@@ -52,3 +53,26 @@ def test_the_chance_of_one_quantity_is_uniform():
     below = chance < 0.7  # chances are cut at 1
     expected = np.arange(1, QUANTITIES + 1) / QUANTITIES
     assert abs(chance - expected)[below].max() < 0.05
+
+
+@pytest.mark.parametrize(("rho", "chains"), [(0.0, 2), (0.7, 3)])
+def test_the_chance_follows_the_formula(rho, chains):
+    """A twin with loops: the variance of the means of the 2 c halves of c chains, over that of a
+    mean of autocorrelated draws, against an F law with 2 c - 1 degrees of freedom."""
+    draws = 40  # of a half
+    for series in autoregressive(np.random.default_rng(3), rho, chains, 2 * draws, 5):
+        halves = np.array([*series[:, :draws], *series[:, draws:]])
+        covariance = np.zeros(2 * draws)
+        for chain in series - series.mean(1, keepdims=True):
+            for lag in range(2 * draws):
+                covariance[lag] += (chain[: 2 * draws - lag] * chain[lag:]).sum()
+        correlation = covariance / covariance[0]
+        tau, pairs, least = -1.0, 0, np.inf
+        while (pair := correlation[2 * pairs] + correlation[2 * pairs + 1]) > 0:
+            least = min(least, pair)
+            tau += 2 * least
+            pairs += 1
+        within = np.mean([half.var(ddof=1) for half in halves])
+        ratio = np.var([half.mean() for half in halves], ddof=1) / (within * tau / draws)
+        expected = fdtrc(2 * chains - 1, 2 * chains * draws / (4 * pairs + 1), ratio)
+        np.testing.assert_allclose(_chance(halves[None]), [expected], rtol=1e-9)
