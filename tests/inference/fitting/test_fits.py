@@ -137,7 +137,7 @@ def test_no_fit_returns_a_finite_number_for_tokens_it_cannot_score(fits):
 @pytest.mark.parametrize("method", [None, "batches", "vectorised"])
 def test_chains_are_the_same_wherever_they_run(method):
     settings = dict(
-        num_chains=4, num_warmup=30, num_samples=8, max_tree_depth=3, start="random", progress=False
+        num_chains=4, num_warmup=20, num_samples=8, max_tree_depth=3, start="random", progress=False
     )
     fit = sample_posterior(Line(), DATA, key=KEY, chain_method=method, **settings)
     assert fit.shape == (4, 8)
@@ -145,7 +145,10 @@ def test_chains_are_the_same_wherever_they_run(method):
     placed = place_chains(4, method)
     assert (placed.num_devices, placed.method) == (2, method or "batches")
     other = sample_posterior(Line(), DATA, key=KEY, chain_method="batches", **settings)
-    np.testing.assert_allclose(fit.draws["slopes"][:, 0], other.draws["slopes"][:, 0], rtol=1e-6)
+    # Programs differ by rounding, which the step sizes of warmup magnify; slopes are of order 1.
+    first, again = (one.draws["slopes"][:, 0] for one in (fit, other))
+    np.testing.assert_allclose(first, again, rtol=0, atol=1e-6)
+    assert np.abs(first).max() > 0.1
 
 
 def test_placement_says_where_chains_run():
