@@ -33,7 +33,7 @@ def summary(fit) -> dict[str, dict[str, float]]:
     Interactions have heavy tails: a short run that misses them has too small a standard deviation
     and too small an estimate of its error. Quantiles have neither trouble.
     """
-    found = over_draws(MODEL.quantities, fit.flat_draws(), TOKENS)
+    found = over_draws(type(MODEL).quantities, MODEL, fit.flat_draws(), TOKENS)
     numbers = {}
     for name, values in found.items():
         draws = values.reshape(*fit.shape, -1).astype(float)

@@ -171,13 +171,13 @@ def effective(model: Any, run: Run, heldout: np.ndarray) -> dict[str, float]:
     a sampler can help."""
     names = list(model.priors())
     flat = {name: run.draws[name].reshape(-1, *run.draws[name].shape[2:]) for name in names}
-    quantities = over_draws(model.quantities, flat, heldout)
+    quantities = over_draws(type(model).quantities, model, flat, heldout)
     identified = [
         quantities[name].reshape(len(flat["bias"]), -1) for name in ("interaction", "association")
     ]
     tiers = {
         "identified": np.concatenate(identified, axis=1),
-        "predictive": over_draws(model.log_likelihood, flat, heldout),
+        "predictive": over_draws(type(model).log_likelihood, model, flat, heldout),
     }
     found = {}
     for tier, columns in tiers.items():

@@ -76,13 +76,13 @@ def sample_microcanonical(
     started = time.perf_counter()
     num_starts = check_start(start, num_chains, None)
     data, placement = as_data(data), place_chains(num_chains, devices=devices)
+    for_start, *for_chains = jax.random.split(as_key(key), num_chains + 1)
     if isinstance(model, BoundedModel) and model.has_boundary:
         raise InputError(
             "microcanonical: expected a model without a boundary, got one whose local domain ends "
             "where det J_t = 0, which no step may cross; use the contraction cap "
             "(contraction=0.9), or sample_posterior"
         )
-    for_start, *for_chains = jax.random.split(as_key(key), num_chains + 1)
     shared = origins(num_chains, num_starts)
     points, gradients = start_points(
         model, data, for_start, start, num_starts, progress, placement.for_starts
