@@ -90,7 +90,7 @@ def test_a_study_leaves_runs_and_a_curve(finished, words):
         np.testing.assert_array_equal(fitted.data, whole.train[: int(size)])
         np.testing.assert_array_equal(corpus.heldout, whole.heldout)
         assert fitted.model.dim == 1
-    assert load_run(finished / "posterior-5")[0].shape == (2, 60)
+    assert load_run(finished / "posterior-5")[0].shape == (4, 60)
     assert load_run(finished / "map-5")[2]["settings"]["num_steps"] == 30
     curve = load_curve(finished / "curve.zip", whole.heldout)
     assert curve.sizes.tolist() == [5, 10]
