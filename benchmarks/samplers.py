@@ -42,7 +42,7 @@ class Run(NamedTuple):
     gradients: float
 
 
-def probattn_nuts(model: Any, data: Any, key: Any, number: int, start: str) -> Run:
+def probattn_hmc(model: Any, data: Any, key: Any, number: int, start: str) -> Run:
     fit = sample_posterior(
         model,
         data,
@@ -207,8 +207,8 @@ def main(
     model = LanguageModel(len(corpus.symbols), corpus.length, dim=4)
     data = jnp.asarray(corpus.train)
     samplers: dict[str, Callable] = {
-        "probattn": partial(probattn_nuts, start="maps"),
-        "probattn, started at random": partial(probattn_nuts, start="random"),
+        "probattn": partial(probattn_hmc, start="maps"),
+        "probattn, started at random": partial(probattn_hmc, start="random"),
         "plain NumPyro, depth 6": partial(plain_numpyro, depth=DEPTH),
         "plain NumPyro": partial(plain_numpyro, depth=10),
     }

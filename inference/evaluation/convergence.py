@@ -165,16 +165,14 @@ def diagnose(
         if enough
         else math.nan,
     )
-    verdict = _verdict(tiers, headline, found)
-    if some := _pairs(identified):
-        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, some))
+    verdict, more = _verdict(tiers, headline, found), [_pairs(identified)]
     error = math.nan if per_sequence is None else _predictive_error(per_sequence)
     if per_sequence is not None and not math.isnan(error):
-        note = (
+        more.append(
             f"The predictive log probability of the {per_sequence.shape[-1]} sequences has a Monte "
             f"Carlo error of {error:.2g} nats, from the finite number of draws."
         )
-        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, note))
+    verdict = dataclasses.replace(verdict, notes=(*verdict.notes, *filter(None, more)))
     return Diagnosis(
         name,
         quantity,

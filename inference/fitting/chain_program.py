@@ -67,14 +67,12 @@ class Kernel(NamedTuple):
             `number`, and 0 after it. `settle` is 0 in sampling; in warmup the iteration of the
             stage, from 1, from which gradients and lengths are summed up.
         values: `z, data -> values of all sites`, for the z of a chunk.
-        ravel: of z by name, without chains, to its vector.
     """
 
     blocks: tuple[Block, ...]
     begin: Callable
     chunk: Callable
     values: Callable
-    ravel: Callable
 
 
 @lru_cache(maxsize=8)
@@ -162,9 +160,11 @@ def chain_kernel(
                 lambda buffer, value: buffer.at[index].set(value), carry[1], (z, stats)
             )
 
-        like = jax.eval_shape(
-            lambda chain: (chain.point.w, iterate(chain, data, metric, settle)[1]), chain
-        )
+        # Shapes and types alone count; the iteration itself need not be traced for them.
+        number_of, yes = jnp.zeros((), int), jnp.zeros((), bool)
+        real = chain.point.potential
+        nothing = Report(real, real, number_of, yes, yes, number_of)
+        like = chain.point.w, _stats(chain, chain.point, nothing)
         empty = jax.tree.map(
             lambda leaf: jnp.zeros((CHUNK_ITERATIONS, *leaf.shape), leaf.dtype), like
         )
@@ -174,13 +174,7 @@ def chain_kernel(
         return jax.lax.map(lambda one: constrain(model, data, unravel(one)), z)
 
     once = partial(over_chains, placement=placement, compiler_options=ONCE)
-    return Kernel(
-        blocks,
-        once(begin),
-        over_chains(chunk, placement),
-        once(values),
-        lambda z: ravel_pytree(z)[0],
-    )
+    return Kernel(blocks, once(begin), over_chains(chunk, placement), once(values))
 
 
 def _stats(before: Chain, point: Point, report: Report) -> dict[str, Array]:

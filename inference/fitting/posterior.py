@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from probattn.checks import as_data, as_integer, as_key
@@ -223,24 +224,26 @@ def _sample(
     kernel = chain_kernel(model, placement, of_one, settings["sampler"], settings["max_tree_depth"])
     given = replicate(condensed(model, data, placement), placement)
     ends = stage_ends(num_warmup)
-    flat = np.asarray(jax.vmap(kernel.ravel)(z))  # [num_chains, n]
+    flat = np.asarray(jax.vmap(lambda one: ravel_pytree(one)[0])(z))  # [num_chains, n]
     keys = jnp.stack(for_chains)
     metric = [root.astype(flat.dtype) for root in unit_metric(kernel.blocks)]
     like = jax.eval_shape(kernel.begin, _start(flat, keys, 1.0, 1.0), given, _on_device(metric))
+    impl = jax.random.key_impl(key)
+
+    def begin(w: np.ndarray, keys: Array, step_size: float, longest: float) -> list[np.ndarray]:
+        start = _start(w, keys, step_size, longest)
+        return to_host(kernel.begin(start, given, _on_device(metric)))
+
     # Every chunk starts from a state that was copied from the host, as after a kill: interrupted
     # and uninterrupted runs then execute the same program, and their draws agree bit for bit.
     if stored is None:
-        begun = kernel.begin(
-            _start(flat, keys, FIRST_STEP, FIRST_LONGEST), given, _on_device(metric)
-        )
-        state, done = to_host(begun), 0
+        state, done = begin(flat, keys, FIRST_STEP, FIRST_LONGEST), 0
         seconds = time.perf_counter() - began
         about = {"done": 0, "z": shapes, "seconds": seconds, "gradients": gradients}
         run.add([*state, *metric], {}, {}, about)
     else:
         leaves, done = stored.state, stored.done
         state, metric = leaves[: -len(metric)], leaves[-len(metric) :]
-    impl = jax.random.key_impl(key)
     with Progress("posterior", total, progress) as bar:
         while done < total:
             began = time.perf_counter()
@@ -276,17 +279,8 @@ def _sample(
                 chains = jax.tree.unflatten(jax.tree.structure(like), state)
                 tuned, w = tune(kernel.blocks, metric, chains, is_last=done == ends[-1])
                 metric = tuned.metric
-                begun = kernel.begin(
-                    _start(
-                        w,
-                        jax.random.wrap_key_data(jnp.asarray(chains.key), impl=impl),
-                        tuned.step_size,
-                        tuned.longest,
-                    ),
-                    given,
-                    _on_device(metric),
-                )
-                state = to_host(begun)
+                keys = jax.random.wrap_key_data(jnp.asarray(chains.key), impl=impl)
+                state = begin(w, keys, tuned.step_size, tuned.longest)
             seconds = time.perf_counter() - began
             run.add(
                 [*state, *metric],

@@ -9,7 +9,6 @@ Letters in shapes: h head, n position, s attended position, k row of the table, 
 embedding dimension, r rank, H number of heads.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from probattn.attention.density_and_readout import inclusive_mean, strict_map
 from probattn.attention.determinant import sign_and_log_det
 from probattn.attention.jacobian import log_density_of
 from probattn.attention.small_blocks import by_lemma, features
-from probattn.attention.weighted_mean import Attended
+from probattn.attention.weighted_mean import Attended, projected
 from probattn.checks import in_default_float
 
 
@@ -89,14 +88,11 @@ def density_with_readout_at_rows(
 
 def _of_table(attention: Attention, table: jax.Array) -> Attended:
     """What `attend` computes before the weights, for the rows of the table as one sequence."""
-    origin = jax.lax.stop_gradient(table[:1])
-    w = table - origin
-    query = jnp.einsum("hri,ki->hkr", attention.query, table)
-    key = jnp.einsum("hri,ki->hkr", attention.key, w) / math.sqrt(attention.rank)
+    origin, w, query, key = projected(attention, table[None])
     none = jnp.zeros((1, attention.heads, 0, 0), table.dtype)
-    means = jnp.broadcast_to(w, (1, attention.heads, *w.shape))  # only its shape is used
+    means = jnp.broadcast_to(w[:, None], (1, attention.heads, *table.shape))  # only its shape
     ones = jnp.ones((1, len(table)), table.dtype)
-    return Attended(origin[None], w[None], query[None], key[None], ones, none, none, means)
+    return Attended(origin, w, query, key, ones, none, none, means)
 
 
 def _of_group(

@@ -68,17 +68,23 @@ class Attended(NamedTuple):
 
 def attend(attention: Attention, u: jax.Array) -> Attended:
     """Weights and weighted means of the past at every position of u[b, t, i]."""
+    origin, w, query, key = projected(attention, u)
+    shrink = shrinkage(attention, u)
+    alpha, log_total = _weights(attention, query, key, shrink)
+    return Attended(
+        origin, w, query, key, shrink, alpha, log_total, weighted_sum(alpha, w[:, None])
+    )
+
+
+def projected(attention: Attention, u: jax.Array) -> tuple[jax.Array, ...]:
+    """Origin, w, query and key of u[b, t, i], as in `Attended`."""
     # No result depends on the embedding that is subtracted: its gradient is 0 and need not be
     # computed.
     origin = jax.lax.stop_gradient(u[:, :1])
     w = u - origin
     query = jnp.einsum("hri,bti->bhtr", attention.query, u)
     key = jnp.einsum("hri,bsi->bhsr", attention.key, w) / math.sqrt(attention.rank)
-    shrink = shrinkage(attention, u)
-    alpha, log_total = _weights(attention, query, key, shrink)
-    return Attended(
-        origin, w, query, key, shrink, alpha, log_total, weighted_sum(alpha, w[:, None])
-    )
+    return origin, w, query, key
 
 
 def mean(attention: Attention, u: jax.Array) -> jax.Array:

@@ -51,7 +51,8 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except Exception as error:
             if isinstance(said := getattr(error, "message", None), str):
-                error.message = visible(said.removeprefix("Value error, "))  # type: ignore[attr-defined]
+                said = visible(said.removeprefix("Value error, "))
+                error.message = said  # type: ignore[attr-defined]
             raise
 
 

@@ -15,6 +15,7 @@ from numpyro.infer.util import log_density
 from probattn import InputError, SequenceProcess, jacobian_blocks, residuals
 from probattn.inference.fitting.density import density_of
 from probattn.models import LanguageModel, language_model
+from probattn.sequence.shared_prefixes import prefix_tree
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
 TWO_HEADS = LanguageModel(4, 5, 3, heads=2)
@@ -70,6 +71,29 @@ def test_many_sequences_are_scored_in_pieces(monkeypatch):
     again = LanguageModel(4, 4, 2, scale=2.0)  # another program; the scale bears on the path alone
     np.testing.assert_allclose(again.log_likelihood(params, TOKENS), whole, rtol=1e-6)
     assert called == [3]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_prefixes_give_the_joint_its_gradient_and_the_likelihood_of_the_tokens(weight):
+    model = LanguageModel(4, 4, 2, barrier_weight=weight)
+    tokens = np.array([[1, 2, 0, 0], [1, 2, 3, 0], [1, 2, 3, 0], [2, 1, 1, 1], [0, 0, 0, 0]])
+    params = {name: 0.3 * value for name, value in random_params(model).items()}
+
+    @jax.jit
+    def joint(params, data):
+        return jax.value_and_grad(lambda one: log_density(model, (data,), {}, one)[0])(params)
+
+    tree = prefix_tree(tokens, 4)
+    # Sums of some fifty terms, each of a few dozen roundings.
+    tolerance = 1000 * float(jnp.finfo(jnp.zeros(()).dtype).eps)
+    pairs = zip(*map(jax.tree.leaves, (joint(params, tokens), joint(params, tree))), strict=True)
+    for whole, by_prefix in pairs:
+        np.testing.assert_allclose(
+            by_prefix, whole, rtol=tolerance, atol=tolerance * abs(whole).max()
+        )
+    np.testing.assert_allclose(
+        model.log_likelihood(params, tree), model.log_likelihood(params, tokens), rtol=tolerance
+    )
 
 
 def test_log_likelihood_follows_the_formula_token_by_token():
