@@ -22,7 +22,7 @@ TOKENS = np.array(
     [[1, 1, 0, 0], [1, 2, 0, 0], [2, 2, 2, 0], [1, 1, 1, 2], [2, 0, 0, 0], [2, 1, 1, 0]] * 3,
     np.int32,
 )
-SETTINGS = dict(num_chains=4, num_warmup=2000, num_samples=20_000, max_tree_depth=7)
+SETTINGS = dict(num_chains=4, num_warmup=2000, num_samples=20_000, sampler="nuts", max_tree_depth=7)
 LEVELS = (0.1, 0.5, 0.9)
 OUT = Path(__file__).parent.parent / "tests" / "inference" / "fitting" / "reference_posterior.json"
 
