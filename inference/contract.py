@@ -135,8 +135,10 @@ class AttentionModel(Model, Protocol):
     def attention(self, params: Params) -> Attention:
         """The attention map that has the Jacobian blocks J_t."""
 
-    def margins(self, params: Params, data: Any, /) -> Array:
-        """The margin sigma_min(J_t) of each position, (num_sequences, length); NaN after the end.
+    def margins(self, params: Params, data: Any, /, kind: str = "sigma_min") -> Array:
+        """The margin of each position, (num_sequences, length); NaN after the end.
+
+        `kind` is that of `probattn.stability_margin`: "sigma_min" or "log_det" at least.
 
         A model with latent embeddings returns the mean of each margin given the tokens."""
 

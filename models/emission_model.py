@@ -257,13 +257,16 @@ class EmissionModel:
         """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
-    def margins(self, params: Params, tokens: Any) -> Float[Array, "... length"]:
-        """Mean of the stability margin `sigma_min(J_t)` given the tokens; NaN after the end.
+    def margins(
+        self, params: Params, tokens: Any, kind: str = "sigma_min"
+    ) -> Float[Array, "... length"]:
+        """Mean of the stability margin of `kind` given the tokens; NaN after the end.
 
         Position t is that of the embedding that emits x_t.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
-        return _margins(self, params, tokens.reshape(-1, self.length)).reshape(tokens.shape)
+        rows = tokens.reshape(-1, self.length)
+        return _margins(self, kind, params, rows).reshape(tokens.shape)
 
     def generate(self, params: Params, num_sequences: int, *, key: Array) -> Generation:
         """Sample embeddings and tokens, with log probabilities, margins and support tokens.
@@ -318,10 +321,10 @@ class EmissionModel:
         }
 
 
-@partial(jax.jit, static_argnums=0)
-def _margins(model: EmissionModel, params: Params, tokens: Array) -> Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def _margins(model: EmissionModel, kind: str, params: Params, tokens: Array) -> Array:
     def mean_margin(filtered: Any) -> Array:  # weights [n] @ margins [n, t] -> [t]
-        return filtered.weights @ stability_margin(model.attention(params), filtered.paths)
+        return filtered.weights @ stability_margin(model.attention(params), filtered.paths, kind)
 
     means = map_in_batches(mean_margin, model.process(params).filter(tokens), 32)
     return jnp.where(counted(tokens), means, jnp.nan)

@@ -263,13 +263,15 @@ class LanguageModel:
         """Logits of each position given the tokens before it, shape (..., length, vocab_size)."""
         return _logits(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
-    def margins(self, params: Params, tokens: Any) -> Float[Array, "... length"]:
-        """Stability margin `sigma_min(J_t)` at each position of the path; NaN after the end.
+    def margins(
+        self, params: Params, tokens: Any, kind: str = "sigma_min"
+    ) -> Float[Array, "... length"]:
+        """Stability margin of `kind` at each position of the path; NaN after the end.
 
         Counted from 0, position 0 of the path is the start and position s the s-th token.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
-        margin = stability_margin(self.attention(params), self.path(params, tokens))
+        margin = stability_margin(self.attention(params), self.path(params, tokens), kind)
         return jnp.where(counted(tokens), margin, jnp.nan)
 
     @property

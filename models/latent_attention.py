@@ -188,9 +188,11 @@ class LatentAttention:
         """Log density of each sequence, in nats; embeddings of shape (..., length, dim)."""
         return _log_likelihood(self, params, self._checked(embeddings))
 
-    def margins(self, params: Params, embeddings: Any) -> Float[Array, "... length"]:
-        """Stability margin `sigma_min(J_t)` of each position."""
-        return stability_margin(self.attention(params), self._checked(embeddings))
+    def margins(
+        self, params: Params, embeddings: Any, kind: str = "sigma_min"
+    ) -> Float[Array, "... length"]:
+        """Stability margin of `kind` of each position."""
+        return stability_margin(self.attention(params), self._checked(embeddings), kind)
 
     @property
     def has_boundary(self) -> bool:

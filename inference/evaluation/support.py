@@ -1,12 +1,13 @@
 """Stability margins and support tokens under a mode and under the draws of a posterior."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from probattn.inference.contract import AttentionModel, TokenModel, require
+from probattn.errors import InputError
+from probattn.inference.contract import AttentionModel, Params, TokenModel, require
 from probattn.inference.evaluation.measured import QUANTILES, Measured
 from probattn.inference.fitting.fit import Fit, over_draws
 
@@ -56,16 +57,67 @@ class Disagreement:
     sequences: tuple[tuple[str, str, float, str, float], ...]
 
 
-def margins_of(fit: Fit, tokens: Any, *, most_draws: int | None = MARGIN_DRAWS) -> np.ndarray:
+@dataclass(frozen=True)
+class Rankings:
+    """How often the two rankings of a fit name different support tokens.
+
+    The smallest sigma_min(J_t) depends on the coordinates of the embeddings, and the law of the
+    tokens does not; the smallest log det J_t does not either (theory, section 6).
+
+    Args: name, of the fit; share, of the sequences with more than two positions, and of the draws;
+        the standard error is across sequences.
+    """
+
+    name: str
+    share: Measured
+
+
+def margins_of(
+    fit: Fit, tokens: Any, *, most_draws: int | None = MARGIN_DRAWS, kind: str = "sigma_min"
+) -> np.ndarray:
     """Stability margins (draws, num_sequences, positions) of a fit; NaN after the end.
 
     Args:
         fit: of a model with one attention map.
         tokens: sequences (num_sequences, length), or their embeddings.
         most_draws: number of draws, evenly spaced, that are used; None for all.
+        kind: "sigma_min", "log_det" or "spectral", as `probattn.stability_margin`.
     """
     model = require("margins", fit.model, AttentionModel)
-    return over_draws(type(model).margins, model, fit.flat_draws(most_draws), np.asarray(tokens))
+    of_kind: dict[str, Callable] = {
+        "sigma_min": type(model).margins,
+        "log_det": _log_det,
+        "spectral": _spectral,
+    }
+    if kind not in of_kind:
+        raise InputError(f"kind: expected one of {', '.join(of_kind)}, got {kind!r}")
+    return over_draws(of_kind[kind], model, fit.flat_draws(most_draws), np.asarray(tokens))
+
+
+# Functions of the module, and not made anew for each call, so that they are compiled once.
+def _log_det(model: AttentionModel, params: Params, tokens: Any) -> Any:
+    return model.margins(params, tokens, kind="log_det")
+
+
+def _spectral(model: AttentionModel, params: Params, tokens: Any) -> Any:
+    return model.margins(params, tokens, kind="spectral")
+
+
+def rankings(name: str, margins: np.ndarray, log_dets: np.ndarray) -> Rankings | None:
+    """How often the two rankings of a fit differ; None if no sequence counts.
+
+    Args: name, of the fit; margins and log_dets, (draws, num_sequences, positions), NaN after the
+        end. Sequences of two positions or fewer do not count.
+    """
+    long_enough = np.isfinite(margins[0]).sum(1) > ALWAYS_ONE
+    if not long_enough.any():
+        return None
+    tokens = (np.nanargmin(of[:, long_enough], axis=2) for of in (margins, log_dets))
+    by_sequence = np.not_equal(*tokens).mean(0)
+    if len(margins) == 1:
+        return Rankings(name, _share(int(by_sequence.sum()), len(by_sequence)))
+    error = float(by_sequence.std(ddof=1) / np.sqrt(len(by_sequence)))
+    return Rankings(name, Measured(float(by_sequence.mean()), error))
 
 
 def support_probability(margins: np.ndarray) -> np.ndarray:

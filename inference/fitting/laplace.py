@@ -19,7 +19,14 @@ from probattn.inference.devices.multihost import gathered
 from probattn.inference.devices.sharding import split_model
 from probattn.inference.fitting.fit import Fit, split_latents
 from probattn.inference.fitting.hessian import MOST_PARAMETERS, Curvature, curvature
-from probattn.inference.fitting.map import LEARNING_RATE, NUM_STEPS, adam, find_modes, gradients_of
+from probattn.inference.fitting.map import (
+    LEARNING_RATE,
+    NUM_STARTS,
+    NUM_STEPS,
+    adam,
+    find_modes,
+    gradients_of,
+)
 from probattn.inference.fitting.map_verdict import judge
 from probattn.inference.fitting.unconstrained import (
     Values,
@@ -40,7 +47,7 @@ def fit_laplace(
     num_samples: int = 500,
     num_steps: int = NUM_STEPS,
     learning_rate: float = LEARNING_RATE,
-    num_starts: int = 1,
+    num_starts: int = NUM_STARTS,
     devices: int | None = None,
     progress: bool = True,
 ) -> Fit:

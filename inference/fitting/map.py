@@ -47,6 +47,7 @@ from probattn.inference.fitting.unconstrained import (
 
 MODE_COORDINATES = ("constrained", "unconstrained")
 NUM_STEPS = 4000
+NUM_STARTS = 4  # modes of words differ by tens of nats, and a single descent may end at a saddle
 LEARNING_RATE = 0.1
 
 
@@ -58,7 +59,7 @@ def fit_map(
     num_steps: int = NUM_STEPS,
     learning_rate: float = LEARNING_RATE,
     optimiser: optax.GradientTransformation | None = None,
-    num_starts: int = 1,
+    num_starts: int = NUM_STARTS,
     batch_size: int | None = None,
     coordinates: str = "constrained",
     devices: int | None = None,

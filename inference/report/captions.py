@@ -65,7 +65,8 @@ CAPTIONS = {
         "whether the MAP comes nearer to the boundary than the posterior does."
     ),
     "support_tokens": (
-        "The support token is the position with the smallest margin. The MAP has one (triangle); "
+        "The support token is the position with the smallest margin sigma_min(J_t), which depends "
+        "on the coordinates of the embeddings. The MAP has one (triangle); "
         "under the posterior each position has a probability of being it (bars). Look at where "
         "the two disagree, and where no position is certain."
     ),

@@ -52,6 +52,7 @@ from probattn.inference.evaluation.support import (
     disagreement,
     example,
     margins_of,
+    rankings,
 )
 from probattn.inference.evaluation.token_calibration import reliability
 from probattn.inference.evaluation.uncertainty_parts import uncertainty
@@ -138,6 +139,10 @@ def compare(
         else MARGIN_SEQUENCES
     ]
     margins = {name: margins_of(affordable(fit), few) for name, fit in fits.items()}
+    log_dets = {
+        name: margins_of(affordable(fit), few, kind="log_det") for name, fit in fits.items()
+    }
+    ranked = [rankings(name, margins[name], log_dets[name]) for name in fits]
     left_out: dict[str, str] = {}
     found = Comparison(
         scores=(*scores, *baselines),
@@ -157,6 +162,7 @@ def compare(
             for name, fit in fits.items()
             if isinstance(fit.model, PathModel | ParticleModel)
         },
+        rankings=tuple(one for one in ranked if one is not None),
         disagreements=_disagreements(fits, margins, few, symbols),
         examples=_examples(fits, heldout, symbols),
         draw_scores={name: draw_scores(fit, some) for name, fit in fits.items()},

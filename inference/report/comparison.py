@@ -14,7 +14,7 @@ from probattn.inference.evaluation.mode_against_draws import DrawScores
 from probattn.inference.evaluation.out_of_distribution import Detection
 from probattn.inference.evaluation.perturbations import Robustness
 from probattn.inference.evaluation.scores import Difference, Score
-from probattn.inference.evaluation.support import Disagreement, Example
+from probattn.inference.evaluation.support import Disagreement, Example, Rankings
 from probattn.inference.evaluation.token_calibration import Reliability
 from probattn.inference.evaluation.uncertainty_parts import Uncertainty
 from probattn.inference.fitting.verdict import Verdict
@@ -36,6 +36,7 @@ class Comparison:
         margins: by fit, stability margins of held-out sequences, (draws, num_sequences, positions).
         spectra: by fit, singular values of the interaction, (draws, heads, dim).
         uniqueness: by fit, whether the density of the path integrates to 1.
+        rankings: how often support tokens by sigma_min and by log det are different.
         disagreements: how often a MAP and a fit with several draws differ in their support tokens.
         examples: margins and support tokens of single sequences.
         draw_scores: by fit, joint density and predictions of single draws.
@@ -61,6 +62,7 @@ class Comparison:
     margins: dict[str, np.ndarray]
     spectra: dict[str, np.ndarray]
     uniqueness: dict[str, Uniqueness]
+    rankings: tuple[Rankings, ...]
     disagreements: tuple[Disagreement, ...]
     examples: tuple[Example, ...]
     draw_scores: dict[str, DrawScores]

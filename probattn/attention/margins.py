@@ -69,15 +69,22 @@ def support_weights(attention: Attention, u: ArrayLike) -> Float[Array, "*batch 
     return 1 / stability_margin(attention, u)
 
 
-def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*batch {k}"]:
+def support_tokens(
+    attention: Attention, u: ArrayLike, k: int, kind: str = "sigma_min"
+) -> Int[Array, "*batch {k}"]:
     """Positions with the k smallest stability margins, the smallest first.
+
+    A change of the embeddings' basis, with the interaction changed to match, is the same law of
+    tokens. It keeps every log det J_t, and so this ranking by "log_det"; that by "sigma_min" it can
+    change, unless it is a rotation.
 
     Positions count from 0; of equal margins the earlier position comes first. Under the inclusive
     mask with V = I the first position attends to itself alone: its margin is 0, and it always comes
     first.
 
-    Args: attention; u, embeddings of shape (..., length, dim); k, from 1 to length. Raises:
-    InputError on a wrong shape, a NaN, or k outside 1 ... length. Source: theory, section 3.
+    Args: attention; u, embeddings of shape (..., length, dim); k, from 1 to length; kind, as
+    `stability_margin`. Raises: InputError on a wrong shape, a NaN, k outside 1 ... length, or an
+    unknown kind. Source: theory, sections 3 and 6.
 
     Example:
 
@@ -88,7 +95,7 @@ def support_tokens(attention: Attention, u: ArrayLike, k: int) -> Int[Array, "*b
         >>> print(support_tokens(attention, u, 1))
         [2]
     """
-    margin = stability_margin(attention, u)
+    margin = stability_margin(attention, u, kind)
     if (
         isinstance(k, bool)
         or not isinstance(k, (int, np.integer))

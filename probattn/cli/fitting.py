@@ -71,8 +71,7 @@ def demo(
             "num_chains": 4,
             "max_tree_depth": depth,
         }
-        # As many descents as chains, so that the chains' start points reuse the compiled program.
-        descents = {"num_steps": DEMO_STEPS[quick], "num_starts": chains["num_chains"]}
+        descents = {"num_steps": DEMO_STEPS[quick]}
         for method, settings in ((Method.map, descents), (Method.posterior, chains)):
             console.print(f"fitting by {method.value} ...")
             data: dict[str, Any] = {"length": None, "train_size": None}
@@ -211,7 +210,7 @@ def fit(
         int | None,
         typer.Option(
             help=(
-                "MAP, Laplace: descents, of which the best is taken, default 1. Posterior: start "
+                "MAP, Laplace: descents, of which the best is taken, default 4. Posterior: start "
                 "points that the chains share, default one for each chain."
             )
         ),

@@ -270,25 +270,41 @@ def margins(
 
     fitted, corpus, _ = load_run(run)
     tokens = corpus.encode(text)
-    values = margins_of(fitted, tokens[None], most_draws=None)[:, 0]
-    values = values[:, np.isfinite(values[0])]
+    values, log_dets = (
+        margins_of(fitted, tokens[None], most_draws=None, kind=kind)[:, 0]
+        for kind in ("sigma_min", "log_det")
+    )
+    counted = np.isfinite(values[0])
+    values, log_dets = values[:, counted], log_dets[:, counted]
     support = support_probability(values)
     title = f"{fitted.method}: {visible(corpus.decode(tokens))}"
     table = Table("position", "symbol", "margin", title=title)
     if fitted.method != "map":
         table.add_column("5 % to 95 %")
     table.add_column("support token")
+    table.add_column("log det")
+    table.add_column("support token by log det")
+    by_log_det = support_probability(log_dets)
     start = require("margins", fitted.model, TokenModel).path_has_start
     for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1], start)):
         column = values[:, position]
         cells = [str(position if start else position + 1), visible(symbol), f"{column.mean():.3f}"]
         if fitted.method != "map":
             low, high = np.quantile(column, [0.05, 0.95])
-            cells += [f"{low:.3f} to {high:.3f}", f"with probability {support[position]:.2f}"]
-        else:
-            cells += ["yes" if support[position] else ""]
+            cells.append(f"{low:.3f} to {high:.3f}")
+        for probability, between in (
+            (support, [f"{log_dets[:, position].mean():.3f}"]),
+            (by_log_det, []),
+        ):
+            certain = "yes" if probability[position] else ""
+            told = f"with probability {probability[position]:.2f}"
+            cells += [certain if fitted.method == "map" else told, *between]
         table.add_row(*cells)
     console.print(table)
+    console.print(
+        "The margin sigma_min(J_t) depends on the coordinates of the embeddings, log det J_t does "
+        "not."
+    )
 
 
 def env() -> None:

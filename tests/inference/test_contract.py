@@ -112,8 +112,8 @@ class Attending(Bigram):
     def attention(self, params):
         return Attention.from_interaction(params["interaction"], contraction=0.9)
 
-    def margins(self, params, tokens):
-        margin = stability_margin(self.attention(params), self.path(params, tokens))
+    def margins(self, params, tokens, kind="sigma_min"):
+        margin = stability_margin(self.attention(params), self.path(params, tokens), kind)
         ended = jnp.cumsum(tokens == 0, -1) - (tokens == 0) > 0
         return jnp.where(ended, jnp.nan, margin)
 
@@ -182,9 +182,9 @@ class Emitting:
     def log_likelihood(self, params, tokens):
         return self.process(params).log_prob(tokens)
 
-    def margins(self, params, tokens):
+    def margins(self, params, tokens, kind="sigma_min"):
         paths = self.process(params).filter(tokens).paths  # (num_sequences, particles, length, 1)
-        return stability_margin(self.attention(params), paths).mean(1)
+        return stability_margin(self.attention(params), paths, kind).mean(1)
 
     def emitted(self, values, tokens):
         rows = jax.nn.log_softmax(self.logits(values, values["u"]))

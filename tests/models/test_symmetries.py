@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probattn import stability_margin
+from probattn import stability_margin, support_tokens
 from probattn.models import LanguageModel, gauge
 from probattn.sequence.tokens import counted
 
@@ -116,6 +116,11 @@ def test_a_change_of_basis_leaves_the_law_of_tokens_and_no_margin():
         for one in (before, after)
     ]
     assert (support[0] != support[1]).any()
+    ranked = [
+        support_tokens(MODEL.attention(one), MODEL.path(one, TOKENS), 2, kind="log_det")
+        for one in (PARAMS, transformed(STRETCH))
+    ]
+    np.testing.assert_array_equal(*ranked)
 
 
 def test_of_a_large_vocabulary_some_pairs_are_looked_at():

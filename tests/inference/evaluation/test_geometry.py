@@ -20,7 +20,12 @@ from probattn.inference import (
     uniqueness,
 )
 from probattn.inference.evaluation.measured import QUANTILES
-from probattn.inference.evaluation.support import disagreement, example, support_probability
+from probattn.inference.evaluation.support import (
+    disagreement,
+    example,
+    rankings,
+    support_probability,
+)
 from probattn.models import LanguageModel
 
 TOLERANCE = 1e-10
@@ -36,6 +41,33 @@ def test_support_probability_counts_smallest_margins_only_where_there_are_any():
         ]
     )
     assert support_probability(margins).tolist() == [0, 0.5, 0.5, 0]
+
+
+def test_rankings_by_hand():
+    nan = np.nan
+    margins = np.array([[[1, 1, 0.2, 0.5], [1, 1, 0.3, nan], [1, 1, nan, nan], [1, 1, 0.9, 0.8]]])
+    log_dets = np.array([[[0, 0, -2, -1], [0, 0, 0.1, nan], [0, 0, nan, nan], [0, 0, -0.3, -0.2]]])
+    # The first agrees; the second is 0 at its start, the last -0.3 before -0.2; the third has no
+    # choice.
+    one = rankings("map", margins, log_dets)
+    np.testing.assert_allclose([one.share.value, one.share.error], [2 / 3, np.sqrt(2 / 9 / 3)])
+    both = rankings("posterior", np.repeat(margins, 2, 0), np.concatenate([log_dets, -log_dets]))
+    # Under the second draw the second agrees, the others differ: by sequence 1/2, 1/2 and 1.
+    np.testing.assert_allclose(
+        [both.share.value, both.share.error], [2 / 3, np.std([0.5, 0.5, 1], ddof=1) / np.sqrt(3)]
+    )
+    assert rankings("map", margins[:, 2:3], log_dets[:, 2:3]) is None
+
+
+def test_margins_of_another_kind(fits, corpus):
+    fit, tokens = fits["map"], corpus.heldout[:3]
+    for kind in ("log_det", "spectral"):
+        expected = fit.model.margins(fit.params, tokens, kind)
+        np.testing.assert_allclose(
+            margins_of(fit, tokens, kind=kind)[0], expected, rtol=1e-5, atol=1e-6
+        )
+    with pytest.raises(InputError, match="kind: expected one of sigma_min, log_det, spectral"):
+        margins_of(fit, tokens, kind="log-det")
 
 
 def test_disagreement_by_hand():

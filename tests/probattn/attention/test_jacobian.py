@@ -97,6 +97,9 @@ def test_log_det_and_margin_agree_with_dense_computations(name):
     np.testing.assert_array_equal(
         support_tokens(attention, u, 3), np.argsort(margins, kind="stable")[:3]
     )
+    ranked = support_tokens(attention, u, 4, kind="log_det")[first:]
+    order = np.argsort(expected.round(9), kind="stable") + first
+    np.testing.assert_array_equal(ranked, order)
 
 
 def test_position_one_is_degenerate_when_it_attends_to_itself_alone():
