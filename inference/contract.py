@@ -78,7 +78,14 @@ class BoundedModel(Protocol):
 
 @runtime_checkable
 class FactoredModel(Protocol):
-    """A model whose joint density has more terms of a sequence than its likelihood."""
+    """A model whose joint density may have more terms of a sequence than its likelihood."""
+
+    @property
+    def has_factor(self) -> bool:
+        """Whether it has.
+
+        Its posterior is then a generalised one: tokens are drawn and scored by another law than is
+        fitted."""
 
     def log_factors(self, params: Params, data: Any, /) -> Array:
         """Log of each sequence's terms beside `log_likelihood`, (num_sequences,)."""
@@ -246,3 +253,10 @@ def require[Kind](asker: str, model: Any, kind: type[Kind]) -> Kind:
         f"{asker}: expected a {kind.__name__} (see probattn.inference.{kind.__name__}), got "
         f"{name_of(model)}, which lacks {lacking}"
     )
+
+
+def is_generalised(model: NumPyroModel) -> bool:
+    """Whether the model's posterior is a generalised one.
+
+    That is, whether its joint density has more terms of a sequence than the law of tokens."""
+    return isinstance(model, FactoredModel) and model.has_factor

@@ -28,6 +28,7 @@ from probattn.attention.density_at_rows import density_with_readout_at_rows
 from probattn.checks import as_integer, as_key
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
+from probattn.models.next_embedding import after_positions, after_prefixes, after_step, weighted
 from probattn.models.priors import normal
 from probattn.sequence.shared_prefixes import PrefixTree, prefix_tree
 from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
@@ -36,6 +37,7 @@ Params = dict[str, Any]
 # Of the pairs of positions in whole sequences, the share that pairs of prefixes may have. Each of
 # the latter costs more, since it is gathered and not part of a matrix product.
 MOST_PAIRS = 0.5
+BARRIERS = ("factor", "normalised")
 LOGITS_AT_ONCE = 2**20  # when sequences are scored: what a cache of 4 MB holds in float32
 
 
@@ -56,7 +58,16 @@ class LanguageModel:
     Sums run over the positions up to and including the first end token. The residuals e_t and
     blocks J_t are those of the attention with the strict mask and without value maps. It shares
     query and key with the readout, so that the barrier acts on the attention that predicts. The
-    joint is -inf outside the local domain (some det J_t <= 0).
+    joint is -inf outside the local domain (some det J_t <= 0). With a weight above 0 the density of
+    the path is a factor beside a law of tokens, and the integral of it depends on the parameters:
+    the posterior is a *generalised* one, and tokens are drawn and scored by another law than was
+    fitted. `barrier="normalised"` makes it a part of the law of tokens,
+
+        p(x_t | x_<t) ~ exp((O h_t + b)[x_t]) [N(e_{t+1}; 0, scale^2 I) det J_{t+1}]^barrier_weight
+
+    with e_{t+1} and J_{t+1} of the embedding that x_t would have at the next position. The sum over
+    the vocabulary is 1. Tokens outside the local domain have probability 0, and where all are, the
+    sequence ends; at the last position, which no embedding follows, the factor is left out.
 
     Call it as a NumPyro model: `model(tokens)` conditions on tokens of shape (num_sequences,
     length); `model(num_sequences=n)` draws parameters from the prior and tokens from the
@@ -75,6 +86,7 @@ class LanguageModel:
         length: length of the longest sequence, with an end token if it has one.
         dim, heads, rank: of the attention; rank None is dim.
         barrier_weight: lambda >= 0; 1 is the whole change of variables, 0 is plain cross-entropy.
+        barrier: "factor", the paper's objective, or "normalised".
         contraction: cap kappa in (0, 1) on the path's attention, or None for the local domain.
         scale: sigma of the path's residuals. It is fixed, since with lambda > 0 a free scale
             would be 0 at the mode.
@@ -106,6 +118,7 @@ class LanguageModel:
     contraction: float | None = None
     scale: float = 1.0
     one_hot: bool = False
+    barrier: str = "factor"
 
     observed: ClassVar[str] = "tokens"
     path_has_start: ClassVar[bool] = (
@@ -124,6 +137,9 @@ class LanguageModel:
             raise InputError(
                 f"barrier_weight: expected a finite number >= 0, got {self.barrier_weight!r}"
             )
+        if self.barrier not in BARRIERS:
+            expected = ", ".join(BARRIERS)
+            raise InputError(f"barrier: expected one of {expected}, got {self.barrier!r}")
         if not isinstance(self.one_hot, bool):
             raise InputError(f"one_hot: expected True or False, got {self.one_hot!r}")
         if not (isinstance(self.scale, (int, float)) and 0 < self.scale < math.inf):
@@ -171,11 +187,11 @@ class LanguageModel:
                 tokens = check_tokens(
                     numpyro.sample("tokens", process), self.vocab_size, self.length, rank=2
                 )
-                if self.barrier_weight > 0:
+                if self.has_factor:
                     numpyro.factor("path", self.log_factors(params, tokens))
                 return tokens
             tokens = tokens if batch_size is None else tokens[rows]
-            if self.barrier_weight > 0:
+            if self.has_factor:
                 logits, path = _logits_and_path(self, params, tokens)
                 process = process.at_logits(logits)
                 numpyro.factor("path", self.barrier_weight * path)
@@ -254,8 +270,10 @@ class LanguageModel:
         return _path_log_density(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def log_factors(self, params: Params, tokens: Any) -> Float[Array, "..."]:
-        """The term of each sequence beside its likelihood: `barrier_weight * path_log_density`."""
-        if self.barrier_weight == 0:
+        """The term of each sequence beside its likelihood: `barrier_weight * path_log_density`.
+
+        It is 0 where there is none: with weight 0, or with the normalised barrier."""
+        if not self.has_factor:
             return jnp.zeros(jnp.shape(tokens)[:-1])
         return self.barrier_weight * self.path_log_density(params, tokens)
 
@@ -275,6 +293,13 @@ class LanguageModel:
         return jnp.where(counted(tokens), margin, jnp.nan)
 
     @property
+    def has_factor(self) -> bool:
+        """Whether the density of the path is a factor beside the law of tokens.
+
+        The posterior is then a generalised one."""
+        return self.barrier_weight > 0 and self.barrier == "factor"
+
+    @property
     def has_boundary(self) -> bool:
         """Whether the joint is -inf for some parameters: without a cap, and with a barrier."""
         return self.contraction is None and self.barrier_weight > 0
@@ -282,11 +307,16 @@ class LanguageModel:
     def outside_domain(self, params: Params, tokens: Any) -> Bool[Array, "... length"]:
         """Whether a position counts and has `det J_t <= 0`, so that the joint is -inf.
 
-        Without a barrier (lambda = 0) no position does.
+        Without a barrier (lambda = 0) no position does. With the normalised barrier it is the
+        position whose token has probability 0, since its embedding would be outside.
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         if self.barrier_weight == 0:
             return jnp.zeros(tokens.shape, bool)
+        if not self.has_factor:
+            logits = self.next_token_logits(params, tokens)
+            chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+            return counted(tokens) & jnp.isneginf(chosen)
         density = path_log_density(self.attention(params), self.path(params, tokens), self.scale)
         return counted(tokens) & jnp.isneginf(density)
 
@@ -370,7 +400,12 @@ def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
 
 
 def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
-    return _logits_of(params, u + attention_mean(model.readout_attention(params), u))
+    logits = _logits_of(params, u + attention_mean(model.readout_attention(params), u))
+    if model.has_factor or model.barrier_weight == 0:
+        return logits
+    flat = u.reshape(-1, *u.shape[-2:])
+    density = after_positions(model.attention(params), params, flat, model.scale)
+    return weighted(logits, density.reshape(logits.shape), model.barrier_weight)
 
 
 # Jitted, since pieces are a loop, which would be compiled at each call.
@@ -410,11 +445,13 @@ def _given_prefixes(model: LanguageModel, tree: PrefixTree) -> Array:
     """The model conditioned on tokens that are given by their prefixes."""
     params = {name: numpyro.sample(name, prior) for name, prior in model.priors().items()}
     logits, path = _at_prefixes(model, params, tree)
-    if model.barrier_weight > 0:
+    if model.has_factor:
         # 0 times -inf would be NaN: every prefix occurs at least once.
         numpyro.factor("path", model.barrier_weight * (tree.totals * path).sum())
     normalisers = jax.nn.logsumexp(logits, axis=-1)
-    numpyro.factor("tokens", (tree.counts * logits).sum() - (tree.totals * normalisers).sum())
+    # Only what occurs: 0 times the -inf of a token with probability 0 would be NaN.
+    chosen = jnp.where(tree.counts > 0, tree.counts * logits, 0).sum()
+    numpyro.factor("tokens", chosen - (tree.totals * normalisers).sum())
     return jnp.asarray(tree.tokens)
 
 
@@ -426,7 +463,11 @@ def _at_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> tupl
     path, mean = density_with_readout_at_rows(
         model.readout_attention(params), table, tree.own, tree.pasts, model.scale
     )
-    return _logits_of(params, table[tree.own] + mean), path
+    logits = _logits_of(params, table[tree.own] + mean)
+    if model.barrier_weight > 0 and not model.has_factor:
+        density = after_prefixes(model.attention(params), params, tree, model.scale)
+        logits = weighted(logits, density, model.barrier_weight)
+    return logits, path
 
 
 def _log_likelihood_of_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> Array:
@@ -459,14 +500,24 @@ def _functions(model: LanguageModel) -> dict[str, Any]:
     Equal models get the same function objects, so that they share compiled programs.
     """
 
-    def start(params: Params) -> Any:
-        return empty_cache(model.readout_attention(params), model.length)
+    is_normalised = model.barrier_weight > 0 and not model.has_factor
 
-    def step(params: Params, cache: Any, previous: Array, position: Array) -> tuple[Any, Array]:
+    def start(params: Params) -> Any:
+        cache = empty_cache(model.readout_attention(params), model.length)
+        path = jnp.zeros((model.length if is_normalised else 0, model.dim), cache[0].dtype)
+        return cache, path
+
+    def step(params: Params, state: Any, previous: Array, position: Array) -> tuple[Any, Array]:
+        cache, path = state
         last = jnp.where(position == 0, END, previous)
         u = jnp.asarray(params["embedding"])[last] + jnp.asarray(params["position"])[position]
         cache, mu = mean_step(model.readout_attention(params), cache, u, position)
-        return cache, params["readout"] @ (u + mu) + params["bias"]
+        logits = params["readout"] @ (u + mu) + params["bias"]
+        if is_normalised:
+            path = path.at[position].set(u)
+            density = after_step(model.attention(params), params, path, position, model.scale)
+            logits = weighted(logits, density, model.barrier_weight)
+        return (cache, path), logits
 
     def end_probability_bound(params: Params) -> Array:
         return _end_probability_bound(model, params)
@@ -488,11 +539,14 @@ def _end_probability_bound(model: LanguageModel, params: Params) -> Array:
     m_v is exp of an upper bound on the logit of v minus that of the end token. This difference is
     linear in u_t and in the mean of each head, which lies in the convex hull of the path. So it is
     at most the value with each of these at that one of the finitely many E[x] + P_t for which it is
-    largest.
+    largest. Under the normalised barrier no bound is claimed: the embedding of the end token may
+    come as near to the boundary as any.
 
     Letters in shapes: p term (u_t, then the mean of each head), h head, v token, i and j component
     of an embedding, u embedding.
     """
+    if model.barrier_weight > 0 and not model.has_factor:
+        return jnp.zeros(())
     u = (params["embedding"][:, None] + params["position"]).reshape(-1, model.dim)
     # [v, i]: readout of each token relative to the end token
     apart = params["readout"] - params["readout"][END]

@@ -223,6 +223,11 @@ class TransformerLM:
         """
         return self.process(params).log_prob(check_tokens(tokens, self.vocab_size, self.length))
 
+    @property
+    def has_factor(self) -> bool:
+        """Whether the barrier is a term beside the likelihood: with a weight above 0."""
+        return self.barrier_weight > 0
+
     def log_factors(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """The barrier's term of each sequence, which it has beside its likelihood."""
         tokens = check_tokens(tokens, self.vocab_size, self.length)

@@ -8,6 +8,22 @@ CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
+def visible_symbol(symbol: str) -> str:
+    """One symbol of a table: a space as ␣, and one that has no shape by its code.
+
+    Example:
+
+        >>> from probattn.visible_text import visible_symbol
+        >>> print(visible_symbol(" "), visible_symbol(chr(0x200D)), visible_symbol("a"))
+        ␣ \\u200d a
+    """
+    if symbol == " ":
+        return "␣"
+    if len(symbol) == 1 and unicodedata.category(symbol) in ("Cf", "Zs"):
+        return ascii(symbol)[1:-1]
+    return visible(symbol)
+
+
 def visible(text: str, keep: str = "") -> str:
     """The text with its control characters as Python writes them, such as \\x1b for escape.
 

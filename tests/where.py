@@ -32,6 +32,7 @@ FLOAT64 = (
     "models/test_emission_model.py::test_what_follows_the_end_bears_on_nothing",
     "models/test_emission_model.py::test_quantities_are_blind_to_rotations_of_the_embeddings",
     "models/test_emission_model.py::test_a_mode_in_embedding_coordinates_has_the_smaller_barrier",
+    "models/test_normalised_barrier.py::test_gradients_are_those_of_finite_differences",
     "models/test_language_model.py::test_the_law_over_all_padded_sequences_sums_to_one",
     "models/test_language_model.py::test_log_likelihood_follows_the_formula_token_by_token",
     "models/test_language_model.py::test_joint_density_is_likelihood_plus_weighted_path_plus_prior",

@@ -67,6 +67,8 @@ def read_arrays(
 
     Raises: DamagedFile if the file is missing, or an array read differs from what was written.
     """
+    if not path.exists():
+        raise DamagedFile(f"{path.name} is missing")
     try:
         with ZipStore(path, mode="r") as store:
             group = zarr.open_group(store, mode="r")

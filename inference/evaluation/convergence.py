@@ -335,7 +335,9 @@ def _verdict(tiers: tuple[Tier, ...], headline: Tier, found: dict[str, Any]) -> 
     if findings:
         advice.append("Give it more warmup and draws (num_warmup, num_samples).")
     raw = next((tier for tier in tiers if tier.name == "raw"), None)
-    if raw is not None and raw not in judged and _agrees(raw) != (not findings):
+    # Nothing is said of chains whose R-hat cannot be judged, as above for the others.
+    known = raw is not None and (not _agrees(raw) or raw.ess_bulk >= least_size)
+    if raw is not None and raw not in judged and known and _agrees(raw) != (not findings):
         looks = "look converged" if _agrees(raw) else "have not converged"
         notes.append(
             f"Raw weights {looks} (R-hat {raw.rhat:.3f}), which symmetries make meaningless here."

@@ -7,11 +7,16 @@ import numpy as np
 from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
-from probattn.inference.contract import FactoredModel
+from probattn.inference.contract import FactoredModel, is_generalised
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
 LEAST_FOR_LOO = 25  # draws: the tail that PSIS fits, a fifth of them, needs at least five
+
+GENERALISED = (
+    "Generalised posterior: a sequence is left out together with its factor, and its term here is "
+    "that of the law of tokens alone, which is not the law that was fitted."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +81,7 @@ def leave_one_out(fit: Fit) -> LeaveOneOut:
         float((whole - per_sequence).sum()),
         per_sequence,
         khat,
-        _verdict(khat, chains * draws),
+        _verdict(khat, chains * draws, is_generalised(fit.model)),
     )
 
 
@@ -105,7 +110,7 @@ def _left_out(log_prob: np.ndarray, terms: np.ndarray) -> tuple[float, float]:
     return float(np.logaddexp.reduce(normalised + log_prob.ravel())), float(khat)
 
 
-def _verdict(khat: np.ndarray, number: int) -> Verdict:
+def _verdict(khat: np.ndarray, number: int, generalised: bool) -> Verdict:
     limit = min(1 - 1 / math.log10(number), 0.7)
     bad = int((~(khat <= limit)).sum())  # a NaN, of a tail too short to fit, is no good either
     largest = float(np.nanmax(khat, initial=-np.inf))
@@ -116,4 +121,5 @@ def _verdict(khat: np.ndarray, number: int) -> Verdict:
         else f"All k-hat are below {limit:.2f}."
     )
     advice = ("Sample more, or use held-out sequences.",) if bad else ()
-    return Verdict(not bad, (said,), advice, (), {"k-hat": largest})
+    notes = (GENERALISED,) if generalised else ()
+    return Verdict(not bad, (said,), advice, notes, {"k-hat": largest})

@@ -17,12 +17,16 @@ from numpyro.infer.hmc import hmc
 
 from probattn.checks import as_integer, as_key
 from probattn.errors import FitError, InputError
-from probattn.inference.contract import CalibratedModel, NumPyroModel, require
+from probattn.inference.contract import CalibratedModel, NumPyroModel, is_generalised, require
 from probattn.inference.fitting.hessian import FLAT
 from probattn.inference.fitting.unconstrained import constrain, potential, unconstrain
 
 BAND_SIMULATIONS = 5_000  # by which ArviZ finds the width of the bands
 CALIBRATED_METHODS = ("nuts", "laplace", "map")
+ANOTHER_LAW = (
+    "Generalised posterior: the density of the path is a factor beside the law of tokens that the "
+    'data were drawn from, so that an exact sampler leaves the bands too; use barrier="normalised".'
+)
 SEARCH_STEPS = 1000  # of the quasi-Newton search for a mode, at most
 
 
@@ -37,12 +41,14 @@ class Calibration:
         diverging: share of transitions that diverged.
         probability: that the bands hold all quantities together when all ranks are uniform
             (Bonferroni).
+        note: what a reader must know first: that the posterior is a generalised one.
     """
 
     ranks: Mapping[str, np.ndarray]
     num_samples: int
     diverging: float
     probability: float = 0.95
+    note: str = ""
 
     def ecdf(self, name: str) -> "RankECDF":
         """Empirical distribution function of one quantity's ranks, with simultaneous bands."""
@@ -160,7 +166,8 @@ def simulation_based_calibration(
                 f"calibration: {name} is not finite in {int((~np.isfinite(values)).sum())} cases"
             )
     ranks = {name: _ranks(truth[name], draws[name]) for name in truth}
-    return Calibration(ranks, num_samples, float(np.mean(diverging)), probability)
+    note = ANOTHER_LAW if is_generalised(posterior_model or model) else ""
+    return Calibration(ranks, num_samples, float(np.mean(diverging)), probability, note)
 
 
 class _Settings(NamedTuple):

@@ -186,8 +186,8 @@ def load_posterior(model: NumPyroModel, data: Any, *, store: str | Path) -> Fit:
         raise InputError(f"{store}: is a run of another model or of other data than {density}")
     if not run.arrays("draws"):
         raise InputError(
-            f"{store}: has no draw yet: it is in its {settings['num_warmup']} iterations of "
-            "warmup; resume the run"
+            f"{store}: holds no draw: it has not gone through its {settings['num_warmup']} "
+            "iterations of warmup, or what followed is damaged; resume the run"
         )
     return _as_fit(model, data, run, settings)
 

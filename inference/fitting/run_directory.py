@@ -180,7 +180,10 @@ def load_setting(
             f"{path}: no run directory (no config.json there); make one with `probattn fit`"
         )
     with _reported_as_damage(path):
-        config = json.loads((path / "config.json").read_text("utf-8"))
+        try:
+            config = json.loads((path / "config.json").read_text("utf-8"))
+        except ValueError as error:
+            raise DamagedFile(f"config.json is no JSON: {error}") from error
         found = config["format"]
     if found != RUN_FORMAT:
         raise InputError(

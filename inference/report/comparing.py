@@ -13,6 +13,7 @@ from probattn.inference.contract import (
     ParticleModel,
     PathModel,
     TokenModel,
+    is_generalised,
     require,
 )
 from probattn.inference.data.ngram import fit_ngram, token_counts
@@ -162,6 +163,7 @@ def compare(
             for name, fit in fits.items()
             if isinstance(fit.model, PathModel | ParticleModel)
         },
+        generalised=tuple(name for name, fit in fits.items() if is_generalised(fit.model)),
         rankings=tuple(one for one in ranked if one is not None),
         disagreements=_disagreements(fits, margins, few, symbols),
         examples=_examples(fits, heldout, symbols),

@@ -36,6 +36,7 @@ class Comparison:
         margins: by fit, stability margins of held-out sequences, (draws, num_sequences, positions).
         spectra: by fit, singular values of the interaction, (draws, heads, dim).
         uniqueness: by fit, whether the density of the path integrates to 1.
+        generalised: names of the fits whose posterior is a generalised one.
         rankings: how often support tokens by sigma_min and by log det are different.
         disagreements: how often a MAP and a fit with several draws differ in their support tokens.
         examples: margins and support tokens of single sequences.
@@ -62,6 +63,7 @@ class Comparison:
     margins: dict[str, np.ndarray]
     spectra: dict[str, np.ndarray]
     uniqueness: dict[str, Uniqueness]
+    generalised: tuple[str, ...]
     rankings: tuple[Rankings, ...]
     disagreements: tuple[Disagreement, ...]
     examples: tuple[Example, ...]

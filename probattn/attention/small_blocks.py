@@ -41,17 +41,7 @@ def reduced_blocks(
     """
     # Position 1 has no past and position 2 one embedding: the covariance of either is 0.
     first = min(2, u.shape[1]) if attention.mask == "strict" else 0
-    left, right = features(attention, attended)  # [b, h, s, n], [b, h, s, m]
-    products = _outer(left, right)  # [b, h, s, n, m]
-    flat = products.reshape(*products.shape[:3], products.shape[3] * products.shape[4])
-    w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)  # [b, h, s, d]
-    # One product with the weights for all means: [b, h, t, d + n + m + n m].
-    sums = weighted_sum(attended.alpha, jnp.concatenate([w, left, right, flat], axis=-1))
-    ends = np.cumsum([w.shape[-1], left.shape[-1], right.shape[-1]])
-    wbar, left_mean, right_mean, seconds = jnp.split(sums, ends, axis=-1)
-    seconds = seconds[:, :, first:]
-    seconds = seconds.reshape(*seconds.shape[:3], *products.shape[3:])  # [b, h, t, n, m]
-    covariance = seconds - _outer(left_mean[:, :, first:], right_mean[:, :, first:])
+    covariance, wbar = covariances(attention, attended, first)
     per_head = covariance * attended.shrink[:, None, first:, None, None]  # the cap's factor on A
     attended = attended._replace(wbar=wbar)
     if attention.symmetric:
@@ -59,6 +49,33 @@ def reduced_blocks(
         return identity - per_head[:, 0] @ attention.interaction[0], covariance[:, 0], attended
     if attention.mask == "inclusive":
         per_head = per_head + _of_values(attention, inclusive_derivative(attention, u, attended))
+    return without_derivative(attention, per_head), None, attended
+
+
+def covariances(
+    attention: Attention, attended: Attended, first: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Covariances of the features under each row of weights, and the means of w.
+
+    Args: attended, whose alpha [b, h, t, s] may have other rows t than the sequence; first, the row
+        from which covariances are formed.
+    Returns: covariances [b, h, t, n, m] of left and right features, and wbar [b, h, t, i].
+    """
+    left, right = features(attention, attended)  # [b, h, s, n], [b, h, s, m]
+    products = _outer(left, right)  # [b, h, s, n, m]
+    flat = products.reshape(*products.shape[:3], products.shape[3] * products.shape[4])
+    w = jnp.broadcast_to(attended.w[:, None], (*left.shape[:3], attention.dim))  # [b, h, s, d]
+    # One product with the weights for all means: [b, h, t, d + n + m + n m].
+    sums = weighted_sum(attended.alpha, jnp.concatenate([w, left, right, flat], axis=-1))
+    ends = np.cumsum([w.shape[-1], left.shape[-1], right.shape[-1]])
+    wbar, left_mean, right_mean, seconds = jnp.split(sums, ends, axis=-1)
+    seconds = seconds[:, :, first:]
+    seconds = seconds.reshape(*seconds.shape[:3], *products.shape[3:])  # [b, h, t, n, m]
+    return seconds - _outer(left_mean[:, :, first:], right_mean[:, :, first:]), wbar
+
+
+def without_derivative(attention: Attention, per_head: jax.Array) -> jax.Array:
+    """`I` minus the derivative, or its smaller replacement, [b, t, k, k], of [b, h, t, n, m]."""
     if by_lemma(attention):
         # The columns of block (g, h) are those of head h: [b, h, t, H r, r] -> [b, t, H r, H r].
         derivative = jnp.moveaxis(per_head, 1, 3)
@@ -67,7 +84,7 @@ def reduced_blocks(
         )
     else:
         derivative = per_head.sum(1)  # [b, t, d, d]
-    return jnp.eye(derivative.shape[-1], dtype=u.dtype) - derivative, None, attended
+    return jnp.eye(derivative.shape[-1], dtype=derivative.dtype) - derivative
 
 
 def small_blocks_working_set(attention: Attention, length: int) -> int:
@@ -111,7 +128,8 @@ def features(attention: Attention, attended: Attended) -> tuple[jax.Array, jax.A
     Each row gives the left and the right feature of head h.
     """
     heads, dim, value = attention.heads, attention.dim, attention.value
-    w = jnp.broadcast_to(attended.w[:, None], attended.wbar.shape)
+    batch, positions, _ = attended.w.shape
+    w = jnp.broadcast_to(attended.w[:, None], (batch, heads, positions, dim))
     if attention.symmetric:
         return w, w
     if not by_lemma(attention):

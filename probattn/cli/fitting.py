@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from probattn.cli.models import Coordinates, ModelName
+from probattn.cli.models import Barrier, Coordinates, ModelName
 from probattn.cli.printing import console, print_comparison
 from probattn.cli.runs import (
     TRAIN_SIZE,
@@ -144,6 +144,15 @@ def fit(
             )
         ),
     ] = None,
+    barrier: Annotated[
+        Barrier | None,
+        typer.Option(
+            help=(
+                "Language model: that density as a factor beside the law of tokens (default; the "
+                "posterior is then a generalised one), or normalised, as a part of that law."
+            )
+        ),
+    ] = None,
     contraction: Annotated[
         float | None,
         typer.Option(
@@ -171,7 +180,12 @@ def fit(
     keep_space: KeepSpaceOption = False,
     num_steps: Annotated[
         int | None,
-        typer.Option(help="Most optimiser steps to a mode, default 4000; it stops early at rest."),
+        typer.Option(
+            help=(
+                "MAP, Laplace, ensemble: most optimiser steps to a mode, default 4000; it stops "
+                "early at rest."
+            )
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="MAP, ensemble: sequences in a minibatch; default: all.")
@@ -275,6 +289,7 @@ def fit(
             heads=heads,
             rank=rank,
             barrier_weight=barrier_weight,
+            barrier=barrier,
             contraction=contraction,
             coordinates=coordinates,
             num_particles=num_particles,

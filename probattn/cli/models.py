@@ -38,6 +38,13 @@ class CalibratedModel(StrEnum):
     emission = "emission"
 
 
+class Barrier(StrEnum):
+    """How the density of a language model's path is part of what is fitted."""
+
+    factor = "factor"
+    normalised = "normalised"
+
+
 class Coordinates(StrEnum):
     """Coordinates that an emission model is sampled in."""
 
@@ -53,7 +60,7 @@ def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -
 
     foreign = {
         ModelName.language: {"coordinates": "emission", "num_particles": "emission"},
-        ModelName.emission: {"barrier_weight": "language"},
+        ModelName.emission: {"barrier_weight": "language", "barrier": "language"},
     }
     given = {option: value for option, value in options.items() if value is not None}
     for option, owner in foreign[name].items():
@@ -62,15 +69,18 @@ def build_model(name: ModelName, vocab_size: int, length: int, **options: Any) -
                 f"{option}: is an option of the {owner} model, not of --model {name.value}; leave "
                 f"--{option.replace('_', '-')} out"
             )
-    if "coordinates" in given:
-        given["coordinates"] = str(given["coordinates"])
+    given |= {name: str(given[name]) for name in ("coordinates", "barrier") if name in given}
     return {ModelName.language: LanguageModel, ModelName.emission: EmissionModel}[name](
         vocab_size, length, **given
     )
 
 
 def small_model(
-    name: CalibratedModel, dim: int | None, length: int | None, barrier_weight: float
+    name: CalibratedModel,
+    dim: int | None,
+    length: int | None,
+    barrier_weight: float,
+    barrier: str = "factor",
 ) -> Any:
     """Build a model that is small enough to be fitted hundreds of times.
 
@@ -86,6 +96,11 @@ def small_model(
         return LatentAttention(dim=dim or 2, length=length or 8, values=False)
     if name is CalibratedModel.language:
         return LanguageModel(
-            3, length or 4, dim or 2, barrier_weight=barrier_weight, contraction=0.9
+            3,
+            length or 4,
+            dim or 2,
+            barrier_weight=barrier_weight,
+            contraction=0.9,
+            barrier=barrier,
         )
     return EmissionModel(3, length or 4, dim or 1)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probattn.errors import InputError
-from probattn.visible_text import visible
+from probattn.visible_text import visible, visible_symbol
 
 # Most fits that a table of 80 columns has room for; the page has room for more.
 MOST_COLUMNS = 3
@@ -155,12 +155,17 @@ def generation_table(corpus: Any, generation: Any) -> Table:
         support = generation.support[position]
         table.add_row(
             str(position + 1),
-            visible(corpus.symbols[generation.tokens[position]]),
+            visible_symbol(corpus.symbols[generation.tokens[position]]),
             f"{generation.log_prob[position]:.3f}",
-            f"{generation.margin[position]:.3f}",
-            f"{first + support} {visible(labels[support])}",
+            margin_text(generation.margin[position]),
+            f"{first + support} {visible_symbol(labels[support])}",
         )
     return table
+
+
+def margin_text(margin: float) -> str:
+    """A margin with three decimals, or with its order of magnitude where that would be 0.000."""
+    return f"{margin:.3f}" if margin >= 0.0005 else f"{margin:.1e}"
 
 
 def print_diagnosis(diagnosis: Any) -> None:

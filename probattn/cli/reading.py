@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from probattn.cli.models import CalibratedModel, small_model
+from probattn.cli.models import Barrier, CalibratedModel, small_model
 from probattn.cli.plots import check_plot, save_plot
-from probattn.cli.printing import console, generation_table, print_comparison, visible
+from probattn.cli.printing import console, generation_table, margin_text, print_comparison, visible
 from probattn.cli.runs import CalibratedMethod, command, compare_runs
 from probattn.cli.shared import NOT_CONVERGED, RunArgument, SeedOption, StrictOption, judge
 from probattn.errors import InputError
+from probattn.visible_text import visible_symbol
 
 MOST_PLOTTED = 8  # rows of a figure that still fit on a page
 
@@ -151,11 +152,14 @@ def calibrate(
         float,
         typer.Option(
             help=(
-                "Language model: above 0, its joint density is not the law that generates the "
-                "data, and the ranks show it."
+                "Language model: above 0 and as a factor, its joint density is not the law that "
+                "generates the data, and the ranks show it."
             )
         ),
     ] = 0.0,
+    barrier: Annotated[
+        Barrier, typer.Option(help="Language model: with a weight, normalised is calibrated.")
+    ] = Barrier.factor,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 3 if ranks leave their bands.")
     ] = False,
@@ -173,7 +177,7 @@ def calibrate(
 
     check_plot(out)
     found = simulation_based_calibration(
-        small_model(model, dim, length, barrier_weight),
+        small_model(model, dim, length, barrier_weight, barrier.value),
         key=jax.random.key(seed),
         method=method.value,
         num_simulations=num_simulations,
@@ -184,6 +188,8 @@ def calibrate(
     save_plot(plot_ranks(found)[0].figure, out)
     outside = found.outside()
     names = ", ".join(outside) if outside else "none"
+    if found.note:
+        console.print(found.note)
     console.print(f"{len(outside)} of {len(found.ranks)} quantities leave their bands: {names}")
     console.print(f"plot: {out.resolve()}")
     if strict and outside:
@@ -288,10 +294,14 @@ def margins(
     start = require("margins", fitted.model, TokenModel).path_has_start
     for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1], start)):
         column = values[:, position]
-        cells = [str(position if start else position + 1), visible(symbol), f"{column.mean():.3f}"]
+        cells = [
+            str(position if start else position + 1),
+            visible_symbol(symbol),
+            margin_text(column.mean()),
+        ]
         if fitted.method != "map":
             low, high = np.quantile(column, [0.05, 0.95])
-            cells.append(f"{low:.3f} to {high:.3f}")
+            cells.append(f"{margin_text(low)} to {margin_text(high)}")
         for probability, between in (
             (support, [f"{log_dets[:, position].mean():.3f}"]),
             (by_log_det, []),

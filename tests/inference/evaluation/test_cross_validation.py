@@ -39,6 +39,7 @@ class Factored(Conjugate):
     """The same with a factor exp(-weight (theta - y_i)^2 / 2) of each row: again conjugate."""
 
     weight: float = 0.5
+    has_factor = True
 
     def log_factors(self, params, tokens):
         return -self.weight * (params["theta"] - tokens[..., 0]) ** 2 / 2

@@ -175,7 +175,9 @@ def test_an_unfinished_run_can_be_read_and_says_so(store, corpus):
     assert fit.planned == 25
     for name in names(store)[3:]:
         (store / "chunks" / name).unlink()
-    with pytest.raises(InputError, match="has no draw yet: it is in its 15 iterations of warmup"):
+    with pytest.raises(
+        InputError, match="holds no draw: it has not gone through its 15 iterations"
+    ):
         load_posterior(MODEL, corpus.train, store=store)
 
 

@@ -1,0 +1,65 @@
+"""Log density of every candidate for the next embedding of a path (theory, sections 2 and 7).
+
+A law of tokens that contains the density of its path needs this density, at each position, for
+each token that might come next. The candidates share the past to which they attend; each has a
+query, hence weights, a mean and a block J of its own.
+
+Letters in shapes: n prefix, s attended position, v candidate, h head, d embedding dimension, k size
+of a block.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from probattn.attention.attention import Attention
+from probattn.attention.determinant import sign_and_log_det
+from probattn.attention.jacobian import log_density_of
+from probattn.attention.small_blocks import covariances, without_derivative
+from probattn.attention.weighted_mean import Attended, capped, projected
+from probattn.checks import in_default_float
+
+
+def candidate_log_density(
+    attention: Attention, past: Any, there: Any, candidates: Any, scale: float = 1.0
+) -> Float[Array, "n v"]:
+    """Log density of each candidate at the position that follows a prefix; -inf outside the domain.
+
+        log N(c - mu(c); 0, sigma^2 I) + log det J(c),   mu and J given the prefix
+
+    Args:
+        attention: one map with the strict mask, without value maps, not symmetric.
+        past: embeddings of each prefix [n, s, d], filled up with any finite numbers.
+        there: which of them belong to the prefix [n, s]; in each row the first is one of them.
+        candidates: embeddings [n, v, d].
+        scale: standard deviation sigma of the path's noise.
+
+    Source: theory, sections 2 and 7.
+    """
+    attention, past, candidates = in_default_float((attention, past, candidates))
+    with jax.default_matmul_precision("highest"):
+        origin, w, own_query, key = projected(attention, past)  # [n, 1, d], [n, s, d], [n, h, s, r]
+        query = jnp.einsum("hri,nvi->nhvr", attention.query, candidates)
+        shrink = capped(attention, _squared_diameter(w, there))  # [n]
+        logits = jnp.einsum("nhvr,nhsr->nhvs", query, key) * shrink[:, None, None, None]
+        if attention.position_bias is not None:
+            lag = there.sum(1, keepdims=True) - jnp.arange(there.shape[1])  # [n, s]
+            bias = attention.position_bias[:, jnp.maximum(lag, 0)]  # [h, n, s]
+            logits = logits + jnp.moveaxis(bias, 0, 1)[:, :, None]
+        logits = jnp.where(there[:, None, None], logits, jnp.finfo(logits.dtype).min)
+        alpha = jax.nn.softmax(logits)  # [n, h, v, s]
+        none = jnp.zeros(())  # not looked at
+        attended = Attended(origin, w, own_query, key, shrink[:, None], alpha, none, none)
+        covariance, wbar = covariances(attention, attended)
+        blocks = without_derivative(attention, covariance * shrink[:, None, None, None, None])
+        sign, log_det = sign_and_log_det(blocks)  # [n, v]
+        e = candidates - wbar.mean(1) - origin
+        return log_density_of(e, log_det, ~(sign <= 0), scale)
+
+
+def _squared_diameter(w: jax.Array, there: jax.Array) -> jax.Array:
+    """Squared diameter of each prefix [n], of w [n, s, d] at the positions that belong to it."""
+    apart = ((w[:, :, None] - w[:, None]) ** 2).sum(-1)  # [n, s, s]
+    return jnp.where(there[:, :, None] & there[:, None], apart, 0).max((1, 2))
