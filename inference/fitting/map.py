@@ -46,7 +46,7 @@ from probattn.inference.fitting.unconstrained import (
 )
 
 MODE_COORDINATES = ("constrained", "unconstrained")
-NUM_STEPS = 4000
+NUM_STEPS = 8000
 NUM_STARTS = 4  # modes of words differ by tens of nats, and a single descent may end at a saddle
 LEARNING_RATE = 0.1
 

@@ -37,7 +37,7 @@ from probattn.errors import InputError
 
 DEMO_DRAWS = {False: (250, 600, 7), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
-DEMO_STEPS = {False: 3000, True: 200}
+DEMO_STEPS = {False: 8000, True: 200}
 
 
 def demo(
@@ -182,7 +182,7 @@ def fit(
         int | None,
         typer.Option(
             help=(
-                "MAP, Laplace, ensemble: most optimiser steps to a mode, default 4000; it stops "
+                "MAP, Laplace, ensemble: most optimiser steps to a mode, default 8000; it stops "
                 "early at rest."
             )
         ),

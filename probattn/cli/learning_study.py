@@ -128,7 +128,7 @@ def learning_curve(
     keep_space: KeepSpaceOption = False,
     num_steps: Annotated[
         int | None,
-        typer.Option(help="MAP: most optimiser steps, default 4000; fewer once at rest."),
+        typer.Option(help="MAP: most optimiser steps, default 8000; fewer once at rest."),
     ] = None,
     num_warmup: Annotated[int, typer.Option(help="Posterior: warmup iterations, per chain.")] = 250,
     num_samples: Annotated[int, typer.Option(help="Posterior: draws, per chain.")] = 300,

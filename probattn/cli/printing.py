@@ -163,7 +163,7 @@ def generation_table(corpus: Any, generation: Any) -> Table:
     return table
 
 
-def margin_text(margin: float) -> str:
+def margin_text(margin: Any) -> str:
     """A margin with three decimals, or with its order of magnitude where that would be 0.000."""
     return f"{margin:.3f}" if margin >= 0.0005 else f"{margin:.1e}"
 

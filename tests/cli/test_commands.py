@@ -233,7 +233,7 @@ def test_resume_goes_on_and_refuses_what_cannot(folder, tmp_path, capsys):
     for path in (tmp_path / "run" / "store" / "chunks").iterdir():
         path.unlink()
     assert call("diagnose", tmp_path / "run") == 2
-    assert "has no draw yet" in capsys.readouterr().err
+    assert "holds no draw" in capsys.readouterr().err
     assert (
         call("fit", folder / "words.txt", "--method", "posterior", "--out", tmp_path / "run") == 2
     )

@@ -167,6 +167,20 @@ def test_bad_embeddings_are_refused(call, message):
         call(LatentAttention(2, 4))
 
 
+def test_quantities_are_blind_to_the_order_of_heads():
+    model = LatentAttention(2, 4, heads=2)
+    params = {
+        name: np.asarray(prior.sample(jax.random.key(i)))
+        for i, (name, prior) in enumerate(model.priors().items())
+    }
+    u = np.asarray(jax.random.normal(jax.random.key(9), (3, 4, 2)))
+    exchanged = params | {name: params[name][::-1] for name in ("interaction", "value")}
+    for before, after in zip(
+        model.quantities(params, u).values(), model.quantities(exchanged, u).values(), strict=True
+    ):
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+
+
 def test_generating_without_a_cap_is_refused():
     with pytest.raises(InputError, match="several solutions"):
         Predictive(LatentAttention(2, 4, contraction=None), num_samples=2)(

@@ -215,6 +215,16 @@ def test_too_few_draws_are_no_convergence(draws):
     assert verdict.findings == (f"{draws} draws a chain are too few to judge (at least 4).",)
 
 
+def test_nothing_is_said_of_raw_weights_that_cannot_be_judged():
+    """Of short random walks R-hat is large by chance; so few effective draws judge nothing."""
+    walk = np.cumsum(np.random.default_rng(5).normal(size=(2, 16)), 1)
+    found = diagnose(sampled(walk))
+    assert found.tiers[0].rhat > 1.5
+    assert found.tiers[0].ess_bulk < 8
+    assert not found.verdict.converged
+    assert not any("Raw weights" in note for note in found.verdict.notes)
+
+
 def test_the_monte_carlo_error_is_the_spread_of_repeated_samples():
     """64 samples of 400 draws with autocorrelation 0.5; their spread is known to 9 %."""
     rng, sums, errors = np.random.default_rng(5), [], []

@@ -75,6 +75,6 @@ def test_draws_that_are_worth_less_have_a_longer_tail():
 
 
 def test_a_k_hat_that_is_no_number_is_not_good():
-    verdict = _verdict(np.array([0.1, np.nan, 0.2]), 100)
+    verdict = _verdict(np.array([0.1, np.nan, 0.2]), 100, False)
     assert not verdict.converged
     assert "1 of 3 sequences have k-hat above 0.50 (largest 0.20)" in str(verdict)
