@@ -103,12 +103,14 @@ class _Particles(NamedTuple):
         log_weight: log weights [n], normalised.
         born: for each path and position [s, n], the number of the particle that drew its embedding
             there. Paths that share it share the embedding and all before.
+        resampled: how often the paths were drawn anew [n], the same for all.
     """
 
     u: Array
     squared_diameter: Array
     log_weight: Array
     born: Array
+    resampled: Array
 
 
 @partial(jax.jit, static_argnames=("num_particles", "bootstrap", "predict"))
@@ -153,6 +155,7 @@ def run_filter(
             jnp.maximum(particles.squared_diameter, farthest),
             log_weight - increment,
             particles.born.at[position].set(jnp.arange(n)),
+            particles.resampled,
         )
         weight = jnp.exp(moved.log_weight)
         mean = proposed.u @ weight  # [i]
@@ -167,6 +170,7 @@ def run_filter(
         jnp.zeros(n, dtype),
         jnp.full(n, -math.log(n), dtype),
         jnp.broadcast_to(jnp.arange(n), (length, n)),
+        jnp.zeros(n, int),
     )
     is_counted = counted(tokens)
     inputs = (jnp.arange(length), tokens, is_counted, jax.random.split(key, length))
@@ -175,9 +179,7 @@ def run_filter(
     squares = jax.vmap(partial(_squared_masses, weight))(final.born)  # [s]
     return Filtered(
         increments.sum(),
-        # Paths that go back to the same first draw are not independent: each such family counts as
-        # one term (Lee and Whiteley 2018; theory, section 9).
-        jnp.sqrt(jnp.maximum(squares[0] - 1 / n, 0) * (n / max(n - 1, 1))),
+        jnp.sqrt(_relative_variance(squares[0], (weight**2).sum(), final.resampled[0], n)),
         increments,
         jnp.where(is_counted, sizes, jnp.nan),
         jnp.where(is_counted, 1 / squares, jnp.nan),
@@ -203,7 +205,25 @@ def _resample(particles: _Particles, key: Array) -> _Particles:
         particles.squared_diameter[chosen],
         jnp.where(anew, -math.log(n), particles.log_weight),
         particles.born[:, chosen],
+        particles.resampled + anew,
     )
+
+
+def _relative_variance(families: Array, paths: Array, resampled: Array, n: int) -> Array:
+    """Estimate of the relative variance of a filter's probability, from one run.
+
+        1 - (n / (n - 1))^(k + 1) (1 - sum W^2)
+
+    after k resamplings, with W the weights of families: paths that go back to the same first draw
+    are not independent, and count as one term. It may come out too small, or negative; it is no
+    smaller than that of the final weights alone, which is the same without the history.
+
+    Args: families and paths, the sums of the squared weights of either.
+    Source: Lee and Whiteley, Biometrika 105 (2018); theory, section 9.
+    """
+    power = n / max(n - 1, 1)
+    whole = 1 - power ** (resampled + 1.0) * (1 - families)
+    return jnp.maximum(whole, jnp.maximum(1 - power * (1 - paths), 0))
 
 
 def _squared_masses(weight: Array, family: Array) -> Array:
