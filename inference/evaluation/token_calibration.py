@@ -33,9 +33,9 @@ class Reliability:
         share: share of the tokens in each bin, (bins,).
         low, high: interval of each bin, (bins,), in which its accuracy would lie with probability
             0.95 if the predictor were calibrated.
-        calibration_error: the expected calibration error (ECE), which noise alone makes positive.
-        corrected_error: the ECE minus what noise adds to it, by the bootstrap over sequences.
-        calibration_interval: interval of the ECE at level 0.95, by the basic bootstrap.
+        calibration_error: the expected calibration error (ECE). Noise alone makes it positive, and
+            how much is not known, so that it has no interval; what is known is its law if the
+            predictor is calibrated.
         calibrated_limit: the ECE of a calibrated predictor is below this with probability 0.95.
         overconfidence: mean confidence minus accuracy.
         log_score: minus the log probability of the token, in nats; a proper score, lower is better.
@@ -54,8 +54,6 @@ class Reliability:
     low: np.ndarray
     high: np.ndarray
     calibration_error: float
-    corrected_error: float
-    calibration_interval: tuple[float, float]
     calibrated_limit: float
     overconfidence: Measured
     log_score: Measured
@@ -73,16 +71,12 @@ class Reliability:
 
     def verdict(self) -> str:
         """Whether the predictor is calibrated, over- or underconfident, as a sentence."""
-        error, (low, high) = self.calibration_error, self.calibration_interval
         figure = (
-            f"expected calibration error {error:.4f}, corrected for noise "
-            f"{self.corrected_error:.4f} (95 % interval {low:.4f} to {high:.4f})"
+            f"expected calibration error {self.calibration_error:.4f}, where a calibrated "
+            f"predictor stays under {self.calibrated_limit:.4f} in 95 of 100 cases"
         )
-        if error <= self.calibrated_limit:
-            return (
-                f"calibrated within noise: {figure}, and a calibrated predictor stays under "
-                f"{self.calibrated_limit:.4f}."
-            )
+        if self.calibration_error <= self.calibrated_limit:
+            return f"calibrated within noise: {figure}."
         signed = self.overconfidence
         if not signed.sure:
             return f"miscalibrated, neither over- nor underconfident on the whole: {figure}."
@@ -132,7 +126,6 @@ def reliability(prediction: Prediction, *, seed: int = 0) -> Reliability:
     error = float(_calibration_error(said.sum(0), hits.sum(0), total))
     weights = resampled_weights(len(counts), RESAMPLES, seed)  # [r, n]
     resampled = _calibration_error(weights @ said, weights @ hits, weights @ tokens)
-    high, low = 2 * error - np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     log_sums, brier_sums = -prediction.token_log_probs.astype(float).sum(1), brier.sum(1)
     return Reliability(
         method=prediction.method,
@@ -142,8 +135,6 @@ def reliability(prediction: Prediction, *, seed: int = 0) -> Reliability:
         low=band[0],
         high=band[1],
         calibration_error=error,
-        corrected_error=max(0.0, float(2 * error - resampled.mean())),
-        calibration_interval=(max(0.0, float(low)), float(high)),
         calibrated_limit=float(
             np.quantile(_calibration_error(said.sum(0), if_calibrated, total), LEVEL)
         ),

@@ -1,5 +1,6 @@
 """The report of a robustness study: a page, and its numbers as JSON."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from probattn.inference.data.array_file import write_json, write_text
@@ -33,6 +35,7 @@ from probattn.inference.study.tradeoff import (
     interval,
     judge_claim,
     losses,
+    surviving,
 )
 
 # In nats, the extent of the figure around the plain model. Barriers that training exploits lie far
@@ -155,6 +158,7 @@ def summary(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "baseline": best.baseline if best else "none as good",
                 "difference": str(best.difference) if best else "",
                 "against": best.word if best else "ahead",
+                "p_value": best.p_value if best and math.isfinite(best.p_value) else None,
             }
         )
     chosen = [
@@ -217,8 +221,15 @@ def _in_short(
         )
         said.append(
             f"Under noise of 0.4, {ahead} of {len(matched)} barriers are surely ahead of the "
-            f"best baseline of no higher clean loss, {behind} surely behind."
+            "best baseline of no higher clean loss, which is chosen on the other seeds, "
+            f"{behind} surely behind, one by one."
         )
+        compared = [row for row in matched if row["p_value"] is not None]
+        if compared:
+            is_behind = np.array([row["against"] == "behind" for row in compared])
+            kept = surviving([row["p_value"] for row in compared])
+            left = ", ".join(f"{(is_behind & one).sum()} by {name}" for name, one in kept.items())
+            said.append(f"Corrected for {len(compared)} comparisons, {left} stay surely behind.")
     if chosen:
         smallest = chosen["smallest margin"]
         word = (

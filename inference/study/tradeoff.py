@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import false_discovery_control, ttest_1samp
 from scipy.stats import t as student
 
 from probattn.inference.data.typos import TYPO_KINDS
@@ -80,12 +81,14 @@ class AtEqualCost:
     """An arm beside the best baseline of no higher clean loss.
 
     Args:
-        baseline: name of the baseline.
+        baseline: names of the baselines that were chosen.
         difference: loss of the arm under a stress minus that of the baseline, paired by seed.
+        p_value: of the t test that the difference is 0; NaN for one seed.
     """
 
     baseline: str
     difference: Interval
+    p_value: float
 
     @property
     def word(self) -> str:
@@ -104,20 +107,49 @@ def at_equal_cost(
 ) -> AtEqualCost | None:
     """Compare an arm with the best baseline at no higher clean loss; None if there is none.
 
+    For each seed the baseline is chosen on the other seeds, so that it is not tested on what it was
+    chosen for. These choices share seeds: of arms without a difference some 7 % (three seeds) to
+    10 % (five) come out as ahead or behind, and not 5 %.
+
     A baseline qualifies if its clean loss exceeds the arm's by at most the standard error of their
-    difference over seeds. The best one has the lowest mean loss under `stress`.
+    difference over these seeds. The best one has the lowest mean loss under `stress`.
     """
+    number = len(arm["results"])
+    apart, names = [], []
+    for seed in range(number):
+        others = np.delete(np.arange(number), seed) if number > 1 else np.arange(1)
+        candidates = [other for other in baselines if _affordable(other, arm, others)]
+        if not candidates:
+            return None
+        means = [losses(other, stress)[others].mean() for other in candidates]
+        best = candidates[int(np.argmin(means))]
+        apart.append(losses(arm, stress)[seed] - losses(best, stress)[seed])
+        names.append(best["name"])
+    p_value = float(ttest_1samp(apart, 0).pvalue) if number > 1 else math.nan
+    return AtEqualCost(", ".join(sorted(set(names))), interval(apart), p_value)
 
-    def affordable(other: dict[str, Any]) -> bool:
-        dearer = losses(other, "clean") - losses(arm, "clean")
-        error = dearer.std(ddof=1) / math.sqrt(len(dearer)) if len(dearer) > 1 else 0.0
-        return bool(dearer.mean() <= error)
 
-    candidates = [other for other in baselines if affordable(other)]
-    if not candidates:
-        return None
-    best = min(candidates, key=lambda other: losses(other, stress).mean())
-    return AtEqualCost(best["name"], interval(losses(arm, stress) - losses(best, stress)))
+def _affordable(baseline: dict[str, Any], arm: dict[str, Any], seeds: np.ndarray) -> bool:
+    dearer = (losses(baseline, "clean") - losses(arm, "clean"))[seeds]
+    error = dearer.std(ddof=1) / math.sqrt(len(dearer)) if len(dearer) > 1 else 0.0
+    return bool(dearer.mean() <= error)
+
+
+def surviving(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> dict[str, np.ndarray]:
+    """Which of many comparisons stay significant, by two corrections.
+
+    Holm's keeps the probability of any false finding below `level`, that of Benjamini and Hochberg
+    the expected share of false ones among the findings.
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = steps
+    return {
+        "Holm": adjusted < level,
+        "Benjamini and Hochberg": false_discovery_control(p) < level,
+    }
 
 
 def fragility(arm: dict[str, Any]) -> dict[str, Interval]:

@@ -41,30 +41,13 @@ def test_an_overconfident_predictor_is_called_so_and_by_how_much():
     expected = expected_overconfidence(SHARP, tokens, prediction.counted)
     assert expected > 0.1
     assert abs(found.overconfidence.value - expected) < 4 * found.overconfidence.error
-    # Every bin is overconfident, so that the calibration error is the same number, and its interval
-    # holds it.
-    low, high = found.calibration_interval
-    assert low < expected < high
-    assert low < found.corrected_error < high
+    # Every bin is overconfident, so that the calibration error is the same number.
+    assert abs(found.calibration_error - expected) < 4 * found.overconfidence.error
     assert found.calibration_error > 5 * found.calibrated_limit
     assert found.verdict().startswith("overconfident by 0.")
     assert (found.accuracy < found.low).sum() >= len(found.low) - 1
     blunt = reliability(predict(fit_of([sharpened(TRUTH, 0.3)]), tokens))
     assert blunt.verdict().startswith("underconfident by 0.")
-
-
-def test_the_interval_of_the_error_holds_the_truth():
-    """Nominal 0.95; the truth is the limit of many sequences."""
-    tokens = sequences(20_000, seed=1)
-    prediction = predict(fit_of([SHARP]), tokens)
-    truth = expected_overconfidence(SHARP, tokens, prediction.counted)
-    held = 0
-    for seed in range(TIMES):
-        low, high = reliability(
-            predict(fit_of([SHARP]), sequences(200, seed=seed))
-        ).calibration_interval
-        held += low < truth < high
-    assert held >= 50  # fewer with probability 0.05 % at 0.95
 
 
 def test_proper_scores_by_hand():
@@ -82,18 +65,6 @@ def test_proper_scores_by_hand():
     )
     assert len(found.confidence) == 1  # too few tokens for more bins
     np.testing.assert_allclose(found.calibration_error, abs(0.4875 - 0.75), rtol=1e-5)
-
-
-def test_an_interval_holds_its_estimate_and_noise_is_taken_off_it():
-    """Of a calibrated predictor the corrected error is nearer to 0 than the raw one, on average."""
-    raw, corrected = [], []
-    for seed in range(30):
-        found = reliability(predict(fit_of([TRUTH]), sequences(100, seed=seed)))
-        low, high = found.calibration_interval
-        assert low <= found.corrected_error <= high
-        raw.append(found.calibration_error)
-        corrected.append(found.corrected_error)
-    assert np.mean(corrected) < 0.8 * np.mean(raw)
 
 
 def test_no_bin_is_left_with_a_few_tokens(fits, corpus):
