@@ -530,6 +530,7 @@ def _functions(model: LanguageModel) -> dict[str, Any]:
         "batched": True,
         "cached_step": CachedStep(start, step),
         "end_probability_bound": end_probability_bound,
+        "open_ended": False,  # there is no position beyond the table
     }
 
 

@@ -212,6 +212,7 @@ class TransformerLM:
             vocab_size=self.vocab_size,
             end_token=END,
             batched=True,
+            open_ended=False,  # there is no position beyond the table
             validate_args=False,
         )
 

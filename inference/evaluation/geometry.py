@@ -61,8 +61,8 @@ class Uniqueness:
         """The numbers as a sentence."""
         if self.capped:
             return (
-                "under the contraction cap the density of the path integrates to one for every "
-                "parameter and history"
+                "under the contraction cap the density of the path, with weight 1, integrates to "
+                "one for every parameter and history"
             )
         everywhere = (
             f", and at all of them under {_percent(self.draws)} of the draws"
@@ -70,8 +70,8 @@ class Uniqueness:
             else ""
         )
         certain = (
-            "a bound proves one solution, so that the path's density integrates to one, at "
-            f"{_percent(self.positions)} of held-out positions{everywhere}"
+            "a bound proves one solution, so that the path's density, with weight 1, integrates to "
+            f"one, at {_percent(self.positions)} of held-out positions{everywhere}"
         )
         if not self.histories:
             return certain

@@ -58,6 +58,7 @@ class EmissionProcess(SequenceProcess):
         "end_probability_bound",
     )
     enumerable = False
+    open_ended = True  # embeddings and tokens go on by the same law at any position
 
     def __init__(
         self,

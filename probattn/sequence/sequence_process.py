@@ -58,6 +58,9 @@ class SequenceProcess(dist.Distribution):
             `sample` takes a whole pass for each position.
         end_probability_bound: `end_probability_bound(params)` gives delta with p(end | x_<t) >=
             delta for every prefix; `tightness` uses it.
+        open_ended: whether the model has conditionals beyond `length` too, and the bound holds
+            there. A model with a table of positions has none: it is a law on sequences of at most
+            `length` tokens.
 
     Raises:
         InputError: at construction, sizes out of range, logits of another shape, logits that depend
@@ -92,6 +95,7 @@ class SequenceProcess(dist.Distribution):
         "batched",
         "cached_step",
         "end_probability_bound",
+        "open_ended",
     )
 
     def __init__(
@@ -105,6 +109,7 @@ class SequenceProcess(dist.Distribution):
         batched: bool = False,
         cached_step: CachedStep | None = None,
         end_probability_bound: Callable | None = None,
+        open_ended: bool = True,
         validate_args: bool | None = None,
     ):
         length, vocab_size = (
@@ -128,6 +133,7 @@ class SequenceProcess(dist.Distribution):
             cached_step,
             end_probability_bound,
         )
+        self.open_ended = open_ended
         super().__init__((), (length,), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)

@@ -101,7 +101,8 @@ def tightness(process: Any) -> Tightness:
 
     If every step ends with probability at least delta > 0, then
     `P(no end among the first n) <= (1 - delta)^n` and the law is tight. The model gives such a
-    bound as `end_probability_bound`; bounded logits have one. Without it tightness is not claimed,
+    bound as `end_probability_bound`; bounded logits have one. A model that ends at `length`
+    (`open_ended=False`) has no limit to speak of, and a bound up to there. Without it tightness is not claimed,
     since finitely many positions prove no limit; delta is then the least probability of ending over
     all prefixes within `length`, if these can be enumerated. Source: theory, section 8.
     """
@@ -109,6 +110,14 @@ def tightness(process: Any) -> Tightness:
         return Tightness(False, 0.0, None, "no end token: a law on infinite sequences")
     if process.end_probability_bound is not None:
         delta = float(process.end_bound())
+        if delta > 0 and not process.open_ended:
+            return Tightness(
+                False,
+                delta,
+                process.length,
+                f"every step ends with probability at least {delta:.3g}, but the model is a law on "
+                f"sequences of at most {process.length} tokens and says nothing beyond",
+            )
         if delta > 0:
             return Tightness(
                 True, delta, None, f"every step ends with probability at least {delta:.3g}"
