@@ -64,12 +64,18 @@ class Rankings:
     The smallest sigma_min(J_t) depends on the coordinates of the embeddings, and the law of the
     tokens does not; the smallest log det J_t does not either (theory, section 6).
 
-    Args: name, of the fit; share, of the sequences with more than two positions, and of the draws;
-        the standard error is across sequences.
+    The first two positions, where J_t = I whatever the parameters, are left out.
+
+    Args:
+        name: of the fit.
+        share: share of the sequences with more than three positions, and of the draws, in which the
+            two differ; its standard error is across sequences.
+        repelled: share of the positions at which det J_t > 1, further from the boundary than J = I.
     """
 
     name: str
     share: Measured
+    repelled: float
 
 
 def margins_of(
@@ -107,17 +113,20 @@ def rankings(name: str, margins: np.ndarray, log_dets: np.ndarray) -> Rankings |
     """How often the two rankings of a fit differ; None if no sequence counts.
 
     Args: name, of the fit; margins and log_dets, (draws, num_sequences, positions), NaN after the
-        end. Sequences of two positions or fewer do not count.
+        end. Sequences of three positions or fewer do not count.
     """
-    long_enough = np.isfinite(margins[0]).sum(1) > ALWAYS_ONE
+    long_enough = np.isfinite(margins[0]).sum(1) > ALWAYS_ONE + 1
     if not long_enough.any():
         return None
-    tokens = (np.nanargmin(of[:, long_enough], axis=2) for of in (margins, log_dets))
+    chosen = [of[:, long_enough, ALWAYS_ONE:] for of in (margins, log_dets)]
+    tokens = (np.nanargmin(of, axis=2) for of in chosen)
     by_sequence = np.not_equal(*tokens).mean(0)
+    known = chosen[1][np.isfinite(chosen[1])]
+    repelled = float((known > 0).mean())
     if len(margins) == 1:
-        return Rankings(name, _share(int(by_sequence.sum()), len(by_sequence)))
+        return Rankings(name, _share(int(by_sequence.sum()), len(by_sequence)), repelled)
     error = float(by_sequence.std(ddof=1) / np.sqrt(len(by_sequence)))
-    return Rankings(name, Measured(float(by_sequence.mean()), error))
+    return Rankings(name, Measured(float(by_sequence.mean()), error), repelled)
 
 
 def support_probability(margins: np.ndarray) -> np.ndarray:

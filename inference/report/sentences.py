@@ -252,11 +252,14 @@ def _modes(comparison: Comparison) -> Iterator[tuple[str, str]]:
 def _geometry(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if comparison.rankings:
         shares = ", ".join(f"{_percent(one.share)} ({one.name})" for one in comparison.rankings)
+        above = ", ".join(f"{one.repelled:.1%} ({one.name})" for one in comparison.rankings)
         yield (
             "support tokens",
             "The support token has the smallest sigma_min(J_t), which depends on the coordinates "
             "of the embeddings. The law of the tokens does not, nor does log det J_t: it is "
-            f"smallest at another token in {shares} of the sequences with more than two positions.",
+            f"smallest at another token in {shares} of the sequences with more than three "
+            "positions, the first two left out, where J_t = I. det J_t is above 1, so that "
+            f"attention stays clear of the boundary, at {above} of the other positions.",
         )
     for one in comparison.disagreements:
         yield (

@@ -102,9 +102,10 @@ def tightness(process: Any) -> Tightness:
     If every step ends with probability at least delta > 0, then
     `P(no end among the first n) <= (1 - delta)^n` and the law is tight. The model gives such a
     bound as `end_probability_bound`; bounded logits have one. A model that ends at `length`
-    (`open_ended=False`) has no limit to speak of, and a bound up to there. Without it tightness is not claimed,
-    since finitely many positions prove no limit; delta is then the least probability of ending over
-    all prefixes within `length`, if these can be enumerated. Source: theory, section 8.
+    (`open_ended=False`) has no limit to speak of, and a bound up to there. Without a bound
+    tightness is not claimed, since finitely many positions prove no limit; delta is then the least
+    probability of ending over all prefixes within `length`, if these can be enumerated. Source:
+    theory, section 8.
     """
     if process.end_token is None:
         return Tightness(False, 0.0, None, "no end token: a law on infinite sequences")

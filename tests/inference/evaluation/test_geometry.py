@@ -46,17 +46,16 @@ def test_support_probability_counts_smallest_margins_only_where_there_are_any():
 def test_rankings_by_hand():
     nan = np.nan
     margins = np.array([[[1, 1, 0.2, 0.5], [1, 1, 0.3, nan], [1, 1, nan, nan], [1, 1, 0.9, 0.8]]])
-    log_dets = np.array([[[0, 0, -2, -1], [0, 0, 0.1, nan], [0, 0, nan, nan], [0, 0, -0.3, -0.2]]])
-    # The first agrees; the second is 0 at its start, the last -0.3 before -0.2; the third has no
-    # choice.
+    log_dets = np.array([[[0, 0, -2, 1], [0, 0, 0.1, nan], [0, 0, nan, nan], [0, 0, -0.3, -0.2]]])
+    # The first agrees, the last does not; the others have no choice but their first two positions.
     one = rankings("map", margins, log_dets)
-    np.testing.assert_allclose([one.share.value, one.share.error], [2 / 3, np.sqrt(2 / 9 / 3)])
+    np.testing.assert_allclose([one.share.value, one.share.error], [1 / 2, np.sqrt(1 / 4 / 2)])
+    assert one.repelled == 1 / 4  # 1 of -2, 1, -0.3, -0.2
     both = rankings("posterior", np.repeat(margins, 2, 0), np.concatenate([log_dets, -log_dets]))
-    # Under the second draw the second agrees, the others differ: by sequence 1/2, 1/2 and 1.
-    np.testing.assert_allclose(
-        [both.share.value, both.share.error], [2 / 3, np.std([0.5, 0.5, 1], ddof=1) / np.sqrt(3)]
-    )
-    assert rankings("map", margins[:, 2:3], log_dets[:, 2:3]) is None
+    # Under the second draw it is the other way round: by sequence 1/2 and 1/2.
+    np.testing.assert_allclose([both.share.value, both.share.error], [1 / 2, 0])
+    assert both.repelled == 1 / 2
+    assert rankings("map", margins[:, 1:3], log_dets[:, 1:3]) is None
 
 
 def test_margins_of_another_kind(fits, corpus):
