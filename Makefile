@@ -19,7 +19,7 @@ help:
 	@echo "make calibration  rank figures of both latent models with and without the log-determinant, in build/calibration"
 	@echo "make sampling     what drawing sequences costs, in units of one log_prob"
 	@echo "make particles    variance of the particle filter, guided by tokens and not"
-	@echo "make bench        what the density, fits and samplers cost against what one would write by hand, and how it grows (10 minutes)"
+	@echo "make bench        what the density, fits and samplers cost against what one would write by hand, and how it grows (over an hour, most of it samplers from five seeds)"
 	@echo "make mutants      plant faults in a copy of the code, one at a time, and see that the tests catch each (half an hour or more)"
 	@echo "make lint         ruff and the type checker"
 
