@@ -272,7 +272,12 @@ def margins(
 
     from probattn.inference import load_run
     from probattn.inference.contract import TokenModel, require
-    from probattn.inference.evaluation.support import margins_of, path_labels, support_probability
+    from probattn.inference.evaluation.support import (
+        ALWAYS_ONE,
+        margins_of,
+        path_labels,
+        support_probability,
+    )
 
     fitted, corpus, _ = load_run(run)
     tokens = corpus.encode(text)
@@ -287,10 +292,14 @@ def margins(
     table = Table("position", "symbol", "margin", title=title)
     if fitted.method != "map":
         table.add_column("5 % to 95 %")
-    table.add_column("support token")
+    is_map = fitted.method == "map"
+    table.add_column("support token" if is_map else "support token, probability")
     table.add_column("log det")
-    table.add_column("support token by log det")
-    by_log_det = support_probability(log_dets)
+    table.add_column("by log det")
+    # At the first two positions det J_t = 1 whatever the parameters.
+    by_log_det = np.zeros(values.shape[1])
+    if len(by_log_det) > ALWAYS_ONE:
+        by_log_det[ALWAYS_ONE:] = support_probability(log_dets[:, ALWAYS_ONE:])
     start = require("margins", fitted.model, TokenModel).path_has_start
     for position, symbol in enumerate(path_labels(tokens, corpus.symbols, values.shape[1], start)):
         column = values[:, position]
@@ -299,21 +308,18 @@ def margins(
             visible_symbol(symbol),
             margin_text(column.mean()),
         ]
-        if fitted.method != "map":
+        if not is_map:
             low, high = np.quantile(column, [0.05, 0.95])
             cells.append(f"{margin_text(low)} to {margin_text(high)}")
-        for probability, between in (
-            (support, [f"{log_dets[:, position].mean():.3f}"]),
-            (by_log_det, []),
-        ):
-            certain = "yes" if probability[position] else ""
-            told = f"with probability {probability[position]:.2f}"
-            cells += [certain if fitted.method == "map" else told, *between]
-        table.add_row(*cells)
+        first, second = (
+            ("yes" if share[position] else "") if is_map else f"{share[position]:.2f}"
+            for share in (support, by_log_det)
+        )
+        table.add_row(*cells, first, f"{log_dets[:, position].mean():.3f}", second)
     console.print(table)
     console.print(
         "The margin sigma_min(J_t) depends on the coordinates of the embeddings, log det J_t does "
-        "not."
+        "not; it ranks from the third position on, since J_t = I before."
     )
 
 

@@ -133,7 +133,7 @@ def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
     rows = [
         line.split("│")
         for line in capsys.readouterr().out.splitlines()
-        if "with probability" in line
+        if line.startswith("│") and " to" in line
     ]
     assert [row[1].strip() for row in rows] == ["1", "2", "3", "4"]  # x, y, z and the end
 
@@ -178,7 +178,7 @@ def test_generate_prints_and_draws_margins(folder, tmp_path, capsys):
 def test_margins_prints_a_row_a_position(folder, capsys):
     assert call("margins", folder / "posterior", "xyz") == 0
     posterior = capsys.readouterr().out
-    assert all(symbol in posterior for symbol in ("start", "x", "y", "z", "with probability"))
+    assert all(symbol in posterior for symbol in ("start", "x", "y", "z", "probability"))
     assert call("margins", folder / "map", "xyz") == 0
     printed = capsys.readouterr().out
     assert printed.count("yes") == 2  # by sigma_min and by log det
