@@ -300,6 +300,11 @@ class LanguageModel:
         return self.barrier_weight > 0 and self.barrier == "factor"
 
     @property
+    def is_normalised(self) -> bool:
+        """Whether the density of the path is a part of the law of tokens."""
+        return self.barrier_weight > 0 and self.barrier == "normalised"
+
+    @property
     def has_boundary(self) -> bool:
         """Whether the joint is -inf for some parameters: without a cap, and with a barrier."""
         return self.contraction is None and self.barrier_weight > 0
@@ -313,7 +318,7 @@ class LanguageModel:
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         if self.barrier_weight == 0:
             return jnp.zeros(tokens.shape, bool)
-        if not self.has_factor:
+        if self.is_normalised:
             logits = self.next_token_logits(params, tokens)
             chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
             return counted(tokens) & jnp.isneginf(chosen)
@@ -401,7 +406,7 @@ def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
 
 def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
     logits = _logits_of(params, u + attention_mean(model.readout_attention(params), u))
-    if model.has_factor or model.barrier_weight == 0:
+    if not model.is_normalised:
         return logits
     flat = u.reshape(-1, *u.shape[-2:])
     density = after_positions(model.attention(params), params, flat, model.scale)
@@ -464,7 +469,7 @@ def _at_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> tupl
         model.readout_attention(params), table, tree.own, tree.pasts, model.scale
     )
     logits = _logits_of(params, table[tree.own] + mean)
-    if model.barrier_weight > 0 and not model.has_factor:
+    if model.is_normalised:
         density = after_prefixes(model.attention(params), params, tree, model.scale)
         logits = weighted(logits, density, model.barrier_weight)
     return logits, path
@@ -500,11 +505,9 @@ def _functions(model: LanguageModel) -> dict[str, Any]:
     Equal models get the same function objects, so that they share compiled programs.
     """
 
-    is_normalised = model.barrier_weight > 0 and not model.has_factor
-
     def start(params: Params) -> Any:
         cache = empty_cache(model.readout_attention(params), model.length)
-        path = jnp.zeros((model.length if is_normalised else 0, model.dim), cache[0].dtype)
+        path = jnp.zeros((model.length if model.is_normalised else 0, model.dim), cache[0].dtype)
         return cache, path
 
     def step(params: Params, state: Any, previous: Array, position: Array) -> tuple[Any, Array]:
@@ -513,7 +516,7 @@ def _functions(model: LanguageModel) -> dict[str, Any]:
         u = jnp.asarray(params["embedding"])[last] + jnp.asarray(params["position"])[position]
         cache, mu = mean_step(model.readout_attention(params), cache, u, position)
         logits = params["readout"] @ (u + mu) + params["bias"]
-        if is_normalised:
+        if model.is_normalised:
             path = path.at[position].set(u)
             density = after_step(model.attention(params), params, path, position, model.scale)
             logits = weighted(logits, density, model.barrier_weight)
@@ -546,7 +549,7 @@ def _end_probability_bound(model: LanguageModel, params: Params) -> Array:
     Letters in shapes: p term (u_t, then the mean of each head), h head, v token, i and j component
     of an embedding, u embedding.
     """
-    if model.barrier_weight > 0 and not model.has_factor:
+    if model.is_normalised:
         return jnp.zeros(())
     u = (params["embedding"][:, None] + params["position"]).reshape(-1, model.dim)
     # [v, i]: readout of each token relative to the end token

@@ -42,7 +42,7 @@ def candidate_log_density(
     with jax.default_matmul_precision("highest"):
         origin, w, own_query, key = projected(attention, past)  # [n, 1, d], [n, s, d], [n, h, s, r]
         query = jnp.einsum("hri,nvi->nhvr", attention.query, candidates)
-        shrink = capped(attention, _squared_diameter(w, there))  # [n]
+        shrink = _shrink(attention, w, there)  # [n]
         logits = jnp.einsum("nhvr,nhsr->nhvs", query, key) * shrink[:, None, None, None]
         if attention.position_bias is not None:
             lag = there.sum(1, keepdims=True) - jnp.arange(there.shape[1])  # [n, s]
@@ -59,7 +59,9 @@ def candidate_log_density(
         return log_density_of(e, log_det, ~(sign <= 0), scale)
 
 
-def _squared_diameter(w: jax.Array, there: jax.Array) -> jax.Array:
-    """Squared diameter of each prefix [n], of w [n, s, d] at the positions that belong to it."""
+def _shrink(attention: Attention, w: jax.Array, there: jax.Array) -> jax.Array:
+    """The cap's factor after each prefix [n], of w [n, s, d] at the positions that belong to it."""
+    if attention.contraction is None:
+        return jnp.ones(len(w), w.dtype)
     apart = ((w[:, :, None] - w[:, None]) ** 2).sum(-1)  # [n, s, s]
-    return jnp.where(there[:, :, None] & there[:, None], apart, 0).max((1, 2))
+    return capped(attention, jnp.where(there[:, :, None] & there[:, None], apart, 0).max((1, 2)))

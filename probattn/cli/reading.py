@@ -290,9 +290,9 @@ def margins(
     support = support_probability(values)
     title = f"{fitted.method}: {visible(corpus.decode(tokens))}"
     table = Table("position", "symbol", "margin", title=title)
-    if fitted.method != "map":
-        table.add_column("5 % to 95 %")
     is_map = fitted.method == "map"
+    if not is_map:
+        table.add_column("5 % to 95 %")
     table.add_column("support token" if is_map else "support token, probability")
     table.add_column("log det")
     table.add_column("by log det")
