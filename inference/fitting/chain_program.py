@@ -24,6 +24,10 @@ from probattn.inference.fitting.unconstrained import Values, constrain, potentia
 CHUNK_ITERATIONS = 50  # in one call of the compiled program, so what a killed run can lose
 SAMPLERS = ("hmc", "nuts")
 TARGET = 0.7  # acceptance at which the step size aims
+# The acceptance that a trajectory counts as in the tuning of the step size, where it met the
+# boundary. As 0, the boundary would rule the step size where it is near: steps shrink until hardly
+# any trajectory meets it, and the chain crawls.
+AT_BOUNDARY = TARGET / 2
 AVERAGING = 20  # trajectories over which a chain in warmup averages their length
 _first_average, _next_average = dual_averaging()
 
@@ -132,7 +136,8 @@ def chain_kernel(
         tunes = settle > 0
         sums = tunes & (chain.done + 1 >= settle)
         point, report = transition(chain, now, data, metric, sums)
-        averaging = _next_average(TARGET - report.acceptance, chain.averaging)
+        acceptance = jnp.where(report.outside, AT_BOUNDARY, report.acceptance)
+        averaging = _next_average(TARGET - acceptance, chain.averaging)
         longest = chain.longest + (report.turn - chain.longest) / AVERAGING
         moments = jax.tree.map(
             lambda total, one: total + jnp.where(sums, one, 0),

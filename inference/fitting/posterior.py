@@ -78,9 +78,10 @@ def sample_posterior(
         sampler: "hmc", with trajectories of 1 to n steps at random, where n is how many they took
             to turn back in warmup; or "nuts", the No-U-Turn sampler.
         max_tree_depth: a draw takes at most 2^depth - 1 gradients.
-        start: where chains start: "maps", at modes found independently from random points, one for
-            each chain; "map", all at one mode; "prior", at draws from the prior; "random", near the
-            origin of the unconstrained coordinates; or a MAP fit, all at its mode.
+        start: where chains start: "maps", halfway from the origin of the unconstrained coordinates
+            to modes found independently from random points, one for each chain (see
+            `chain_starts`); "map", all halfway to one mode; "prior", at draws from the prior;
+            "random", near that origin; or a MAP fit, all halfway to its mode.
         num_starts: number of start points, which chains share if there are fewer of them; by
             default one for each chain. At most 1 where `start` is "map" or a fit.
         chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see

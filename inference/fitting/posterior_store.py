@@ -20,7 +20,7 @@ from probattn.inference.devices.multihost import on_first
 from probattn.inference.fitting.density import Density
 from probattn.inference.fitting.fit import OnDemand
 
-STORE_FORMAT = 6
+STORE_FORMAT = 7
 LOCK = ".lock"  # the file in the folder that the process that samples holds
 EXTENDABLE = ("num_samples",)  # settings that may be larger in a resumed run
 

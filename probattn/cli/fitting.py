@@ -215,8 +215,8 @@ def fit(
         Start | None,
         typer.Option(
             help=(
-                "Posterior: where chains start: independently trained modes (default), one mode, "
-                "the prior, or near the origin."
+                "Posterior: where chains start: halfway to independently trained modes (default) "
+                "or to one, at draws from the prior, or near the origin."
             )
         ),
     ] = None,

@@ -32,12 +32,17 @@ class Conjugate:
 
 @dataclass(frozen=True)
 class Line:
-    """y_i ~ N(offset + slopes . (1, i), 1): sites of different shapes, whose programs are small."""
+    """y_i ~ N(offset + slopes . (1, i), 1): sites of different shapes, whose programs are small.
+
+    The density is 0 where the offset is above `wall`."""
+
+    wall: float = float("inf")
 
     observed = "y"
 
     def __call__(self, tokens):
         offset = numpyro.sample("offset", dist.Normal(0, 2))
+        numpyro.factor("wall", jnp.where(offset <= self.wall, 0.0, -jnp.inf))
         slopes = numpyro.sample("slopes", dist.Normal(0, 1).expand((2,)).to_event(1))
         with numpyro.plate("rows", len(tokens)):
             mean = offset + slopes[0] + jnp.arange(len(tokens)) * slopes[1]
