@@ -15,9 +15,11 @@ from jaxtyping import Array, Bool, Float
 from probattn import (
     Attention,
     CachedStep,
+    Decoding,
     InputError,
     SequenceProcess,
     attention_mean,
+    decoded,
     path_log_density,
     stability_margin,
 )
@@ -29,6 +31,7 @@ from probattn.checks import as_integer, as_key
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation, support_so_far
 from probattn.models.next_embedding import after_positions, after_prefixes, after_step, weighted
+from probattn.models.next_margins import Candidates, next_margins
 from probattn.models.priors import normal
 from probattn.sequence.shared_prefixes import PrefixTree, prefix_tree
 from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
@@ -390,14 +393,31 @@ class LanguageModel:
         """The attention that predicts: inclusive mask, value maps, the same query and key."""
         return Attention(params["query"], params["key"], params["value"], mask="inclusive")
 
-    def generate(self, params: Params, num_sequences: int, *, key: Array) -> Generation:
+    def candidates(self, params: Params, tokens: Any) -> Candidates:
+        """Probability and margin of every token at each position, given the tokens before it."""
+        tokens = check_tokens(tokens, self.vocab_size, self.length)
+        flat = tokens.reshape(-1, self.length)
+        log_prob = self.process(params).next_token_log_probs(flat)
+        u = self.path(params, flat)
+        found = next_margins(self.attention(params), dict(params), u, flat, log_prob)
+        return jax.tree.map(lambda leaf: leaf.reshape(*tokens.shape, -1), found)
+
+    def generate(
+        self,
+        params: Params,
+        num_sequences: int,
+        *,
+        key: Array,
+        decoding: Decoding = Decoding(),  # noqa: B008
+    ) -> Generation:
         """Sample sequences, with the log probability, margin and support token of each token.
 
         The margin at t is that of the path position that predicts x_t: position 0, the start,
         predicts the first token. The support token at t is the path position with the smallest
-        margin so far.
+        margin so far. With a `decoding` rule, log probabilities are those of the decoded law.
         """
-        return _generate(self, self.process(params), as_key(key), num_sequences)
+        process = decoded(self.process(params), decoding)
+        return _generate(self, process, as_key(key), num_sequences)
 
 
 def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:

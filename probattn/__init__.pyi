@@ -22,6 +22,8 @@ from .emission.particle_filter import Emission as Emission
 from .emission.particle_filter import Filtered as Filtered
 from .errors import FitError as FitError
 from .errors import InputError as InputError
+from .sequence.decoding import Decoding as Decoding
+from .sequence.decoding import decoded as decoded
 from .sequence.estimate import Estimate as Estimate
 from .sequence.mixture import ProcessMixture as ProcessMixture
 from .sequence.sampling import CachedStep as CachedStep

@@ -22,8 +22,8 @@ from probattn.inference.fitting.map import find_modes, gradients_of
 from probattn.inference.fitting.unconstrained import Values, draw_start, potential, unconstrain
 
 START_WORDS = {
-    "maps": "halfway to independently trained modes",
-    "map": "halfway to one mode",
+    "maps": "points halfway to independently trained modes",
+    "map": "a point halfway to one mode",
     "prior": "draws from the prior",
     "random": "random points near the origin",
 }

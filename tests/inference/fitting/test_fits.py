@@ -194,7 +194,7 @@ def test_a_posterior_starts_where_a_map_ended(fits, corpus):
         progress=False,
     )
     assert fit.origins == (0, 0)
-    assert fit.start == "halfway to one mode"
+    assert fit.start == "a point halfway to one mode"
     points, gradients = start_points(
         fits["map"].model, jnp.asarray(corpus.train), KEY, fits["map"], 1, False
     )

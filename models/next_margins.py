@@ -1,0 +1,74 @@
+"""The margin that each token would have if it came next: the barrier at a step of decoding."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from probattn import Attention
+from probattn.attention.batching import LARGEST_WORKING_SET, in_pieces
+from probattn.attention.candidates import candidate_blocks
+from probattn.sequence.tokens import counted
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_prob", "margin", "log_det", "outside"],
+    meta_fields=[],
+)
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Every token at every step of sequences; all arrays have shape (..., length, vocab_size).
+
+    The margins are those of the path position that the token's embedding would take, the next one.
+    They are NaN where there is none, at the last step, and after the end.
+
+    Args:
+        log_prob: `log p(x_t | x_<t)` of the token, in nats; NaN after the end.
+        margin: `sigma_min(J)`, which depends on the coordinates of the embeddings.
+        log_det: `log |det J|`, which does not.
+        outside: whether det J <= 0, so that the token would leave the local domain.
+    """
+
+    log_prob: Any
+    margin: Any
+    log_det: Any
+    outside: Any
+
+
+@jax.jit
+def next_margins(
+    attention: Attention, params: Mapping[str, Any], u: Array, tokens: Array, log_prob: Array
+) -> Candidates:
+    """The candidates of sequences with paths u (n, length, dim) in a model with tables.
+
+    Args: attention, of the path, strict; params, with "embedding" and "position"; tokens
+    (n, length); log_prob, of every token (n, length, vocab_size).
+    """
+    embedding, position = (jnp.asarray(params[name], float) for name in ("embedding", "position"))
+    vocab, dim = embedding.shape
+
+    def of_paths(u: Array) -> tuple[Array, Array, Array]:
+        blocks = candidate_blocks(attention, u, embedding + position[1:, None])
+        sign, log_det = jnp.linalg.slogdet(blocks)
+        margin = jnp.linalg.svd(blocks, compute_uv=False)[..., -1]
+        return margin, log_det, sign <= 0
+
+    numbers = vocab * (len(position) * dim + 8 * len(position) * dim**2)
+    margin, log_det, outside = in_pieces(of_paths, u, max(1, LARGEST_WORKING_SET // numbers))
+    before_end = counted(tokens)[..., None]  # [n, t, 1]
+
+    def following(values: Array, missing: Any) -> Array:
+        padded = jnp.pad(values, ((0, 0), (0, 1), (0, 0)), constant_values=missing)
+        return jnp.where(before_end, padded, missing)
+
+    return Candidates(
+        jnp.where(before_end, log_prob, jnp.nan),
+        following(margin, jnp.nan),
+        following(log_det, jnp.nan),
+        following(outside, False),
+    )
