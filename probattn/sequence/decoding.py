@@ -91,8 +91,8 @@ def decoded(process: SequenceProcess, rule: Decoding) -> SequenceProcess:
         >>> print(jnp.exp(greedy.log_prob(jnp.array([1, 1]))))
         1.0
         >>> two = decoded(process, Decoding(top_k=2))  # 0.5 and 0.3 in proportion, 0 for the end
-        >>> print(jnp.exp(two.log_prob(jnp.array([1, 2]))).round(4), two.survival(2).value)
-        0.2344 1.0
+        >>> print(f"{jnp.exp(two.log_prob(jnp.array([1, 2]))):.4f} {two.survival(2).value:.4f}")
+        0.2344 1.0000
     """
     if type(process) is not SequenceProcess:
         raise InputError(
