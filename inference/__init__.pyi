@@ -1,6 +1,7 @@
 from .contract import AttentionModel as AttentionModel
 from .contract import BoundedModel as BoundedModel
 from .contract import CalibratedModel as CalibratedModel
+from .contract import CandidateModel as CandidateModel
 from .contract import CondensedModel as CondensedModel
 from .contract import FactoredModel as FactoredModel
 from .contract import GenerativeModel as GenerativeModel
@@ -54,6 +55,7 @@ from .fitting.posterior import sample_posterior as sample_posterior
 from .fitting.run_directory import load_run as load_run
 from .fitting.run_directory import save_run as save_run
 from .fitting.verdict import Verdict as Verdict
+from .report.candidate_figure import plot_candidates as plot_candidates
 from .report.comparing import compare as compare
 from .report.comparison import Comparison as Comparison
 from .report.curve_figure import plot_learning_curve as plot_learning_curve

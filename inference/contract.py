@@ -208,6 +208,19 @@ class GenerativeModel(Protocol):
 
 
 @runtime_checkable
+class CandidateModel(GenerativeModel, Protocol):
+    """A model that decodes by a rule, and knows the margin of every token that might come next."""
+
+    def generate(
+        self, params: Params, num_sequences: int, *, key: Array, decoding: Any = ...
+    ) -> Any:
+        """Sequences with their embeddings, drawn by a `Decoding` rule, a `Generation`."""
+
+    def candidates(self, params: Params, tokens: Any, /) -> Any:
+        """Probability and margin of every token at every step, `Candidates`."""
+
+
+@runtime_checkable
 class LayeredModel(TokenModel, Protocol):
     """A transformer with a barrier, which the robustness study trains and disturbs."""
 

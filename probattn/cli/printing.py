@@ -20,7 +20,7 @@ SAME_COMMAND = "the same command resumes it"
 # Arguments of the library that are options by the same name.
 OPTIONS = {
     *("batch_size", "cluster", "format", "keep_space", "length", "mix_densities", "train_size"),
-    *("num_particles", "num_starts", "num_steps", "num_warmup", "num_samples", "stream"),
+    *("num_particles", "num_starts", "num_steps", "num_warmup", "num_samples", "stream", "top_k"),
 }
 
 
@@ -159,6 +159,46 @@ def generation_table(corpus: Any, generation: Any) -> Table:
             f"{generation.log_prob[position]:.3f}",
             margin_text(generation.margin[position]),
             f"{first + support} {visible_symbol(labels[support])}",
+        )
+    return table
+
+
+def candidate_table(corpus: Any, generation: Any, candidates: Any, most: int) -> Table:
+    """One generated sequence, with the most probable candidates of each of its steps.
+
+    Probabilities are those of the model, without a decoding rule."""
+    positions = int((generation.support >= 0).sum())
+    table = Table(
+        "step",
+        "drawn",
+        "probability",
+        "margin",
+        "outside",
+        f"the {most} most probable: probability (margin)",
+        title=visible(corpus.decode(generation.tokens)),
+    )
+    for position in range(positions):
+        log_prob, margin = candidates.log_prob[position], candidates.margin[position]
+        outside, drawn = candidates.outside[position], generation.tokens[position]
+
+        def shown(token: int, margin: Any = margin, outside: Any = outside) -> str:
+            if math.isnan(margin[token]):
+                return "none"  # no embedding follows the last step
+            return margin_text(margin[token]) + (" outside" if outside[token] else "")
+
+        best = sorted(range(len(log_prob)), key=lambda token: (-log_prob[token], token))[:most]
+        listed = ", ".join(
+            f"{visible_symbol(corpus.symbols[token])} {math.exp(log_prob[token]):.3f} "
+            f"({shown(token)})"
+            for token in best
+        )
+        table.add_row(
+            str(position + 1),
+            visible_symbol(corpus.symbols[drawn]),
+            f"{math.exp(log_prob[drawn]):.3f}",
+            shown(drawn),
+            str(int(outside.sum())),
+            listed,
         )
     return table
 

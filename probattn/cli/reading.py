@@ -2,14 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from probattn.cli.models import Barrier, CalibratedModel, small_model
 from probattn.cli.plots import check_plot, save_plot
-from probattn.cli.printing import console, generation_table, margin_text, print_comparison, visible
+from probattn.cli.printing import (
+    candidate_table,
+    console,
+    generation_table,
+    margin_text,
+    print_comparison,
+    visible,
+)
 from probattn.cli.runs import CalibratedMethod, command, compare_runs
 from probattn.cli.shared import NOT_CONVERGED, RunArgument, SeedOption, StrictOption, judge
 from probattn.errors import InputError
@@ -210,42 +217,84 @@ def generate(
         Path | None,
         typer.Option(help="Draw margins and log probabilities to this .png, .svg or .pdf."),
     ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "A table for each: at every step the most probable tokens, this many, with the "
+                "margin that each would have, and how many would leave the local domain."
+            )
+        ),
+    ] = None,
+    candidate_plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw all candidates of the first sequence to this .png, .svg or .pdf."),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Below 1 sharpens, above 1 flattens.")] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from this many of the most probable tokens.")
+    ] = None,
+    nucleus: Annotated[
+        float, typer.Option(help="Draw from the most probable tokens with this probability.")
+    ] = 1.0,
     seed: SeedOption = 0,
 ) -> None:
     """Sample sequences from a fit.
 
-    With a posterior, each sequence comes from a random draw, so that they follow the mixture.
+    With a posterior, each sequence comes from a random draw, so that they follow the mixture; a
+    decoding rule acts on the law of each draw.
 
     Example: `probattn generate runs/posterior -n 3 --margins --plot words.png`
     """
     import jax
     import numpy as np
 
+    from probattn import Decoding
     from probattn.checks import as_integer
     from probattn.inference import load_run
-    from probattn.inference.contract import GenerativeModel, require
+    from probattn.inference.contract import CandidateModel, GenerativeModel, require
 
     as_integer("number", number)
-    if plot is not None:
-        check_plot(plot)
+    if candidates is not None:
+        as_integer("candidates", candidates)
+    rule = Decoding(temperature, top_k, nucleus)
+    for path in (plot, candidate_plot):
+        if path is not None:
+            check_plot(path)
     fitted, corpus, _ = load_run(run)
     keys = jax.random.split(jax.random.key(seed), number)
     draws = fitted.flat_draws()
     total = len(next(iter(draws.values())))
     chosen = np.random.default_rng(seed).integers(total, size=number)
     model = require("generate", fitted.model, GenerativeModel)
-    sample = jax.jit(jax.vmap(lambda params, key: model.generate(params, 1, key=key)))
-    generation = sample({name: value[chosen] for name, value in draws.items()}, keys)
-    generation = jax.tree.map(lambda array: np.asarray(array)[:, 0], generation)
+    settings: dict[str, Any] = {}
+    if rule != Decoding():
+        model = require("generate by a decoding rule", model, CandidateModel)
+        settings["decoding"] = rule
+    params = {name: value[chosen] for name, value in draws.items()}
+    sample = jax.jit(jax.vmap(lambda params, key: model.generate(params, 1, key=key, **settings)))
+    generation = jax.tree.map(lambda array: np.asarray(array)[:, 0], sample(params, keys))
+    each: Any = None
+    if candidates is not None or candidate_plot is not None:
+        knows = require("generate --candidates", model, CandidateModel)
+        each = jax.jit(jax.vmap(knows.candidates))(params, generation.tokens)
+        each = jax.tree.map(np.asarray, each)
     for row, tokens in enumerate(generation.tokens):
+        one = jax.tree.map(lambda array, row=row: array[row], generation)
         if margins:
-            console.print(
-                generation_table(
-                    corpus, jax.tree.map(lambda array, row=row: array[row], generation)
-                )
-            )
-        else:
+            console.print(generation_table(corpus, one))
+        if candidates is not None:
+            every = jax.tree.map(lambda array, row=row: array[row], each)
+            console.print(candidate_table(corpus, one, every, candidates))
+        if not margins and candidates is None:
             console.print(visible(corpus.decode(tokens)))
+    if candidate_plot is not None:
+        from probattn.inference import plot_candidates
+
+        first = jax.tree.map(lambda array: array[0], each)
+        drawn = plot_candidates(first, generation.tokens[0], corpus.symbols)
+        save_plot(drawn.figure, candidate_plot)
+        console.print(f"candidates of the first sequence: {candidate_plot.resolve()}")
     if plot is not None:
         from probattn.inference import plot_generation
 
