@@ -1,14 +1,15 @@
 """The points at which the chains of a sampler start: towards modes, from the prior, or random.
 
 Chains do not start at a mode itself. Where data are few, the mode of a model with a boundary lies
-where hardly a step of a trajectory stays inside: chains that start there never leave it. Halfway
-from the origin of the unconstrained coordinates the same mode has room on all sides.
+where hardly a step of a trajectory stays inside: chains that start there never leave it. On the way
+from the mode to the origin of the unconstrained coordinates there is room on all sides.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from probattn.checks import as_integer
@@ -22,12 +23,13 @@ from probattn.inference.fitting.map import find_modes, gradients_of
 from probattn.inference.fitting.unconstrained import Values, draw_start, potential, unconstrain
 
 START_WORDS = {
-    "maps": "points halfway to independently trained modes",
-    "map": "a point halfway to one mode",
+    "maps": "points on the way to independently trained modes",
+    "map": "a point on the way to one mode",
     "prior": "draws from the prior",
     "random": "random points near the origin",
 }
-MODE_SHARE = 0.5  # of the way from the origin to a mode
+# Shares of the way from the origin to a mode, of which the largest is taken that has room.
+MODE_SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 MODE_STEPS = 1000  # of descent to a start, which need not be a mode to the last digit
 
 
@@ -85,7 +87,7 @@ def start_points(
             for name, value in {**start.draws, **start.latents}.items()
         }
         modes = jax.tree.map(lambda leaf: leaf[None], unconstrain(model, data, mode))
-        return _halfway(model, data, modes), 0.0
+        return _with_room(model, data, modes), 0.0
     split = split_model(model, placement)
     points = draw_start(split, data, jax.random.split(key, num_starts), prior=start == "prior")
     if start not in ("maps", "map"):
@@ -93,18 +95,28 @@ def start_points(
     modes, descent = find_modes(
         model, data, points, key, num_steps=MODE_STEPS, progress=progress, placement=placement
     )
-    return _halfway(split, data, modes), gradients_of(descent, data)
+    return _with_room(split, data, modes), gradients_of(descent, data)
 
 
-def _halfway(model: NumPyroModel, data: Array, modes: Values) -> Values:
-    """The points at MODE_SHARE of the way to each mode; the mode itself where that is outside."""
-    points = jax.tree.map(lambda leaf: MODE_SHARE * leaf, modes)
-    inside = jnp.isfinite(_energies(model, data, points))
-    return jax.tree.map(
-        lambda near, far: jnp.where(inside.reshape(-1, *[1] * (far.ndim - 1)), near, far),
-        points,
-        modes,
-    )
+def _with_room(model: NumPyroModel, data: Array, modes: Values) -> Values:
+    """A point on the way from the origin to each mode.
+
+    The negative log density of draws is above that of the mode by some half nat for each
+    coordinate. The point is the one nearest to the mode where it is above by a whole one, and at
+    the least of MODE_SHARES where it rises by less, as with few data. So the more the data say, the
+    nearer chains start to what they say. Where the density is 0, as it may be at a share of its own
+    where a boundary lies between, the next share counts; the mode itself if all are outside.
+    """
+    coordinates = sum(leaf[0].size for leaf in jax.tree.leaves(modes))
+    at_modes = _energies(model, data, modes)
+    found = jax.tree.map(lambda leaf: np.array(leaf), modes)
+    for share in reversed(MODE_SHARES):  # the last to be written is the largest with room
+        points = jax.tree.map(lambda leaf, share=share: share * leaf, modes)
+        rise = np.asarray(_energies(model, data, points) - at_modes)
+        takes = np.isfinite(rise) & ((rise >= coordinates) | (share == MODE_SHARES[-1]))
+        for name, point in points.items():
+            found[name][takes] = np.asarray(point)[takes]
+    return jax.tree.map(jnp.asarray, found)
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ONCE)

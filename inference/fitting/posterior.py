@@ -59,7 +59,7 @@ def sample_posterior(
 ) -> Fit:
     """Draw from the posterior by Hamiltonian Monte Carlo with a metric that knows its symmetries.
 
-    Warmup has three stages. Each ends with a metric from the gradients of all chains, averaged over
+    Warmup has four stages. Each ends with a metric from the gradients of all chains, averaged over
     the model's symmetries (`metric_blocks`); the last tunes the step size alone. Then everything is
     fixed, and the draws are exact.
 
@@ -78,10 +78,10 @@ def sample_posterior(
         sampler: "hmc", with trajectories of 1 to n steps at random, where n is how many they took
             to turn back in warmup; or "nuts", the No-U-Turn sampler.
         max_tree_depth: a draw takes at most 2^depth - 1 gradients.
-        start: where chains start: "maps", halfway from the origin of the unconstrained coordinates
-            to modes found independently from random points, one for each chain (see
-            `chain_starts`); "map", all halfway to one mode; "prior", at draws from the prior;
-            "random", near that origin; or a MAP fit, all halfway to its mode.
+        start: where chains start: "maps", on the way from the origin of the unconstrained
+            coordinates to modes found independently from random points, one for each chain (see
+            `chain_starts`); "map", all on the way to one mode; "prior", at draws from the prior;
+            "random", near that origin; or a MAP fit, all on the way to its mode.
         num_starts: number of start points, which chains share if there are fewer of them; by
             default one for each chain. At most 1 where `start` is "map" or a fit.
         chain_method: "parallel", "vectorised" or "batches"; None chooses by the devices, see

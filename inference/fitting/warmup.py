@@ -8,7 +8,9 @@ import numpy as np
 from probattn.inference.fitting.chain_program import Chain
 from probattn.inference.fitting.metric import Block, next_metric, to_w, to_z
 
-SHARES = (1 / 3, 3 / 7, 5 / 21)  # of warmup: to leave the start; for the metric; for the step size
+# Of warmup: for a first metric, which makes the scales alike; to leave the start; for the metric;
+# for the step size.
+SHARES = (1 / 9, 2 / 9, 3 / 7, 5 / 21)
 LEAST = 20  # iterations of warmup below which there is one stage, without a metric
 SETTLED = 0.4  # share of a stage before gradients and lengths count
 FIRST_STEP, FIRST_LONGEST = 0.1, 15.0

@@ -35,7 +35,7 @@ from probattn.cli.shared import (
 )
 from probattn.errors import InputError
 
-DEMO_DRAWS = {False: (250, 600, 7), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
+DEMO_DRAWS = {False: (240, 480, 7), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
 QUICK_STEPS = 200  # of the quick demo's MAP, which need not be a mode
 
@@ -215,8 +215,8 @@ def fit(
         Start | None,
         typer.Option(
             help=(
-                "Posterior: where chains start: halfway to independently trained modes (default) "
-                "or to one, at draws from the prior, or near the origin."
+                "Posterior: where chains start: on the way to independently trained modes "
+                "(default) or to one, at draws from the prior, or near the origin."
             )
         ),
     ] = None,

@@ -179,7 +179,7 @@ def candidate_table(corpus: Any, generation: Any, candidates: Any, most: int) ->
     )
     for position in range(positions):
         log_prob, margin = candidates.log_prob[position], candidates.margin[position]
-        outside, drawn = candidates.outside[position], generation.tokens[position]
+        outside, drawn = candidates.outside[position], int(generation.tokens[position])
 
         def shown(token: int, margin: Any = margin, outside: Any = outside) -> str:
             if math.isnan(margin[token]):

@@ -129,6 +129,8 @@ def test_an_emission_model_takes_the_same_commands(folder, tmp_path, capsys):
     assert "num_particles=40" in page.read_text()
     assert call("generate", latent, "-n", "2", "--margins", "--plot", tmp_path / "words.png") == 0
     assert "start" not in capsys.readouterr().out
+    assert call("generate", latent, "--top-k", "2") == 2
+    assert "which lacks candidates" in capsys.readouterr().err
     assert call("margins", latent, "xyz") == 0
     rows = [
         line.split("│")
@@ -173,6 +175,27 @@ def test_generate_prints_and_draws_margins(folder, tmp_path, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert call("generate", folder / "map", "--plot", tmp_path / "words.svg", "-n", "1") == 0
     assert "<svg" in (tmp_path / "words.svg").read_text()[:2000]
+
+
+def test_generate_decodes_and_shows_candidates(folder, tmp_path, capsys):
+    plot = tmp_path / "candidates.svg"
+    greedy = ("generate", folder / "map", "-n", "3", "--top-k", "1")
+    assert call(*greedy, "--temperature", "0.5") == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert others == [first, first]
+    assert call(*greedy, "--candidates", "2", "--candidate-plot", plot) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("the 2 most") == 3
+    assert printed.count(" 1.000") > 0  # at the first two positions the margin is 1
+    assert "<svg" in plot.read_text()[:2000]
+    for wrong, message in (
+        (("--top-k", "0"), "expected a whole number of at least 1, got 0"),
+        (("--nucleus", "2"), "nucleus: expected a number above 0 and at most 1, got 2.0"),
+        (("--temperature", "nan"), "temperature: expected a number above 0 and finite, got nan"),
+        (("--candidates", "0"), "expected a whole number of at least 1, got 0"),
+    ):
+        assert call("generate", folder / "map", *wrong) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_margins_prints_a_row_a_position(folder, capsys):

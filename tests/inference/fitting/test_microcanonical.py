@@ -35,7 +35,7 @@ def test_it_agrees_with_nuts(corpus):
         model, corpus.train, key=KEY, num_chains=2, num_samples=600, progress=False
     )
     assert other.method == "microcanonical"
-    assert other.start == "points halfway to independently trained modes"
+    assert other.start == "points on the way to independently trained modes"
     found = []
     for fit in (nuts, other):
         total = fit.draw_log_prob(corpus.train).sum(-1)

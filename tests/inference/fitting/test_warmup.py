@@ -37,19 +37,19 @@ def chains(rng, counted=COUNTED):
 
 
 def test_stages_are_shares_of_warmup():
-    assert stage_ends(300) == (100, 229, 300)
+    assert stage_ends(300) == (33, 100, 229, 300)
     assert stage_ends(LEAST - 1) == (LEAST - 1,)
     for number in range(LEAST, 1000):
         ends = stage_ends(number)
-        assert len(ends) == 3
-        assert 0 < ends[0] < ends[1] < ends[2] == number
+        assert len(ends) == 4
+        assert 0 < ends[0] < ends[1] < ends[2] < ends[3] == number
 
 
 def test_each_stage_settles_before_it_counts():
     ends = stage_ends(300)
     settle = [settle_iteration(done, ends) for done in range(302)]
-    # two fifths of 100, 129 and 71 iterations do not count
-    assert settle == [41] * 100 + [52] * 129 + [29] * 71 + [0, 0]
+    # two fifths of 33, 67, 129 and 71 iterations do not count
+    assert settle == [14] * 33 + [27] * 67 + [52] * 129 + [29] * 71 + [0, 0]
     assert [settle_iteration(done, (5,)) for done in range(7)] == [3] * 5 + [0, 0]
     assert settle_iteration(0, (1,)) == 1
 
