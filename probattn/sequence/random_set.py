@@ -154,7 +154,7 @@ def visited_tokens(process: Any, tokens: Array) -> Array:
 
 
 def _subset(process: Any, subset: Any) -> Subset:
-    """`subset` as sorted tokens.
+    """`as_subset` of a process with an end.
 
     Raises: InputError on a process without an end token, or a subset as in `containment`.
     """
@@ -162,6 +162,13 @@ def _subset(process: Any, subset: Any) -> Subset:
         raise InputError(
             "end_token: expected one, got None; the set of tokens before the end needs an end"
         )
+    return as_subset(process, subset)
+
+
+def as_subset(process: Any, subset: Any) -> Subset:
+    """`subset` as sorted tokens.
+
+    Raises: InputError on tokens out of range or repeated, or the end token."""
     try:
         tokens = list(subset)
     except TypeError as error:

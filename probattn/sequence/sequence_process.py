@@ -23,6 +23,13 @@ from probattn.sequence.random_set import (
     set_law,
 )
 from probattn.sequence.sampling import CachedStep, draw
+from probattn.sequence.set_process import (
+    coverage_time,
+    hitting_time,
+    set_law_by,
+    set_size_law,
+    visited_by,
+)
 from probattn.sequence.termination import survival, tightness
 from probattn.sequence.tokens import as_tokens, counted
 
@@ -264,6 +271,11 @@ class SequenceProcess(dist.Distribution):
     set_law = set_law
     inclusion_probabilities = inclusion_probabilities
     sample_set = sample_set
+    visited_by = visited_by
+    set_size_law = set_size_law
+    set_law_by = set_law_by
+    hitting_time = hitting_time
+    coverage_time = coverage_time
 
 
 def _known(logits: Any, tokens: Any) -> Any:
