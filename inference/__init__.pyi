@@ -71,3 +71,4 @@ from .report.rank_figure import plot_ranks as plot_ranks
 from .report.score_plots import plot_mode_against_draws as plot_mode_against_draws
 from .report.score_plots import plot_scores as plot_scores
 from .report.score_plots import plot_traces as plot_traces
+from .report.set_figure import plot_set_process as plot_set_process
