@@ -420,6 +420,27 @@ class LanguageModel:
         return _generate(self, process, as_key(key), num_sequences)
 
 
+def falling_weight(weight: float, until: int, num_sequences: int) -> float:
+    """A barrier weight that falls with the data: `weight * min(1, until / num_sequences)`.
+
+    With a fixed weight the factor of the path grows as the likelihood does, and the mode need not
+    tend to the best law of tokens. With this one the factor counts as much as for `until` sequences
+    and no more, as a prior does. Source: theory, section 7.
+
+    Raises: InputError for a weight below 0, or counts below 1.
+
+    Example:
+
+        >>> from probattn.models import falling_weight
+        >>> [falling_weight(0.05, 300, number) for number in (100, 300, 3000)]
+        [0.05, 0.05, 0.005]
+    """
+    if not 0 <= weight < math.inf:
+        raise InputError(f"weight: expected a number from 0, got {weight}")
+    until, number = as_integer("until", until), as_integer("num_sequences", num_sequences)
+    return weight * min(1.0, until / number)
+
+
 def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
     return _readout(model, params, model.path(params, tokens))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation.convergence import diagnose
 from probattn.inference.evaluation.curve import LearningCurve, join
 from probattn.inference.evaluation.predictive import MOST_DRAWS, affordable
-from probattn.inference.fitting.density import data_hash
+from probattn.inference.fitting.density import Density, data_hash
 from probattn.inference.fitting.fit import Fit, mixture_log_prob
 
 BASELINE = "bigram"
@@ -30,7 +30,9 @@ def learning_curve(
 
     Args:
         fits: by name, one fit for each training size, in any order. All fits are of one model, and
-            each name has the same sizes.
+            each name has the same sizes. Weights of a barrier that is a factor beside the law of
+            tokens may differ, since the law is the same: so one that falls with the size is
+            compared with one that does not.
         heldout_tokens: shape (num_sequences, length).
         most_draws: number of posterior draws, evenly spaced, that score sequences; convergence is
             judged on all draws.
@@ -49,9 +51,22 @@ def learning_curve(
             f"held-out tokens: expected at least two sequences, got shape {heldout.shape}"
         )
     points = zip(*ordered.values(), strict=True)
+    model = _common(fit.density for several in ordered.values() for fit in several)
     return join(
-        [_point(dict(zip(ordered, point, strict=True)), heldout, most_draws) for point in points]
+        [
+            dataclasses.replace(
+                _point(dict(zip(ordered, point, strict=True)), heldout, most_draws), model=model
+            )
+            for point in points
+        ]
     )
+
+
+def _common(densities: Iterable[Density]) -> str:
+    """The model and what its fields have in common, as text."""
+    first, *others = densities
+    fields = [pair for pair in first.fields if all(pair in other.fields for other in others)]
+    return dataclasses.replace(first, fields=tuple(fields)).law
 
 
 def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
@@ -87,8 +102,8 @@ def _checked(fits: Mapping[str, Sequence[Fit]]) -> dict[str, list[Fit]]:
 def _refuse_other(which: str, fit: Fit, longest: Fit) -> None:
     """InputError unless `fit` is of the model of `longest` and of a prefix of its training data."""
     require(f"learning curve: {which}", fit.model, TokenModel)
-    known = dataclasses.replace(fit.density, data="")
-    if apart := known.differences(dataclasses.replace(longest.density, data="")):
+    known, expected = _without_weight(fit), _without_weight(longest)
+    if apart := known.differences(expected):
         raise InputError(
             f"learning curve: {which}: expected one model throughout, got others "
             f"({'; '.join(apart)}); make one curve for each"
@@ -98,6 +113,14 @@ def _refuse_other(which: str, fit: Fit, longest: Fit) -> None:
             f"learning curve: {which}: its training sequences are not the first of those of "
             "the largest size; fit to corpus.train[:size]"
         )
+
+
+def _without_weight(fit: Fit) -> Density:
+    """The density without its data and, where it is a factor, without the weight of its barrier."""
+    fields = dict(fit.density.fields)
+    if fields.get("barrier") == "factor":
+        del fields["barrier_weight"]
+    return dataclasses.replace(fit.density, data="", fields=tuple(fields.items()))
 
 
 def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> LearningCurve:

@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 
 from probattn import InputError, SequenceProcess, jacobian_blocks, residuals
 from probattn.inference.fitting.density import density_of
-from probattn.models import LanguageModel, language_model
+from probattn.models import LanguageModel, falling_weight, language_model
 from probattn.sequence.shared_prefixes import prefix_tree
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
@@ -370,3 +370,16 @@ def test_embeddings_looked_up_as_products_are_the_same_model():
         .as_text()
     )
     assert "scatter" not in program
+
+
+def test_a_falling_weight_keeps_the_whole_factor_constant_beyond_a_number():
+    assert [falling_weight(0.2, 300, number) for number in (1, 300, 600)] == [0.2, 0.2, 0.1]
+    np.testing.assert_allclose(9000 * falling_weight(0.2, 300, 9000), 300 * 0.2)
+    for given, message in (
+        ((-1.0, 3, 3), "weight: expected a number from 0, got -1.0"),
+        ((float("nan"), 3, 3), "weight: expected a number from 0, got nan"),
+        ((1.0, 0, 3), "until: expected a whole number of at least 1, got 0"),
+        ((1.0, 3, 0), "num_sequences: expected a whole number of at least 1, got 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            falling_weight(*given)

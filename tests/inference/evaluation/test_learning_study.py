@@ -157,6 +157,25 @@ def changed(fit, **fields):
     return dataclasses.replace(fit, model=dataclasses.replace(fit.model, **fields))
 
 
+def test_weights_of_a_factor_may_fall_with_the_size_and_those_of_a_law_may_not(growing):
+    weights = (0.05, 0.025, 0.0125)
+    falling = [
+        changed(fit, barrier_weight=weight)
+        for fit, weight in zip(growing["map"], weights, strict=True)
+    ]
+    curve = learning_curve({"fixed": growing["map"], "falling": falling}, falling[0].data[:5])
+    assert "barrier=factor" in curve.model
+    assert "barrier_weight" not in curve.model
+    alone = learning_curve({"fixed": growing["map"]}, falling[0].data[:5])
+    assert "barrier_weight=0.05" in alone.model
+    normalised = {
+        name: [changed(fit, barrier="normalised") for fit in several]
+        for name, several in {"fixed": growing["map"], "falling": falling}.items()
+    }
+    with pytest.raises(InputError, match=r"got others \(barrier_weight: 0.025, 0.05\)"):
+        learning_curve(normalised, falling[0].data[:5])
+
+
 BAD = {
     "nothing": (lambda g: {}, "at least one fit of each name, got none"),
     "no fit of a name": (lambda g: g | {"laplace": []}, "at least one fit of each name, got none"),
@@ -170,11 +189,9 @@ BAD = {
         "posterior has training sizes 20, 40, map has 10, 20, 40; fit both at the same",
     ),
     "another model": (
-        lambda g: (
-            g | {"posterior": [*g["posterior"][:2], changed(g["posterior"][2], barrier_weight=0.5)]}
-        ),
+        lambda g: g | {"posterior": [*g["posterior"][:2], changed(g["posterior"][2], scale=0.5)]},
         r"posterior at 40 sequences: expected one model throughout, got others "
-        r"\(barrier_weight: 0.5, 0.05\)",
+        r"\(scale: 0.5, 1.0\)",
     ),
     "no prefix": (
         lambda g: {
