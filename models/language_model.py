@@ -1,6 +1,6 @@
 """A causal attention language model with priors and a barrier on its path (theory, section 7)."""
 
-import functools
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,23 +14,17 @@ from jaxtyping import Array, Bool, Float
 
 from probattn import (
     Attention,
-    CachedStep,
     Decoding,
     InputError,
     SequenceProcess,
-    attention_mean,
     decoded,
     path_log_density,
     stability_margin,
 )
-from probattn.attention.batching import in_pieces
-from probattn.attention.cached_mean import empty_cache, mean_step
-from probattn.attention.density_and_readout import density_with_readout
-from probattn.attention.density_at_rows import density_with_readout_at_rows
 from probattn.checks import as_integer, as_key
+from probattn.models import language_law as law
 from probattn.models.gauge import pairwise
-from probattn.models.generation import Generation, support_so_far
-from probattn.models.next_embedding import after_positions, after_prefixes, after_step, weighted
+from probattn.models.generation import Generation
 from probattn.models.next_margins import Candidates, next_margins
 from probattn.models.priors import normal
 from probattn.sequence.shared_prefixes import PrefixTree, prefix_tree
@@ -41,7 +35,8 @@ Params = dict[str, Any]
 # the latter costs more, since it is gathered and not part of a matrix product.
 MOST_PAIRS = 0.5
 BARRIERS = ("factor", "normalised")
-LOGITS_AT_ONCE = 2**20  # when sequences are scored: what a cache of 4 MB holds in float32
+POSITIONS = ("table", "lag")
+OUT_OF_WINDOW = -1e4  # added to a logit: its weight is 0 in any precision
 
 
 @dataclass(frozen=True)
@@ -77,10 +72,16 @@ class LanguageModel:
     conditionals, without the density of the path; `model(tokens, batch_size=n)` conditions on a
     random minibatch of n sequences, whose terms count num_sequences / n times.
 
+    With `position="lag"` there is no table of positions: u_t = E[x_{t-1}], and attention to the
+    token s positions back has -slope_h s added to its logit. The parameters know no length then, so
+    that the laws at all lengths are one law on infinite sequences; `at_length(n)` is the model of
+    its first n positions. With `window` a token attends to so many positions before it and no more.
+
     Parameters and priors, all Normal(0, s), with d = dim, r = rank and the standard deviations
         embedding E (vocab_size, d)  s = 1            position P (length, d)   s = 1/2
         query, key (heads, r, d)     s = d^(-1/4)     value V (heads, d, d)    s = 1 / sqrt(d)
         readout O (vocab_size, d)    s = 2 / sqrt(d)  bias b (vocab_size,)     s = 1
+    and, in place of P for lags, log slope (heads,), Normal(-1, 1);
     so that the entries of the interaction have standard deviation 1/sqrt(d), and the spread of
     logits does not depend on d.
 
@@ -89,7 +90,9 @@ class LanguageModel:
         length: length of the longest sequence, with an end token if it has one.
         dim, heads, rank: of the attention; rank None is dim.
         barrier_weight: lambda >= 0; 1 is the whole change of variables, 0 is plain cross-entropy.
-        barrier: "factor", the paper's objective, or "normalised".
+        barrier: "factor", the paper's objective, or "normalised", which needs a table of positions.
+        position: "table" or "lag".
+        window: positions back that attention reaches under "lag"; None is all of them.
         contraction: cap kappa in (0, 1) on the path's attention, or None for the local domain.
         scale: sigma of the path's residuals. It is fixed, since with lambda > 0 a free scale
             would be 0 at the mode.
@@ -122,6 +125,8 @@ class LanguageModel:
     scale: float = 1.0
     one_hot: bool = False
     barrier: str = "factor"
+    position: str = "table"
+    window: int | None = None
 
     observed: ClassVar[str] = "tokens"
     path_has_start: ClassVar[bool] = (
@@ -143,6 +148,21 @@ class LanguageModel:
         if self.barrier not in BARRIERS:
             expected = ", ".join(BARRIERS)
             raise InputError(f"barrier: expected one of {expected}, got {self.barrier!r}")
+        if self.position not in POSITIONS:
+            expected = ", ".join(POSITIONS)
+            raise InputError(f"position: expected one of {expected}, got {self.position!r}")
+        if self.window is not None:
+            as_integer("window", self.window)
+        if self.position == "table" and self.window is not None:
+            raise InputError(
+                f"window: expected None with a table of positions, got {self.window}; lags have "
+                'one (position="lag")'
+            )
+        if self.position == "lag" and self.barrier == "normalised":
+            raise InputError(
+                'barrier: expected "factor" with position="lag", got "normalised", which needs a '
+                "table of positions"
+            )
         if not isinstance(self.one_hot, bool):
             raise InputError(f"one_hot: expected True or False, got {self.one_hot!r}")
         if not (isinstance(self.scale, (int, float)) and 0 < self.scale < math.inf):
@@ -155,9 +175,14 @@ class LanguageModel:
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of each parameter, by name."""
         d, rank = self.dim, self.rank or self.dim
+        where = (
+            {"position": normal(0.5, self.length, d)}
+            if self.position == "table"
+            else {"log_slope": normal(1.0, self.heads, mean=-1.0)}
+        )
         return {
             "embedding": normal(1.0, self.vocab_size, d),
-            "position": normal(0.5, self.length, d),
+            **where,
             "query": normal(d**-0.25, self.heads, rank, d),
             "key": normal(d**-0.25, self.heads, rank, d),
             "value": normal(d**-0.5, self.heads, d, d),
@@ -169,7 +194,7 @@ class LanguageModel:
         self, tokens: Any = None, num_sequences: int | None = None, batch_size: int | None = None
     ) -> Array:
         if isinstance(tokens, PrefixTree):
-            return _given_prefixes(self, tokens)
+            return law.given_prefixes(self, tokens)
         if tokens is not None:
             tokens = check_tokens(tokens, self.vocab_size, self.length, rank=2)
             if num_sequences not in (None, tokens.shape[0]):
@@ -195,7 +220,7 @@ class LanguageModel:
                 return tokens
             tokens = tokens if batch_size is None else tokens[rows]
             if self.has_factor:
-                logits, path = _logits_and_path(self, params, tokens)
+                logits, path = law.logits_and_path(self, params, tokens)
                 process = process.at_logits(logits)
                 numpyro.factor("path", self.barrier_weight * path)
             return numpyro.sample("tokens", process, obs=tokens)
@@ -205,8 +230,9 @@ class LanguageModel:
 
         Rotations of the embeddings act on all rows of E, P and O alike; with those of queries and
         keys they leave of query and key only what each pair of entries has in common."""
+        rows = ("embedding", "position", "readout")
         return (
-            {"embedding": 1, "position": 1, "readout": 1},
+            {name: 1 for name in rows if name != "position" or self.position == "table"},
             {"query": 0, "key": 0},
             {"value": 0},
             {"bias": 1},
@@ -216,18 +242,19 @@ class LanguageModel:
         """The tokens as a `PrefixTree`, of which the model computes the same density faster.
 
         Each prefix is computed once, however many sequences share it. Tokens that share too little,
-        and those of a model with a cap, are returned as they are.
+        and those of a model with a cap or without a table of positions, are returned as they are.
 
         Args: tokens, concrete, (num_sequences, length).
         """
         checked = np.asarray(check_tokens(tokens, self.vocab_size, self.length, rank=2))
-        tree = None if self.contraction is not None else prefix_tree(checked, self.vocab_size)
+        plain = self.contraction is None and self.position == "table"
+        tree = prefix_tree(checked, self.vocab_size) if plain else None
         small = tree is not None and tree.num_pairs < MOST_PAIRS * self.length * checked.size
         return tree if small else tokens
 
     def process(self, params: Params) -> SequenceProcess:
         """The law of token sequences at given parameters."""
-        functions = _functions(self)
+        functions = law.functions(self)
         return SequenceProcess(
             params=params,
             length=self.length,
@@ -244,8 +271,8 @@ class LanguageModel:
         (...).
         """
         if isinstance(tokens, PrefixTree):
-            return _log_likelihood_of_prefixes(self, params, tokens)
-        return _log_likelihood(self, params, check_tokens(tokens, self.vocab_size, self.length))
+            return law.log_likelihood_of_prefixes(self, params, tokens)
+        return law.log_likelihood(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def root_mean_square(self, params: Params, tokens: Any) -> Float[Array, ""]:
         """Root mean square of the path's entries at positions that count, over all sequences.
@@ -264,13 +291,15 @@ class LanguageModel:
         """
         tokens = check_tokens(tokens, self.vocab_size, self.length)
         u = self.path(params, tokens) + self.root_mean_square(params, tokens) * jnp.asarray(noise)
-        rows = jax.nn.log_softmax(_readout(self, params, u))
+        rows = jax.nn.log_softmax(law.readout(self, params, u))
         chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
         return jnp.where(counted(tokens), chosen, 0).sum(-1)
 
     def path_log_density(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """`sum_t [log N(e_t) + log det J_t]` of each embedding path, without the barrier weight."""
-        return _path_log_density(self, params, check_tokens(tokens, self.vocab_size, self.length))
+        return law.whole_path_log_density(
+            self, params, check_tokens(tokens, self.vocab_size, self.length)
+        )
 
     def log_factors(self, params: Params, tokens: Any) -> Float[Array, "..."]:
         """The term of each sequence beside its likelihood: `barrier_weight * path_log_density`.
@@ -282,7 +311,7 @@ class LanguageModel:
 
     def next_token_logits(self, params: Params, tokens: Any) -> Float[Array, "... length vocab"]:
         """Logits of each position given the tokens before it, shape (..., length, vocab_size)."""
-        return _logits(self, params, check_tokens(tokens, self.vocab_size, self.length))
+        return law.token_logits(self, params, check_tokens(tokens, self.vocab_size, self.length))
 
     def margins(
         self, params: Params, tokens: Any, kind: str = "sigma_min"
@@ -346,15 +375,16 @@ class LanguageModel:
 
         Embeddings are identified up to a shift against the positions. The end token occurs at the
         start alone, where only the sum with its position counts. So F has the row E_0 + P_0 for it,
-        and for the others those of E minus their mean.
+        and for the others those of E minus their mean; without a table of positions F is E.
         """
         attention = self.attention(params)
         tokens, is_counted = jnp.asarray(tokens), counted(jnp.asarray(tokens))
-        E, P, readout, b = (
-            jnp.asarray(params[name], float)
-            for name in ("embedding", "position", "readout", "bias")
+        E, readout, b = (
+            jnp.asarray(params[name], float) for name in ("embedding", "readout", "bias")
         )
-        F = jnp.concatenate([E[:1] + P[:1], E[1:] - E[1:].mean(0)])
+        F = E
+        if self.position == "table":
+            F = jnp.concatenate([E[:1] + self.positions(params)[:1], E[1:] - E[1:].mean(0)])
         readout = readout - readout.mean(0)
         association = pairwise("association", F, jnp.eye(self.dim)[None], readout, tokens)
         log_det = stability_margin(attention, self.path(params, tokens), "log_det")
@@ -377,21 +407,53 @@ class LanguageModel:
 
     def path(self, params: Params, tokens: Any) -> Float[Array, "... length dim"]:
         """Embedding path `u_t = E[x_{t-1}] + P_t` with x_0 = end."""
-        embedding, position = (
-            jnp.asarray(params[name], float) for name in ("embedding", "position")
-        )
+        embedding, position = jnp.asarray(params["embedding"], float), self.positions(params)
         if self.one_hot:
             rows = jax.nn.one_hot(previous_tokens(tokens), self.vocab_size, dtype=embedding.dtype)
             return jnp.matmul(rows, embedding, precision="highest") + position
         return embedding[previous_tokens(tokens)] + position
 
+    def positions(self, params: Params) -> Float[Array, "length dim"]:
+        """The embedding P_t of each position; 0 where attention knows lags instead."""
+        if self.position == "lag":
+            return jnp.zeros((self.length, self.dim))
+        return jnp.asarray(params["position"], float)
+
+    def lag_bias(self, params: Params) -> Float[Array, "heads length"] | None:
+        """What is added to the logit of a token by how many positions back it is, from 0."""
+        if self.position == "table":
+            return None
+        lag = jnp.arange(self.length)
+        bias = -jnp.exp(jnp.asarray(params["log_slope"], float))[:, None] * lag
+        return bias if self.window is None else jnp.where(lag > self.window, OUT_OF_WINDOW, bias)
+
+    def at_length(self, length: int) -> "LanguageModel":
+        """The same law on the first `length` positions, at the same parameters.
+
+        Raises: InputError with a table of positions, which says nothing beyond its length."""
+        if self.position == "table":
+            raise InputError(
+                f"at_length: expected a model with lags, got one with a table of {self.length} "
+                'positions, which says nothing of others; position="lag" has none'
+            )
+        return dataclasses.replace(self, length=length)
+
     def attention(self, params: Params) -> Attention:
         """The attention whose residuals and Jacobian score the path: strict mask, no value map."""
-        return Attention(params["query"], params["key"], contraction=self.contraction)
+        bias = self.lag_bias(params)
+        return Attention(
+            params["query"], params["key"], contraction=self.contraction, position_bias=bias
+        )
 
     def readout_attention(self, params: Params) -> Attention:
         """The attention that predicts: inclusive mask, value maps, the same query and key."""
-        return Attention(params["query"], params["key"], params["value"], mask="inclusive")
+        return Attention(
+            params["query"],
+            params["key"],
+            params["value"],
+            mask="inclusive",
+            position_bias=self.lag_bias(params),
+        )
 
     def candidates(self, params: Params, tokens: Any) -> Candidates:
         """Probability and margin of every token at each position, given the tokens before it."""
@@ -399,7 +461,8 @@ class LanguageModel:
         flat = tokens.reshape(-1, self.length)
         log_prob = self.process(params).next_token_log_probs(flat)
         u = self.path(params, flat)
-        found = next_margins(self.attention(params), dict(params), u, flat, log_prob)
+        following = jnp.asarray(params["embedding"], float) + self.positions(params)[1:, None]
+        found = next_margins(self.attention(params), following, u, flat, log_prob)
         return jax.tree.map(lambda leaf: leaf.reshape(*tokens.shape, -1), found)
 
     def generate(
@@ -417,7 +480,7 @@ class LanguageModel:
         margin so far. With a `decoding` rule, log probabilities are those of the decoded law.
         """
         process = decoded(self.process(params), decoding)
-        return _generate(self, process, as_key(key), num_sequences)
+        return law.generate(self, process, as_key(key), num_sequences)
 
 
 def falling_weight(weight: float, until: int, num_sequences: int) -> float:
@@ -439,165 +502,3 @@ def falling_weight(weight: float, until: int, num_sequences: int) -> float:
         raise InputError(f"weight: expected a number from 0, got {weight}")
     until, number = as_integer("until", until), as_integer("num_sequences", num_sequences)
     return weight * min(1.0, until / number)
-
-
-def _logits(model: LanguageModel, params: Params, tokens: Array) -> Array:
-    return _readout(model, params, model.path(params, tokens))
-
-
-def _readout(model: LanguageModel, params: Params, u: Array) -> Array:
-    logits = _logits_of(params, u + attention_mean(model.readout_attention(params), u))
-    if not model.is_normalised:
-        return logits
-    flat = u.reshape(-1, *u.shape[-2:])
-    density = after_positions(model.attention(params), params, flat, model.scale)
-    return weighted(logits, density.reshape(logits.shape), model.barrier_weight)
-
-
-# Jitted, since pieces are a loop, which would be compiled at each call.
-@jax.jit(static_argnums=0)
-def _log_likelihood(model: LanguageModel, params: Params, tokens: Array) -> Array:
-    sequences = tokens.reshape(-1, model.length)
-    most = max(1, LOGITS_AT_ONCE // (model.length * model.vocab_size))
-    return in_pieces(model.process(params).score, sequences, most).reshape(tokens.shape[:-1])
-
-
-def _logits_of(params: Params, hidden: Array) -> Array:
-    return jnp.matmul(hidden, params["readout"].T, precision="highest") + params["bias"]
-
-
-# Jitted, since NumPyro runs a model without jit to find its sites, where each operation would be
-# compiled by itself.
-@jax.jit(static_argnums=0)
-def _path_log_density(model: LanguageModel, params: Params, tokens: Array) -> Array:
-    density = path_log_density(model.attention(params), model.path(params, tokens), model.scale)
-    return jnp.where(counted(tokens), density, 0).sum(-1)
-
-
-@jax.jit(static_argnums=0)
-def _logits_and_path(model: LanguageModel, params: Params, tokens: Array) -> tuple[Array, Array]:
-    """Logits (n, length, vocab) and the log density of each path (n,).
-
-    Without a cap, readout and path have the same attention logits, and one pass computes both.
-    """
-    if model.contraction is not None:
-        return _logits(model, params, tokens), _path_log_density(model, params, tokens)
-    u = model.path(params, tokens)
-    density, mean = density_with_readout(model.readout_attention(params), u, model.scale)
-    return _logits_of(params, u + mean), jnp.where(counted(tokens), density, 0).sum(-1)
-
-
-def _given_prefixes(model: LanguageModel, tree: PrefixTree) -> Array:
-    """The model conditioned on tokens that are given by their prefixes."""
-    params = {name: numpyro.sample(name, prior) for name, prior in model.priors().items()}
-    logits, path = _at_prefixes(model, params, tree)
-    if model.has_factor:
-        # 0 times -inf would be NaN: every prefix occurs at least once.
-        numpyro.factor("path", model.barrier_weight * (tree.totals * path).sum())
-    normalisers = jax.nn.logsumexp(logits, axis=-1)
-    # Only what occurs: 0 times the -inf of a token with probability 0 would be NaN.
-    chosen = jnp.where(tree.counts > 0, tree.counts * logits, 0).sum()
-    numpyro.factor("tokens", chosen - (tree.totals * normalisers).sum())
-    return jnp.asarray(tree.tokens)
-
-
-@jax.jit(static_argnums=0)
-def _at_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> tuple[Array, Array]:
-    """Logits (n, vocab) after each prefix, and the log density of its last embedding (n,)."""
-    embedding, position = (jnp.asarray(params[name], float) for name in ("embedding", "position"))
-    table = embedding[tree.row_token] + position[tree.row_position]
-    path, mean = density_with_readout_at_rows(
-        model.readout_attention(params), table, tree.own, tree.pasts, model.scale
-    )
-    logits = _logits_of(params, table[tree.own] + mean)
-    if model.is_normalised:
-        density = after_prefixes(model.attention(params), params, tree, model.scale)
-        logits = weighted(logits, density, model.barrier_weight)
-    return logits, path
-
-
-def _log_likelihood_of_prefixes(model: LanguageModel, params: Params, tree: PrefixTree) -> Array:
-    rows = jax.nn.log_softmax(_at_prefixes(model, params, tree)[0])  # [n, vocab]
-    chosen = rows[tree.prefix, tree.tokens]
-    return jnp.where(tree.prefix >= 0, chosen, 0).sum(-1)
-
-
-@jax.jit(static_argnums=(0, 3))
-def _generate(
-    model: LanguageModel, process: SequenceProcess, key: Array, num_sequences: int
-) -> Generation:
-    tokens = process.sample(key, (num_sequences,))
-    rows = process.conditionals(tokens)  # [n, t, v]
-    is_counted = counted(tokens)
-    log_prob = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]
-    margin = stability_margin(model.attention(process.params), model.path(process.params, tokens))
-    return Generation(
-        tokens,
-        jnp.where(is_counted, log_prob, jnp.nan),
-        jnp.where(is_counted, margin, jnp.nan),
-        jnp.where(is_counted, support_so_far(margin), -1),
-    )
-
-
-@functools.lru_cache(maxsize=128)
-def _functions(model: LanguageModel) -> dict[str, Any]:
-    """The functions that define the model's SequenceProcess.
-
-    Equal models get the same function objects, so that they share compiled programs.
-    """
-
-    def start(params: Params) -> Any:
-        cache = empty_cache(model.readout_attention(params), model.length)
-        path = jnp.zeros((model.length if model.is_normalised else 0, model.dim), cache[0].dtype)
-        return cache, path
-
-    def step(params: Params, state: Any, previous: Array, position: Array) -> tuple[Any, Array]:
-        cache, path = state
-        last = jnp.where(position == 0, END, previous)
-        u = jnp.asarray(params["embedding"])[last] + jnp.asarray(params["position"])[position]
-        cache, mu = mean_step(model.readout_attention(params), cache, u, position)
-        logits = params["readout"] @ (u + mu) + params["bias"]
-        if model.is_normalised:
-            path = path.at[position].set(u)
-            density = after_step(model.attention(params), params, path, position, model.scale)
-            logits = weighted(logits, density, model.barrier_weight)
-        return (cache, path), logits
-
-    def end_probability_bound(params: Params) -> Array:
-        return _end_probability_bound(model, params)
-
-    def next_token_logits(params: Params, tokens: Array) -> Array:
-        return _logits(model, params, tokens)
-
-    return {
-        "next_token_logits": next_token_logits,
-        "batched": True,
-        "cached_step": CachedStep(start, step),
-        "end_probability_bound": end_probability_bound,
-        "open_ended": False,  # there is no position beyond the table
-    }
-
-
-def _end_probability_bound(model: LanguageModel, params: Params) -> Array:
-    """Lower bound on the probability of ending: `1 / (1 + sum_v m_v)` over the symbols v.
-
-    m_v is exp of an upper bound on the logit of v minus that of the end token. This difference is
-    linear in u_t and in the mean of each head, which lies in the convex hull of the path. So it is
-    at most the value with each of these at that one of the finitely many E[x] + P_t for which it is
-    largest. Under the normalised barrier no bound is claimed: the embedding of the end token may
-    come as near to the boundary as any.
-
-    Letters in shapes: p term (u_t, then the mean of each head), h head, v token, i and j component
-    of an embedding, u embedding.
-    """
-    if model.is_normalised:
-        return jnp.zeros(())
-    u = (params["embedding"][:, None] + params["position"]).reshape(-1, model.dim)
-    # [v, i]: readout of each token relative to the end token
-    apart = params["readout"] - params["readout"][END]
-    # [p, v, j]
-    parts = jnp.concatenate([apart[None], jnp.einsum("vi,hij->hvj", apart, params["value"])])
-    largest = (
-        jnp.einsum("pvj,uj->pvu", parts, u).max(-1).sum(0) + params["bias"] - params["bias"][END]
-    )
-    return 1 / jnp.exp(largest.at[END].set(0)).sum()

@@ -1,6 +1,5 @@
 """The margin that each token would have if it came next: the barrier at a step of decoding."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,23 +41,24 @@ class Candidates:
 
 @jax.jit
 def next_margins(
-    attention: Attention, params: Mapping[str, Any], u: Array, tokens: Array, log_prob: Array
+    attention: Attention, following: Array, u: Array, tokens: Array, log_prob: Array
 ) -> Candidates:
-    """The candidates of sequences with paths u (n, length, dim) in a model with tables.
+    """The candidates of sequences with paths u (n, length, dim).
 
-    Args: attention, of the path, strict; params, with "embedding" and "position"; tokens
-    (n, length); log_prob, of every token (n, length, vocab_size).
+    Args: attention, of the path, strict; following, the embedding of each token at the second
+    position, the third, and so on, (length - 1, vocab_size, dim); tokens (n, length); log_prob, of
+    every token (n, length, vocab_size).
     """
-    embedding, position = (jnp.asarray(params[name], float) for name in ("embedding", "position"))
-    vocab, dim = embedding.shape
+    _, vocab, dim = following.shape
+    length = u.shape[1]
 
     def of_paths(u: Array) -> tuple[Array, Array, Array]:
-        blocks = candidate_blocks(attention, u, embedding + position[1:, None])
+        blocks = candidate_blocks(attention, u, following)
         sign, log_det = jnp.linalg.slogdet(blocks)
         margin = jnp.linalg.svd(blocks, compute_uv=False)[..., -1]
         return margin, log_det, sign <= 0
 
-    numbers = vocab * (len(position) * dim + 8 * len(position) * dim**2)
+    numbers = vocab * length * (dim + 8 * dim**2)
     margin, log_det, outside = in_pieces(of_paths, u, max(1, LARGEST_WORKING_SET // numbers))
     before_end = counted(tokens)[..., None]  # [n, t, 1]
 

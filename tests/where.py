@@ -138,6 +138,7 @@ SLOW = (
     "inference/fitting/test_emission_fits.py::test_scores_are_those_of_the_particle_filter",
     "inference/fitting/test_microcanonical.py::test_it_agrees_with_nuts",
     "inference/study/test_posterior_robustness.py::test_every_fit_has_every_curve",
+    "inference/fitting/test_demo_reference.py",
     "inference/fitting/test_reference.py::test_a_short_run_agrees_with_the_long_one",
     "inference/fitting/test_reference.py::test_laplace_is_told_from_the_posterior",
     "inference/fitting/test_reference.py::test_nuts_agrees_with_quadrature",
@@ -224,6 +225,7 @@ NOT_FAST = (
 OPTIMISED = (
     "inference/evaluation/test_simulation_calibration.py",
     "inference/evaluation/test_convergence.py",
+    "inference/fitting/test_demo_reference.py",
     "inference/fitting/test_fits.py",
     "inference/fitting/test_microcanonical.py",
     "inference/report/test_html.py",

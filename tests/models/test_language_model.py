@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 
 from probattn import InputError, SequenceProcess, jacobian_blocks, residuals
 from probattn.inference.fitting.density import density_of
-from probattn.models import LanguageModel, falling_weight, language_model
+from probattn.models import LanguageModel, falling_weight, language_law
 from probattn.sequence.shared_prefixes import prefix_tree
 
 TOKENS = np.array([[1, 2, 0, 0], [3, 1, 2, 3], [0, 0, 0, 0], [2, 2, 1, 0]])
@@ -63,10 +63,10 @@ def test_the_law_over_all_padded_sequences_sums_to_one(heads):
 def test_many_sequences_are_scored_in_pieces(monkeypatch):
     params = random_params(LanguageModel(4, 4, 2))
     whole = LanguageModel(4, 4, 2).log_likelihood(params, TOKENS)
-    monkeypatch.setattr("probattn.models.language_model.LOGITS_AT_ONCE", 3 * 4 * 4)
-    pieces, called = language_model.in_pieces, []
+    monkeypatch.setattr("probattn.models.language_law.LOGITS_AT_ONCE", 3 * 4 * 4)
+    pieces, called = language_law.in_pieces, []
     monkeypatch.setattr(
-        language_model, "in_pieces", lambda *given: called.append(given[2]) or pieces(*given)
+        language_law, "in_pieces", lambda *given: called.append(given[2]) or pieces(*given)
     )
     again = LanguageModel(4, 4, 2, scale=2.0)  # another program; the scale bears on the path alone
     np.testing.assert_allclose(again.log_likelihood(params, TOKENS), whole, rtol=1e-6)
