@@ -25,7 +25,7 @@ from probattn.checks import as_integer, as_key
 from probattn.models import language_law as law
 from probattn.models.gauge import pairwise
 from probattn.models.generation import Generation
-from probattn.models.next_margins import Candidates, next_margins
+from probattn.models.next_margins import Candidates, candidate_margins
 from probattn.models.priors import normal
 from probattn.sequence.shared_prefixes import PrefixTree, prefix_tree
 from probattn.sequence.tokens import END, check_tokens, counted, previous_tokens
@@ -462,7 +462,7 @@ class LanguageModel:
         log_prob = self.process(params).next_token_log_probs(flat)
         u = self.path(params, flat)
         following = jnp.asarray(params["embedding"], float) + self.positions(params)[1:, None]
-        found = next_margins(self.attention(params), following, u, flat, log_prob)
+        found = candidate_margins(self.attention(params), following, u, flat, log_prob)
         return jax.tree.map(lambda leaf: leaf.reshape(*tokens.shape, -1), found)
 
     def generate(

@@ -40,7 +40,7 @@ class Candidates:
 
 
 @jax.jit
-def next_margins(
+def candidate_margins(
     attention: Attention, following: Array, u: Array, tokens: Array, log_prob: Array
 ) -> Candidates:
     """The candidates of sequences with paths u (n, length, dim).
