@@ -35,7 +35,7 @@ from probattn.cli.shared import (
 )
 from probattn.errors import InputError
 
-DEMO_DRAWS = {False: (220, 480, 8), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
+DEMO_DRAWS = {False: (220, 460, 8), True: (30, 30, 5)}  # quick: warmup, draws, tree depth
 DEMO_FILES = {"map", "posterior", "report.html", "report.json"}
 QUICK_STEPS = 200  # of the quick demo's MAP, which need not be a mode
 
