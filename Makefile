@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all notebooks docs calibration sampling particles bench mutants lint types clean
+.PHONY: help demo test test-fast test-all notebooks docs calibration sampling particles bench bench-models mutants lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -20,6 +20,7 @@ help:
 	@echo "make sampling     what drawing sequences costs, in units of one log_prob"
 	@echo "make particles    variance of the particle filter, guided by tokens and not"
 	@echo "make bench        what the density, fits and samplers cost against what one would write by hand, and how it grows (over an hour, most of it samplers from five seeds)"
+	@echo "make bench-models what converges with the defaults, and what barriers cost: posteriors and MAPs of many kinds (hours)"
 	@echo "make mutants      plant faults in a copy of the code, one at a time, and see that the tests catch each (half an hour or more)"
 	@echo "make lint         ruff and the type checker"
 
@@ -67,6 +68,11 @@ bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks.fitting
 	$(BIN)/python -m benchmarks.samplers
 	$(BIN)/python -m benchmarks.growth
+
+bench-models: .venv/installed
+	$(BIN)/python -m benchmarks.defaults
+	$(BIN)/python -m benchmarks.weights
+	$(BIN)/python -m benchmarks.barriers
 
 mutants: .venv/installed-dev
 	$(BIN)/python -m tools.mutants
