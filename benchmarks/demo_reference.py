@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent / "posteriordb"
 NAME, MODEL, DATA = "cmudict_300-attention_4", "attention_4", "cmudict_300"
 WORDS, DIM, HELDOUT = 300, 4, 200
 SETTINGS = dict(num_chains=4, num_warmup=600, num_samples=5000, max_tree_depth=7)
-KEPT = 2000  # draws of each chain, evenly spaced, from which the statistics are computed
+KEPT = 2500  # draws of each chain, evenly spaced, from which the statistics are computed
 
 
 def setup() -> tuple[LanguageModel, Corpus]:

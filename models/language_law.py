@@ -187,7 +187,9 @@ def _end_probability_bound(model: Any, params: Params) -> Array:
     """
     if model.is_normalised:
         return jnp.zeros(())
-    u = (params["embedding"][:, None] + model.positions(params)).reshape(-1, model.dim)
+    u = params["embedding"]
+    if model.position == "table":
+        u = (u[:, None] + params["position"]).reshape(-1, model.dim)
     # [v, i]: readout of each token relative to the end token
     apart = params["readout"] - params["readout"][END]
     # [p, v, j]

@@ -167,7 +167,9 @@ class LanguageModel:
             raise InputError(f"one_hot: expected True or False, got {self.one_hot!r}")
         if not (isinstance(self.scale, (int, float)) and 0 < self.scale < math.inf):
             raise InputError(f"scale: expected a finite number > 0, got {self.scale!r}")
-        if self.contraction is not None and not 0 < self.contraction < 1:
+        if self.contraction is not None and not (
+            isinstance(self.contraction, (int, float)) and 0 < self.contraction < 1
+        ):
             raise InputError(
                 f"contraction: expected a number inside (0, 1) or None, got {self.contraction!r}"
             )
@@ -479,11 +481,12 @@ class LanguageModel:
         predicts the first token. The support token at t is the path position with the smallest
         margin so far. With a `decoding` rule, log probabilities are those of the decoded law.
         """
+        as_integer("num_sequences", num_sequences)
         process = decoded(self.process(params), decoding)
         return law.generate(self, process, as_key(key), num_sequences)
 
 
-def falling_weight(weight: float, until: int, num_sequences: int) -> float:
+def falling_weight(weight: Any, until: Any, num_sequences: Any) -> float:
     """A barrier weight that falls with the data: `weight * min(1, until / num_sequences)`.
 
     With a fixed weight the factor of the path grows as the likelihood does, and the mode need not
@@ -498,7 +501,7 @@ def falling_weight(weight: float, until: int, num_sequences: int) -> float:
         >>> [falling_weight(0.05, 300, number) for number in (100, 300, 3000)]
         [0.05, 0.05, 0.005]
     """
-    if not 0 <= weight < math.inf:
-        raise InputError(f"weight: expected a number from 0, got {weight}")
+    if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise InputError(f"weight: expected a number from 0, got {weight!r}")
     until, number = as_integer("until", until), as_integer("num_sequences", num_sequences)
     return weight * min(1.0, until / number)

@@ -24,7 +24,9 @@ class Candidates:
     """Every token at every step of sequences; all arrays have shape (..., length, vocab_size).
 
     The margins are those of the path position that the token's embedding would take, the next one.
-    They are NaN where there is none, at the last step, and after the end.
+    They are NaN where there is none, at the last step, and after the end. The end token counts as
+    any other, as it does in the normalised barrier; under the factor, whose sums stop at the end,
+    its embedding has no part in anything.
 
     Args:
         log_prob: `log p(x_t | x_<t)` of the token, in nats; NaN after the end.
@@ -62,13 +64,13 @@ def candidate_margins(
     margin, log_det, outside = in_pieces(of_paths, u, max(1, LARGEST_WORKING_SET // numbers))
     before_end = counted(tokens)[..., None]  # [n, t, 1]
 
-    def following(values: Array, missing: Any) -> Array:
+    def at_next(values: Array, missing: Any) -> Array:
         padded = jnp.pad(values, ((0, 0), (0, 1), (0, 0)), constant_values=missing)
         return jnp.where(before_end, padded, missing)
 
     return Candidates(
         jnp.where(before_end, log_prob, jnp.nan),
-        following(margin, jnp.nan),
-        following(log_det, jnp.nan),
-        following(outside, False),
+        at_next(margin, jnp.nan),
+        at_next(log_det, jnp.nan),
+        at_next(outside, False),
     )

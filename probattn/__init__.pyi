@@ -11,10 +11,10 @@ from .attention.margins import matrix_inequality_slack as matrix_inequality_slac
 from .attention.margins import stability_margin as stability_margin
 from .attention.margins import support_tokens as support_tokens
 from .attention.margins import support_weights as support_weights
+from .attention.noise_propagation import sensitivity as sensitivity
 from .attention.process import AttentionProcess as AttentionProcess
 from .attention.roots import RootCount as RootCount
 from .attention.roots import expected_roots as expected_roots
-from .attention.noise_propagation import sensitivity as sensitivity
 from .attention.transform import AttentionTransform as AttentionTransform
 from .attention.uniqueness import certified as certified
 from .attention.weighted_mean import attention_mean as attention_mean

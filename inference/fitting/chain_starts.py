@@ -1,11 +1,13 @@
 """The points at which the chains of a sampler start: towards modes, from the prior, or random.
 
-Chains do not start at a mode itself. Where data are few, the mode of a model with a boundary lies
-where hardly a step of a trajectory stays inside: chains that start there never leave it. On the way
-from the mode to the origin of the unconstrained coordinates there is room on all sides.
+Chains do not start at a mode itself if any point on the way is inside. Where data are few, the mode
+of a model with a boundary lies where hardly a step of a trajectory stays inside: chains that start
+there never leave it. On the way from the mode to the origin of the unconstrained coordinates there
+is room on all sides.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,13 @@ from probattn.inference.devices.device_placement import Placement
 from probattn.inference.devices.sharding import split_model
 from probattn.inference.fitting.fit import Fit
 from probattn.inference.fitting.map import find_modes, gradients_of
-from probattn.inference.fitting.unconstrained import Values, draw_start, potential, unconstrain
+from probattn.inference.fitting.unconstrained import (
+    Values,
+    draw_start,
+    potential,
+    site_shapes,
+    unconstrain,
+)
 
 START_WORDS = {
     "maps": "points on the way to independently trained modes",
@@ -33,7 +41,7 @@ MODE_SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 MODE_STEPS = 1000  # of descent to a start, which need not be a mode to the last digit
 
 
-def check_start(start: str | Fit, num_chains: int, num_starts: int | None) -> int:
+def check_start(start: Any, num_chains: int, num_starts: int | None) -> int:
     """The number of distinct points from which the chains start.
 
     Args:
@@ -45,7 +53,9 @@ def check_start(start: str | Fit, num_chains: int, num_starts: int | None) -> in
     single = not isinstance(start, str) or start == "map"
     if isinstance(start, str) and start not in START_WORDS:
         raise InputError(f"start: expected {', '.join(START_WORDS)} or a MAP fit, got {start!r}")
-    if not isinstance(start, str) and start.method != "map":
+    if not isinstance(start, (str, Fit)):
+        raise InputError(f"start: expected {', '.join(START_WORDS)} or a MAP fit, got {start!r}")
+    if isinstance(start, Fit) and start.method != "map":
         raise InputError(f"start: expected a MAP fit, got one by {start.method}")
     if num_starts is None:
         return 1 if single else num_chains
@@ -86,6 +96,13 @@ def start_points(
             name: jnp.asarray(value[0, 0])
             for name, value in {**start.draws, **start.latents}.items()
         }
+        got = {name: np.shape(value) for name, value in mode.items()}
+        for name, shape in site_shapes(model, data).items():
+            if got.get(name) != shape:
+                raise InputError(
+                    f"start: expected a fit of this model, with {name} of shape {shape}, got "
+                    f"{got.get(name, 'none')}"
+                )
         modes = jax.tree.map(lambda leaf: leaf[None], unconstrain(model, data, mode))
         return _with_room(model, data, modes), 0.0
     split = split_model(model, placement)
@@ -110,10 +127,12 @@ def _with_room(model: NumPyroModel, data: Array, modes: Values) -> Values:
     coordinates = sum(leaf[0].size for leaf in jax.tree.leaves(modes))
     at_modes = _energies(model, data, modes)
     found = jax.tree.map(lambda leaf: np.array(leaf), modes)
+    taken = np.zeros(len(at_modes), bool)
     for share in reversed(MODE_SHARES):  # the last to be written is the largest with room
         points = jax.tree.map(lambda leaf, share=share: share * leaf, modes)
         rise = np.asarray(_energies(model, data, points) - at_modes)
-        takes = np.isfinite(rise) & ((rise >= coordinates) | (share == MODE_SHARES[-1]))
+        takes = np.isfinite(rise) & ((rise >= coordinates) | ~taken)
+        taken |= takes
         for name, point in points.items():
             found[name][takes] = np.asarray(point)[takes]
     return jax.tree.map(jnp.asarray, found)

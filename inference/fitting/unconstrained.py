@@ -112,6 +112,20 @@ def draw_start(model: NumPyroModel, data: Any, keys: Array, prior: bool = False)
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *points)
 
 
+def site_shapes(model: NumPyroModel, data: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the values of the sites that are not observed, by name."""
+
+    def run(key: Array) -> Values:
+        sites = trace(seed(model, key)).get_trace(data)
+        return {
+            name: site["value"]
+            for name, site in sites.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+
+    return {name: leaf.shape for name, leaf in jax.eval_shape(run, jax.random.key(0)).items()}
+
+
 def _show_data(model: NumPyroModel, data: Any, prior: bool) -> None:
     """Let the model check the values of the data, which it does not see where it is compiled."""
 

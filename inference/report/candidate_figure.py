@@ -13,6 +13,7 @@ from probattn.errors import InputError
 from probattn.inference.evaluation.support import path_labels
 from probattn.inference.report.style import STYLE
 
+MOST_ROWS = 60  # tokens drawn: those most probable at some step
 LARGEST_DOT = 120  # area, in square points, of a token of probability 1
 
 
@@ -23,7 +24,8 @@ def plot_candidates(candidates: Any, tokens: Any, symbols: Sequence[str]) -> Axe
     the token would take: 0 as without attention, above where attention repels, below where it
     contracts and the boundary is near. A cross marks tokens that would leave the local domain, the
     area of a dot is a token's probability, and a square is the token that was drawn. The last step
-    has no colours, since no embedding follows it.
+    has no colours, since no embedding follows it. Of more than 60 tokens those are shown that are
+    most probable at some step.
 
     Args:
         candidates: of one sequence, arrays (length, vocab_size), as `candidates` of a model returns
@@ -48,7 +50,10 @@ def plot_candidates(candidates: Any, tokens: Any, symbols: Sequence[str]) -> Axe
             f"symbols: expected {log_prob.shape[1]}, one for each token, got {len(symbols)}"
         )
     steps = int(np.isfinite(log_prob).any(1).sum())  # NaN after the end
-    log_prob, log_det, outside = log_prob[:steps], log_det[:steps], outside[:steps]
+    largest = np.where(np.isfinite(log_prob), log_prob, -np.inf).max(0)
+    largest[tokens[:steps]] = np.inf  # those of the sequence are always shown
+    kept = np.sort(np.argsort(-largest, kind="stable")[:MOST_ROWS])
+    log_prob, log_det, outside = (part[:steps, kept] for part in (log_prob, log_det, outside))
     with mpl.rc_context(STYLE):
         size = (2.2 + 0.55 * steps, 1.6 + 0.19 * log_prob.shape[1])
         figure = Figure(figsize=size, layout="constrained")
@@ -67,14 +72,14 @@ def plot_candidates(candidates: Any, tokens: Any, symbols: Sequence[str]) -> Axe
         ax.scatter(columns, rows, marker="x", color="black", s=22, linewidths=1)
         ax.scatter(
             np.arange(steps),
-            tokens[:steps],
+            np.searchsorted(kept, tokens[:steps]),
             marker="s",
             s=130,
             facecolors="none",
             edgecolors="black",
             linewidths=1.4,
         )
-        ax.set_yticks(np.arange(log_prob.shape[1]), list(symbols)[: log_prob.shape[1]], fontsize=7)
+        ax.set_yticks(np.arange(len(kept)), [symbols[token] for token in kept], fontsize=7)
         ax.set_xticks(np.arange(steps), path_labels(tokens, symbols, steps, False), fontsize=8)
         ax.set_xlabel("token drawn at each step")
         ax.set_ylabel("candidate")

@@ -1,6 +1,7 @@
 """The figure of the random set as a process: who has been visited, how many, and when."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -23,7 +24,7 @@ def plot_set_process(
 ) -> np.ndarray:
     """S_n at every step n: inclusion of tokens, size, and times to hit and to cover given sets.
 
-    Bands are two standard errors where the numbers come from draws.
+    Bands in the first panel are two standard errors, where the numbers come from draws.
 
     Args:
         process: a sequence process.
@@ -43,7 +44,8 @@ def plot_set_process(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 3.2), layout="constrained")
         axes = figure.subplots(1, 3)
-        shown = np.argsort(-np.asarray(visited.value)[-1])[:MOST_CURVES]
+        tokens = np.array(symbols_of(process))  # the end is in no set
+        shown = tokens[np.argsort(-np.asarray(visited.value)[-1][tokens])][:MOST_CURVES]
         for token, colour in zip(shown, MORE_COLOURS, strict=False):
             _curve(axes[0], steps, visited, token, colour, symbols[token])
         axes[0].set(xlabel="step n", ylabel="probability", title="P(token in S_n)")
@@ -57,7 +59,7 @@ def plot_set_process(
         axes[1].set(xlabel="step n", ylabel="size", title="P(|S_n| = size)")
         axes[1].legend(fontsize=8)
         figure.colorbar(image, ax=axes[1], shrink=0.8)
-        for (name, subset), colour in zip(sets.items(), MORE_COLOURS, strict=False):
+        for (name, subset), colour in zip(sets.items(), cycle(MORE_COLOURS), strict=False):
             for kind, line in (("hitting", "-"), ("coverage", "--")):
                 law = np.asarray(getattr(process, f"{kind}_time")(subset, **how).value)[:-1]
                 by = np.concatenate([[0.0], np.cumsum(law)])

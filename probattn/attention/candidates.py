@@ -31,7 +31,8 @@ def candidate_log_density(
         log N(c - mu(c); 0, sigma^2 I) + log det J(c),   mu and J given the prefix
 
     Args:
-        attention: one map with the strict mask, without value maps, not symmetric.
+        attention: one map with the strict mask, without value maps or a position bias, not
+            symmetric.
         past: embeddings of each prefix [n, s, d], filled up with any finite numbers.
         there: which of them belong to the prefix [n, s]; in each row the first is one of them.
         candidates: embeddings [n, v, d].
@@ -45,10 +46,6 @@ def candidate_log_density(
         query = jnp.einsum("hri,nvi->nhvr", attention.query, candidates)
         shrink = _shrink(attention, w, there)  # [n]
         logits = jnp.einsum("nhvr,nhsr->nhvs", query, key) * shrink[:, None, None, None]
-        if attention.position_bias is not None:
-            lag = there.sum(1, keepdims=True) - jnp.arange(there.shape[1])  # [n, s]
-            bias = attention.position_bias[:, jnp.maximum(lag, 0)]  # [h, n, s]
-            logits = logits + jnp.moveaxis(bias, 0, 1)[:, :, None]
         logits = jnp.where(there[:, None, None], logits, jnp.finfo(logits.dtype).min)
         alpha = jax.nn.softmax(logits)  # [n, h, v, s]
         none = jnp.zeros(())  # not looked at

@@ -168,10 +168,11 @@ def candidate_table(corpus: Any, generation: Any, candidates: Any, most: int) ->
 
     Probabilities are those of the model, without a decoding rule."""
     positions = int((generation.support >= 0).sum())
+    most = min(most, candidates.log_prob.shape[1])
     table = Table(
         "step",
         "drawn",
-        "probability",
+        "probability by the model",
         "margin",
         "outside",
         f"the {most} most probable: probability (margin)",

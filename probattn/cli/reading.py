@@ -277,7 +277,9 @@ def generate(
     each: Any = None
     if candidates is not None or candidate_plot is not None:
         knows = require("generate --candidates", model, CandidateModel)
-        each = jax.jit(jax.vmap(knows.candidates))(params, generation.tokens)
+        shown = slice(None) if candidates is not None else slice(1)
+        given = jax.tree.map(lambda value: value[shown], params)
+        each = jax.jit(jax.vmap(knows.candidates))(given, generation.tokens[shown])
         each = jax.tree.map(np.asarray, each)
     for row, tokens in enumerate(generation.tokens):
         one = jax.tree.map(lambda array, row=row: array[row], generation)

@@ -31,8 +31,8 @@ POSTERIOR_SETTINGS = {
     "length": 12,
     "train_size": 150,
     "dim": 2,
-    "num_warmup": 100,
-    "num_samples": 100,
+    "num_warmup": 300,
+    "num_samples": 500,
 }
 QUICK_POSTERIOR = {"length": 8, "train_size": 50, "dim": 2, "num_warmup": 50, "num_samples": 50}
 QUICK = {"dim": 16, "length": 32, "num_steps": 150, "num_seeds": 2}

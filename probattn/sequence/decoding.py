@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from probattn.checks import as_integer
 from probattn.errors import InputError
 from probattn.sequence.sampling import CachedStep
 from probattn.sequence.sequence_process import SequenceProcess
+
+LEAST, HOTTEST = 1e-6, 1e6  # of temperatures; powers beyond are 0 or equal in any precision
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class Decoding:
     those with the smaller id are kept. `Decoding()` changes nothing.
 
     Args:
-        temperature: above 0; below 1 it sharpens the law, above 1 it flattens it.
+        temperature: 1e-6 to 1e6; below 1 it sharpens the law, above 1 it flattens it.
         top_k: how many of the most probable tokens are kept; None is all. 1 is greedy decoding.
-        nucleus: in (0, 1]: the most probable tokens are kept until together they have at least this
+        nucleus: 1e-6 to 1: the most probable tokens are kept until together they have at least this
             probability, among those that `top_k` keeps.
 
     Raises: InputError for values outside these ranges.
@@ -39,21 +42,25 @@ class Decoding:
     nucleus: Any = 1.0
 
     def __post_init__(self) -> None:
-        for name, most in (("temperature", float("inf")), ("nucleus", 1.0)):
+        for name, most in (("temperature", HOTTEST), ("nucleus", 1.0)):
             value = getattr(self, name)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 < value <= most or value == float("inf"):
-                upper = f"at most {most:g}" if most == 1 else "finite"
-                raise InputError(f"{name}: expected a number above 0 and {upper}, got {value!r}")
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not LEAST <= value <= most:
+                raise InputError(
+                    f"{name}: expected a number from {LEAST:g} to {most:g}, got {value!r}"
+                )
+            object.__setattr__(self, name, float(value))
         if self.top_k is not None:
             as_integer("top_k", self.top_k)
 
     def logits(self, logits: Float[Array, "... vocab"]) -> Float[Array, "... vocab"]:
         """Logits of the decoded law; -inf for tokens that are not kept, NaN where any is NaN."""
+        # Differences from the largest: divided by a small temperature they overflow to -inf alone.
+        logits = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
         logits = logits / self.temperature
         if self.top_k is None and self.nucleus == 1:
             return logits
-        order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
         rank = jnp.argsort(order, axis=-1)  # of each token, 0 for the most probable
         kept = rank < (logits.shape[-1] if self.top_k is None else self.top_k)
         if self.nucleus < 1:
@@ -65,7 +72,7 @@ class Decoding:
         return jnp.where(failed, jnp.nan, jnp.where(kept, logits, -jnp.inf))
 
 
-def decoded(process: SequenceProcess, rule: Decoding) -> SequenceProcess:
+def decoded(process: Any, rule: Any) -> SequenceProcess:
     """The law of the sequences that a decoding rule draws from a process: a sequence process again.
 
     So its log probabilities, marginals, random sets and survival are exact where those of the
@@ -94,6 +101,8 @@ def decoded(process: SequenceProcess, rule: Decoding) -> SequenceProcess:
         >>> print(f"{jnp.exp(two.log_prob(jnp.array([1, 2]))):.4f} {two.survival(2).value:.4f}")
         0.2344 1.0000
     """
+    if not isinstance(rule, Decoding):
+        raise InputError(f"rule: expected a Decoding, got {rule!r}")
     if type(process) is not SequenceProcess:
         raise InputError(
             f"process: expected a SequenceProcess, whose logits a rule can change, got "

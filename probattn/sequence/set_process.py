@@ -58,11 +58,13 @@ def set_law_by(
     Args: as for `marginal`. Raises: InputError on a vocabulary with too many subsets. Source:
     theory, section 8.
     """
-    cells = 2**process.vocab_size
+    cells, steps = 2**process.vocab_size, process.length + 1
     sequences = _number(process)
-    choose_exact(process, method, sequences, "set_law_by", cells * (process.length + 1))
-    sets = Partial(_is_set, jnp.arange(cells))
-    return _over_time(process, sets, "set_law_by", method, num_samples, key)
+    if choose_exact(process, method, sequences, "set_law_by", cells * steps):
+        return exact_estimate(_exact_set_law(process), sequences)
+    visited, log_weight = _visited(process, num_samples, key)
+    cell = jnp.arange(steps) * cells + _index(visited)  # [draws, steps]
+    return _as_table(frequencies(cell, steps * cells, log_weight), (steps, cells))
 
 
 def hitting_time(
@@ -81,8 +83,12 @@ def hitting_time(
     Args: subset, K, distinct tokens without the end token; the others as for `marginal`.
     Raises: InputError on tokens as in `containment`, or none. Source: theory, section 8.
     """
-    missed = Partial(_misses, _indicator(process, subset))
-    return _time(process, missed, "hitting_time", method, num_samples, key)
+    found, inside = _set(process, subset)
+    sequences = _number(process)
+    if choose_exact(process, method, sequences, "hitting_time"):
+        return exact_estimate(_exact_time(process, Partial(_misses, inside)), sequences)
+    steps, log_weight = _first_seen(process, found, num_samples, key)
+    return frequencies(steps.min(1) - 1, process.length + 1, log_weight)
 
 
 def coverage_time(
@@ -100,8 +106,12 @@ def coverage_time(
 
     Args, raises, source: as for `hitting_time`.
     """
-    lacking = Partial(_lacks, _indicator(process, subset))
-    return _time(process, lacking, "coverage_time", method, num_samples, key)
+    found, inside = _set(process, subset)
+    sequences = _number(process)
+    if choose_exact(process, method, sequences, "coverage_time"):
+        return exact_estimate(_exact_time(process, Partial(_lacks, inside)), sequences)
+    steps, log_weight = _first_seen(process, found, num_samples, key)
+    return frequencies(steps.max(1) - 1, process.length + 1, log_weight)
 
 
 # Functions of S_n, as indicators (..., vocab) without the end token: (..., features) each. With
@@ -114,12 +124,6 @@ def _has_size(sizes: Array, visited: Array) -> Array:
     return visited.sum(-1, keepdims=True) == sizes
 
 
-def _is_set(indices: Array, visited: Array) -> Array:
-    return (
-        jnp.where(visited, 2 ** jnp.arange(visited.shape[-1]), 0).sum(-1, keepdims=True) == indices
-    )
-
-
 def _misses(inside: Array, visited: Array) -> Array:
     return ~(visited & inside).any(-1, keepdims=True)
 
@@ -128,26 +132,30 @@ def _lacks(inside: Array, visited: Array) -> Array:
     return ~(visited | ~inside).all(-1, keepdims=True)
 
 
-def _indicator(process: Any, subset: Any) -> Array:
+def _index(visited: Array) -> Array:
+    """Sum of 2^token over the visited tokens, (..., vocab) -> (...)."""
+    return jnp.where(visited, 2 ** jnp.arange(visited.shape[-1]), 0).sum(-1)
+
+
+def _set(process: Any, subset: Any) -> tuple[tuple[int, ...], Array]:
+    """The tokens of K, and their indicator (vocab,). Raises: InputError as `hitting_time`."""
     found = as_subset(process, subset)
     if not found:
         raise InputError("subset: expected at least one token, got none")
-    return jnp.asarray(np.isin(np.arange(process.vocab_size), found))
+    return found, jnp.asarray(np.isin(np.arange(process.vocab_size), found))
 
 
-def _time(
-    process: Any, later: Callable, what: str, method: str, num_samples: Any, key: Array | None
-) -> Estimate:
-    """Law of a time from `later`, whether it is after n, as a function of S_n.
+def _first_seen(
+    process: Any, subset: tuple[int, ...], num_samples: Any, key: Array | None
+) -> tuple[Array, Array]:
+    """The step from 1 at which each token of K occurs first in draws, [draws, K]; log weights.
 
-    Of draws the time itself is counted, so that its standard errors are those of frequencies."""
-    sequences = _number(process)
-    if choose_exact(process, method, sequences, what):
-        after = _exact(process, later)[:, 0]  # P(T > n), [length + 1]
-        return exact_estimate(jnp.append(after[:-1] - after[1:], after[-1]), sequences)
-    visited, log_weight = _visited(process, num_samples, key)
-    steps = later(visited)[..., 0].sum(-1) - 1  # n with T = n + 1; `length` where T is later
-    return frequencies(steps, process.length + 1, log_weight)
+    `length + 1` where it does not."""
+    tokens, log_weight = _drawn(process, num_samples, key)
+    # A token of K is no end, so that one that occurs does so before the end.
+    occurs = tokens[:, :, None] == jnp.asarray(subset)  # [draws, steps, K]
+    steps = jnp.where(occurs.any(1), occurs.argmax(1) + 1, process.length + 1)
+    return steps, log_weight
 
 
 def _over_time(
@@ -161,13 +169,13 @@ def _over_time(
     holds = feature(visited)  # [draws, length + 1, features]
     flat = holds.reshape(len(holds), -1)
     cell = jnp.where(flat, jnp.arange(flat.shape[1]), -1)
-    found = frequencies(cell, flat.shape[1], log_weight)
-    return Estimate(
-        found.value.reshape(holds.shape[1:]),
-        found.standard_error.reshape(holds.shape[1:]),
-        found.method,
-        found.effective_sample_size,
-    )
+    return _as_table(frequencies(cell, flat.shape[1], log_weight), holds.shape[1:])
+
+
+def _as_table(found: Estimate, shape: tuple[int, ...]) -> Estimate:
+    """An estimate of cells that are numbered, as a table."""
+    value, error = found.value.reshape(shape), found.standard_error.reshape(shape)
+    return Estimate(value, error, found.method, found.effective_sample_size)
 
 
 def _number(process: Any) -> int:
@@ -175,10 +183,14 @@ def _number(process: Any) -> int:
     return len(symbols(process)) ** process.length
 
 
+def _drawn(process: Any, num_samples: Any, key: Array | None) -> tuple[Array, Array]:
+    key = jax.random.key(0) if key is None else as_key(key)
+    return draw(process, key, as_integer("num_samples", num_samples, 2))
+
+
 def _visited(process: Any, num_samples: Any, key: Array | None) -> tuple[Array, Array]:
     """S_n of draws as indicators [draws, length + 1, vocab], without the end; log weights."""
-    key = jax.random.key(0) if key is None else as_key(key)
-    tokens, log_weight = draw(process, key, as_integer("num_samples", num_samples, 2))
+    tokens, log_weight = _drawn(process, num_samples, key)
     return _sets(process, tokens), log_weight
 
 
@@ -192,24 +204,67 @@ def _sets(process: Any, tokens: Array) -> Array:
 
 @jax.jit
 def _exact(process: Any, feature: Callable) -> Array:
-    """`P(f(S_n))`, [length + 1, features]: of those that have not ended, and of those that have.
+    """`P(f(S_n))`, [length + 1, features]: of those that have not ended, and of those that have."""
 
-    All sequences of `length` symbols are enumerated. A prefix of k tokens is shared by
-    symbols^(length - k) of them, by which its probability is divided.
+    def add(total: Array, alive: Array, ending: Array, visited: Array) -> Array:
+        holds = feature(visited)  # [chunk, length + 1, features]
+        keeps = jnp.cumsum((ending[..., None] * holds[:, :-1]).sum(0), axis=0)
+        return total + (alive[..., None] * holds).sum(0) + jnp.pad(keeps, ((1, 0), (0, 0)))
+
+    features = jax.eval_shape(feature, jnp.zeros((1, 1, process.vocab_size), bool)).shape[-1]
+    return _fold(process, add, jnp.zeros((process.length + 1, features)))
+
+
+@jax.jit
+def _exact_time(process: Any, later: Callable) -> Array:
+    """The law of a time, [length + 1], of which `later` says whether it is after n, given S_n.
+
+    Probabilities of its steps are summed themselves: differences of tails would cancel."""
+
+    def add(total: Array, alive: Array, ending: Array, visited: Array) -> Array:
+        after = later(visited)[..., 0]  # [chunk, length + 1]
+        at_step = (alive[:, 1:] * (after[:, :-1] & ~after[:, 1:])).sum(0)
+        never = (alive[:, -1] * after[:, -1]).sum() + (ending * after[:, :-1]).sum()
+        return total + jnp.append(at_step, never)
+
+    return _fold(process, add, jnp.zeros(process.length + 1))
+
+
+@jax.jit
+def _exact_set_law(process: Any) -> Array:
+    """`P(S_n = K)` by index of K, [length + 1, 2^vocab]."""
+    steps = jnp.arange(process.length + 1)
+
+    def add(total: Any, alive: Array, ending: Array, visited: Array) -> Any:
+        alive_at, ended_after = total
+        index = _index(visited)  # [chunk, length + 1]
+        return (
+            alive_at.at[steps, index].add(alive),
+            ended_after.at[steps[:-1], index[:, :-1]].add(ending),
+        )
+
+    nothing = jnp.zeros((process.length + 1, 2**process.vocab_size))
+    alive_at, ended_after = _fold(process, add, (nothing, nothing))
+    # By step n a sequence has ended after a prefix of fewer than n symbols, whose set it keeps.
+    return alive_at + jnp.pad(jnp.cumsum(ended_after, axis=0)[:-1], ((1, 0), (0, 0)))
+
+
+def _fold(process: Any, add: Callable, start: Any) -> Any:
+    """Fold over all sequences of `length` symbols.
+
+    `add(total, alive, ending, visited)` returns the next total. A prefix of k tokens is shared by
+    symbols^(length - k) sequences, by which its probability is divided:
+
+        alive    (chunk, length + 1), the probability of each prefix
+        ending   (chunk, length), that of each prefix followed by the end
+        visited  (chunk, length + 1, vocab), S_n after each prefix
     """
     alphabet, length = jnp.asarray(symbols(process)), process.length
     sharing = float(len(symbols(process))) ** np.arange(length, -1, -1)
 
-    def fold(total: Array, tokens: Array, log_prefix: Array, rows: Array) -> Array:
-        holds = feature(_sets(process, tokens))  # [chunk, length + 1, features]
+    def fold(total: Any, tokens: Array, log_prefix: Array, rows: Array) -> Any:
         alive = jnp.exp(log_prefix) / sharing
-        total = total + (alive[..., None] * holds).sum(0)
-        if process.end_token is None:
-            return total
-        # By step n a sequence has ended after a prefix of fewer than n symbols, whose set it keeps.
-        ending = alive[:, :-1] * jnp.exp(rows[:, :, process.end_token])
-        keeps = jnp.cumsum((ending[..., None] * holds[:, :-1]).sum(0), axis=0)
-        return total + jnp.pad(keeps, ((1, 0), (0, 0)))
+        end = 0.0 if process.end_token is None else jnp.exp(rows[:, :, process.end_token])
+        return add(total, alive, alive[:, :-1] * end, _sets(process, tokens))
 
-    shape = jax.eval_shape(feature, jnp.zeros((1, length + 1, process.vocab_size), bool)).shape
-    return fold_sequences(process, [alphabet] * length, fold, jnp.zeros(shape[1:]))
+    return fold_sequences(process, [alphabet] * length, fold, start)

@@ -190,8 +190,8 @@ def test_generate_decodes_and_shows_candidates(folder, tmp_path, capsys):
     assert "<svg" in plot.read_text()[:2000]
     for wrong, message in (
         (("--top-k", "0"), "expected a whole number of at least 1, got 0"),
-        (("--nucleus", "2"), "nucleus: expected a number above 0 and at most 1, got 2.0"),
-        (("--temperature", "nan"), "temperature: expected a number above 0 and finite, got nan"),
+        (("--nucleus", "2"), "nucleus: expected a number from 1e-06 to 1, got 2.0"),
+        (("--temperature", "nan"), "temperature: expected a number from 1e-06 to 1e+06, got nan"),
         (("--candidates", "0"), "expected a whole number of at least 1, got 0"),
     ):
         assert call("generate", folder / "map", *wrong) == 2

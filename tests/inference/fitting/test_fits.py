@@ -1,6 +1,8 @@
 """MAP and posterior against cases with known answers; predictions as mixtures over whole
 sequences."""
 
+import dataclasses
+
 import arviz as az
 import jax
 import jax.numpy as jnp
@@ -319,18 +321,26 @@ def test_starts_that_are_modes_cost_their_descents(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("rows", "least", "share"), [(1, -np.inf, 0.5), (1, 0.6, 1.0), (10, -np.inf, 0.75)]
+    ("rows", "outside", "share"),
+    [
+        (1, (0, 0), 0.5),
+        (1, (-np.inf, 0.82), 1.0),
+        (1, (0.41, 0.44), 0.55),
+        (10, (0, 0), 0.75),
+    ],
 )
-def test_chains_start_on_the_way_to_modes_where_there_is_room(rows, least, share):
+def test_chains_start_on_the_way_to_modes_where_there_is_room(rows, outside, share):
     """The density of y ~ N(theta, 1), of four values, each so many times.
 
     At share s of the mode m the energy is higher by (1 - s)^2 m^2 precision / 2: at a half by 0.4,
-    which is below 1; with ten times the data by 1.0 at three quarters. With density 0 below 0.6 all
-    points with room are outside, and the mode is left."""
+    which is below 1; with ten times the data by 1.0 at three quarters. With density 0 up to 0.82
+    all points on the way are outside, and the mode is left; with density 0 about a half of the mode
+    the next share counts."""
+    first, last = outside
 
     def model(y):
         theta = numpyro.sample("theta", dist.Normal(0, 2))
-        numpyro.factor("wall", jnp.where(theta > least, 0.0, -jnp.inf))
+        numpyro.factor("wall", jnp.where((theta > first) & (theta < last), -jnp.inf, 0.0))
         numpyro.sample("y", dist.Normal(theta, 1), obs=y[:, 0])
 
     data = jnp.asarray(np.repeat(DATA, rows, axis=0))
@@ -359,3 +369,12 @@ def test_some_draws_are_evenly_spaced_over_all_chains():
     assert fit.flat_draws(4)["theta"].tolist() == [0, 26, 53, 79]
     np.testing.assert_array_equal(fit.flat_draws(80)["theta"], np.arange(80.0))
     assert fit.thinned(4).draws["theta"].tolist() == [[0, 39], [40, 79]]  # as many of each chain
+
+
+def test_a_start_that_is_no_fit_of_the_model_is_refused(fits, corpus):
+    model, data = fits["map"].model, jnp.asarray(corpus.train)
+    with pytest.raises(InputError, match="start: expected maps, map, prior, random or a MAP fit"):
+        sample_posterior(model, data, key=KEY, start=None)
+    other = dataclasses.replace(model, dim=model.dim + 1, rank=None)
+    with pytest.raises(InputError, match="start: expected a fit of this model, with embedding of"):
+        start_points(other, data, KEY, fits["map"], 1, False)

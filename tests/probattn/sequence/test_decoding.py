@@ -118,7 +118,16 @@ def test_ties_keep_the_smaller_id_and_a_failure_is_no_token():
     failed = jnp.array([[0.0, jnp.nan, 1.0], [0.0, -jnp.inf, 1.0]])
     found = np.asarray(Decoding(top_k=1).logits(failed))
     assert np.isnan(found[0]).all()
-    np.testing.assert_array_equal(found[1], [-np.inf, -np.inf, 1.0])
+    np.testing.assert_array_equal(found[1], [-np.inf, -np.inf, 0.0])  # from the largest
+
+
+def test_the_most_extreme_rules_are_greedy_or_fair():
+    logits = jnp.array([-3.0, 2.0, 300.0, -jnp.inf])
+    for greedy in (Decoding(temperature=1e-6), Decoding(nucleus=1e-6), Decoding(1e6, top_k=1)):
+        np.testing.assert_allclose(jax.nn.softmax(greedy.logits(logits)), [0, 0, 1, 0])
+    fair = jax.nn.softmax(Decoding(temperature=1e6).logits(logits))
+    np.testing.assert_allclose(fair, [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-3)
+    assert Decoding(temperature=np.float32(0.5)) == Decoding(temperature=0.5)
 
 
 def test_equal_rules_share_programs_and_mixtures_are_decoded_draw_by_draw():
@@ -131,6 +140,9 @@ def test_equal_rules_share_programs_and_mixtures_are_decoded_draw_by_draw():
         [jnp.exp(first.at(draw).log_prob(every_array(process))) for draw in draws], axis=0
     )
     np.testing.assert_allclose(jnp.exp(mixture.log_prob(every_array(process))), expected, rtol=1e-5)
+    for wrong in ({"top_k": 2}, None):
+        with pytest.raises(InputError, match="rule: expected a Decoding, got"):
+            decoded(process, wrong)
     with pytest.raises(InputError, match="got ProcessMixture; of a mixture decode the process"):
         decoded(mixture, Decoding(top_k=2))
 
@@ -138,13 +150,17 @@ def test_equal_rules_share_programs_and_mixtures_are_decoded_draw_by_draw():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0}, "temperature: expected a number above 0 and finite, got 0"),
-        ({"temperature": float("nan")}, "temperature: expected a number above 0 .* got nan"),
-        ({"temperature": "1"}, "temperature: expected a number above 0 and finite, got '1'"),
+        ({"temperature": 0}, "temperature: expected a number from 1e-06 to 1e\\+06, got 0"),
+        ({"temperature": float("nan")}, "temperature: expected a number from .* got nan"),
+        (
+            {"temperature": 10**400},
+            "temperature: expected a number from 1e-06 to 1e.*, got 1000",
+        ),
+        ({"temperature": "1"}, "temperature: expected a number from 1e-06 to 1e\\+06, got '1'"),
         ({"top_k": 0}, "top_k: expected a whole number of at least 1, got 0"),
         ({"top_k": 1.5}, "top_k: expected a whole number of at least 1, got 1.5"),
-        ({"nucleus": 1.2}, "nucleus: expected a number above 0 and at most 1, got 1.2"),
-        ({"nucleus": True}, "nucleus: expected a number above 0 and at most 1, got True"),
+        ({"nucleus": 1.2}, "nucleus: expected a number from 1e-06 to 1, got 1.2"),
+        ({"nucleus": True}, "nucleus: expected a number from 1e-06 to 1, got True"),
     ],
 )
 def test_bad_rules_are_refused(fields, message):
