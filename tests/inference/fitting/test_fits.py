@@ -19,7 +19,7 @@ from probattn import FitError, InputError
 from probattn.inference import sample_posterior
 from probattn.inference.devices.device_placement import place_chains
 from probattn.inference.fitting.chain_program import AT_BOUNDARY, AVERAGING, TARGET, chain_kernel
-from probattn.inference.fitting.chain_starts import start_points
+from probattn.inference.fitting.chain_starts import check_start, start_points
 from probattn.inference.fitting.fit import Fit
 from probattn.inference.fitting.posterior import _refuse_failure, _refuse_stuck
 from probattn.inference.fitting.transitions import Point, no_u_turn, random_length_hmc
@@ -346,8 +346,9 @@ def test_chains_start_on_the_way_to_modes_where_there_is_room(rows, outside, sha
     data = jnp.asarray(np.repeat(DATA, rows, axis=0))
     mode = data.sum() / (1 / 4 + len(data))
     points, _ = start_points(model, data, KEY, "maps", 2, False)
-    # A descent of a thousand steps is within 1e-3 of the mode.
-    np.testing.assert_allclose(points["theta"], [share * mode] * 2, atol=1e-3)
+    # A descent of a thousand steps is within 5e-3 of the mode, beside a wall too; shares are 0.04
+    # apart.
+    np.testing.assert_allclose(points["theta"], [share * mode] * 2, atol=5e-3)
 
 
 def test_what_is_not_finite_and_what_never_moved_is_refused():
@@ -374,7 +375,7 @@ def test_some_draws_are_evenly_spaced_over_all_chains():
 def test_a_start_that_is_no_fit_of_the_model_is_refused(fits, corpus):
     model, data = fits["map"].model, jnp.asarray(corpus.train)
     with pytest.raises(InputError, match="start: expected maps, map, prior, random or a MAP fit"):
-        sample_posterior(model, data, key=KEY, start=None)
+        check_start(None, 4, None)
     other = dataclasses.replace(model, dim=model.dim + 1, rank=None)
     with pytest.raises(InputError, match="start: expected a fit of this model, with embedding of"):
         start_points(other, data, KEY, fits["map"], 1, False)
