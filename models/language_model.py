@@ -498,7 +498,7 @@ def falling_weight(weight: Any, until: Any, num_sequences: Any) -> float:
     Example:
 
         >>> from probattn.models import falling_weight
-        >>> [falling_weight(0.05, 300, number) for number in (100, 300, 3000)]
+        >>> [round(falling_weight(0.05, 300, number), 4) for number in (100, 300, 3000)]
         [0.05, 0.05, 0.005]
     """
     if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:

@@ -361,7 +361,7 @@ def test_each_function_compiles_once(tmp_path, caplog):
 
 def test_nothing_in_it_executes_when_loaded(store):
     assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".json", ".zip"}
-    assert PosteriorStore(store).config["format"] == 6
+    assert PosteriorStore(store).config["format"] == 7
 
 
 @pytest.mark.parametrize("path", ["", b"store", 3, None])
