@@ -13,7 +13,7 @@ from probattn.errors import InputError
 from probattn.inference.evaluation.support import path_labels
 from probattn.inference.report.style import STYLE
 
-MOST_ROWS = 60  # tokens drawn: those most probable at some step
+MOST_CANDIDATES = 60  # tokens drawn: those most probable at some step
 LARGEST_DOT = 120  # area, in square points, of a token of probability 1
 
 
@@ -52,7 +52,7 @@ def plot_candidates(candidates: Any, tokens: Any, symbols: Sequence[str]) -> Axe
     steps = int(np.isfinite(log_prob).any(1).sum())  # NaN after the end
     largest = np.where(np.isfinite(log_prob), log_prob, -np.inf).max(0)
     largest[tokens[:steps]] = np.inf  # those of the sequence are always shown
-    kept = np.sort(np.argsort(-largest, kind="stable")[:MOST_ROWS])
+    kept = np.sort(np.argsort(-largest, kind="stable")[:MOST_CANDIDATES])
     log_prob, log_det, outside = (part[:steps, kept] for part in (log_prob, log_det, outside))
     with mpl.rc_context(STYLE):
         size = (2.2 + 0.55 * steps, 1.6 + 0.19 * log_prob.shape[1])

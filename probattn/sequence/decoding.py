@@ -16,7 +16,7 @@ from probattn.errors import InputError
 from probattn.sequence.sampling import CachedStep
 from probattn.sequence.sequence_process import SequenceProcess
 
-LEAST, HOTTEST = 1e-6, 1e6  # of temperatures; powers beyond are 0 or equal in any precision
+COLDEST, HOTTEST = 1e-6, 1e6  # of temperatures; powers beyond are 0 or equal in any precision
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Decoding:
         for name, most in (("temperature", HOTTEST), ("nucleus", 1.0)):
             value = getattr(self, name)
             is_number = isinstance(value, Real) and not isinstance(value, bool)
-            if not is_number or not LEAST <= value <= most:
+            if not is_number or not COLDEST <= value <= most:
                 raise InputError(
-                    f"{name}: expected a number from {LEAST:g} to {most:g}, got {value!r}"
+                    f"{name}: expected a number from {COLDEST:g} to {most:g}, got {value!r}"
                 )
             object.__setattr__(self, name, float(value))
         if self.top_k is not None:
