@@ -51,9 +51,7 @@ def check_start(start: Any, num_chains: int, num_starts: int | None) -> int:
     Raises: InputError for an unknown start, a fit by another method, or more points than chains.
     """
     single = not isinstance(start, str) or start == "map"
-    if isinstance(start, str) and start not in START_WORDS:
-        raise InputError(f"start: expected {', '.join(START_WORDS)} or a MAP fit, got {start!r}")
-    if not isinstance(start, (str, Fit)):
+    if not isinstance(start, Fit) and not (isinstance(start, str) and start in START_WORDS):
         raise InputError(f"start: expected {', '.join(START_WORDS)} or a MAP fit, got {start!r}")
     if isinstance(start, Fit) and start.method != "map":
         raise InputError(f"start: expected a MAP fit, got one by {start.method}")

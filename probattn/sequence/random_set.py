@@ -59,7 +59,7 @@ def containment(
     allowed = np.zeros((positions, process.vocab_size), bool)
     allowed[:, process.end_token] = True
     allowed[:-1, list(subset)] = True  # and at the last position only the end
-    return mean_weight(_draw(process, num_samples, key, jnp.asarray(allowed), positions)[1])
+    return mean_weight(drawn(process, num_samples, key, jnp.asarray(allowed), positions)[1])
 
 
 def capacity(
@@ -80,7 +80,7 @@ def capacity(
         return exact_estimate(
             _exact_capacity(process, np.isin(np.arange(process.vocab_size), subset)), sequences
         )
-    tokens, log_weight = _draw(process, num_samples, key)
+    tokens, log_weight = drawn(process, num_samples, key)
     visited = visited_tokens(process, tokens)
     hit = visited[:, list(subset)].any(-1) & visited[:, process.end_token]
     found = frequencies(jnp.where(hit, 0, -1), 1, log_weight)
@@ -106,10 +106,10 @@ def set_law(
     sequences = len(symbols(process)) ** (process.length - 1)
     if choose_exact(process, method, sequences, "set_law", 2**process.vocab_size):
         return exact_estimate(_exact_set_law(process), sequences)
-    tokens, log_weight = _draw(process, num_samples, key)
+    tokens, log_weight = drawn(process, num_samples, key)
     visited = visited_tokens(process, tokens)
     ended = visited[:, process.end_token]
-    index = _index(process, visited)
+    index = set_index(process, visited)
     return frequencies(jnp.where(ended, index, -1), 2**process.vocab_size, log_weight)
 
 
@@ -127,7 +127,7 @@ def inclusion_probabilities(
     sequences = len(symbols(process)) ** (process.length - 1)
     if choose_exact(process, method, sequences, "inclusion_probabilities"):
         return exact_estimate(_exact_inclusion(process), sequences)
-    tokens, log_weight = _draw(process, num_samples, key)
+    tokens, log_weight = drawn(process, num_samples, key)
     visited = visited_tokens(process, tokens)
     every = jnp.arange(process.vocab_size)
     inside = visited & visited[:, [process.end_token]] & (every != process.end_token)
@@ -192,14 +192,14 @@ def as_subset(process: Any, subset: Any) -> Subset:
     return tuple(sorted(int(token) for token in tokens))
 
 
-def _draw(process: Any, num_samples: Any, key: Array | None, *guide: Any) -> tuple[Array, Array]:
+def drawn(process: Any, num_samples: Any, key: Array | None, *guide: Any) -> tuple[Array, Array]:
     """Draws and their log weights; `guide` is `allowed` and `positions` of `draw`, or nothing."""
     key = jax.random.key(0) if key is None else as_key(key)
     allowed, positions = guide or (None, None)
     return draw(process, key, as_integer("num_samples", num_samples, 2), positions, allowed)
 
 
-def _index(process: Any, visited: Array) -> Array:
+def set_index(process: Any, visited: Array) -> Array:
     """Sum of 2^token over the visited tokens except the end token: (..., vocab) -> (...)."""
     every = jnp.arange(process.vocab_size)
     return jnp.where(visited & (every != process.end_token), 2**every, 0).sum(-1)
@@ -246,7 +246,7 @@ def _exact_capacity(process: Any, inside: Array) -> Array:
 @jax.jit
 def _exact_set_law(process: Any) -> Array:
     def add(law: Array, ending: Array, visited: Array) -> Array:
-        return law.at[_index(process, visited)].add(ending)
+        return law.at[set_index(process, visited)].add(ending)
 
     return _fold_endings(
         process,

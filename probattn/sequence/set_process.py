@@ -15,12 +15,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from probattn.checks import as_integer, as_key
 from probattn.errors import InputError
 from probattn.sequence.enumeration import fold_sequences
 from probattn.sequence.estimate import Estimate, choose_exact, exact_estimate, frequencies
-from probattn.sequence.random_set import as_subset
-from probattn.sequence.sampling import draw
+from probattn.sequence.random_set import as_subset, drawn, set_index
 from probattn.sequence.termination import symbols
 
 
@@ -63,7 +61,7 @@ def set_law_by(
     if choose_exact(process, method, sequences, "set_law_by", cells * steps):
         return exact_estimate(_exact_set_law(process), sequences)
     visited, log_weight = _visited(process, num_samples, key)
-    cell = jnp.arange(steps) * cells + _index(visited)  # [draws, steps]
+    cell = jnp.arange(steps) * cells + set_index(process, visited)  # [draws, steps]
     return _as_table(frequencies(cell, steps * cells, log_weight), (steps, cells))
 
 
@@ -83,12 +81,7 @@ def hitting_time(
     Args: subset, K, distinct tokens without the end token; the others as for `marginal`.
     Raises: InputError on tokens as in `containment`, or none. Source: theory, section 8.
     """
-    found, inside = _set(process, subset)
-    sequences = _number(process)
-    if choose_exact(process, method, sequences, "hitting_time"):
-        return exact_estimate(_exact_time(process, Partial(_misses, inside)), sequences)
-    steps, log_weight = _first_seen(process, found, num_samples, key)
-    return frequencies(steps.min(1) - 1, process.length + 1, log_weight)
+    return _time(process, subset, _misses, jnp.min, "hitting_time", method, num_samples, key)
 
 
 def coverage_time(
@@ -106,12 +99,7 @@ def coverage_time(
 
     Args, raises, source: as for `hitting_time`.
     """
-    found, inside = _set(process, subset)
-    sequences = _number(process)
-    if choose_exact(process, method, sequences, "coverage_time"):
-        return exact_estimate(_exact_time(process, Partial(_lacks, inside)), sequences)
-    steps, log_weight = _first_seen(process, found, num_samples, key)
-    return frequencies(steps.max(1) - 1, process.length + 1, log_weight)
+    return _time(process, subset, _lacks, jnp.max, "coverage_time", method, num_samples, key)
 
 
 # Functions of S_n, as indicators (..., vocab) without the end token: (..., features) each. With
@@ -132,17 +120,29 @@ def _lacks(inside: Array, visited: Array) -> Array:
     return ~(visited | ~inside).all(-1, keepdims=True)
 
 
-def _index(visited: Array) -> Array:
-    """Sum of 2^token over the visited tokens, (..., vocab) -> (...)."""
-    return jnp.where(visited, 2 ** jnp.arange(visited.shape[-1]), 0).sum(-1)
+def _time(
+    process: Any,
+    subset: Any,
+    later: Callable,
+    of_tokens: Callable,
+    what: str,
+    method: str,
+    num_samples: Any,
+    key: Array | None,
+) -> Estimate:
+    """Law of a time of a set, as `hitting_time`.
 
-
-def _set(process: Any, subset: Any) -> tuple[tuple[int, ...], Array]:
-    """The tokens of K, and their indicator (vocab,). Raises: InputError as `hitting_time`."""
+    Args: later, of the set's indicator and S_n, whether the time is after n; of_tokens, the time
+    from the first steps of the set's tokens, along an axis."""
     found = as_subset(process, subset)
     if not found:
         raise InputError("subset: expected at least one token, got none")
-    return found, jnp.asarray(np.isin(np.arange(process.vocab_size), found))
+    inside = jnp.asarray(np.isin(np.arange(process.vocab_size), found))
+    sequences = _number(process)
+    if choose_exact(process, method, sequences, what):
+        return exact_estimate(_exact_time(process, Partial(later, inside)), sequences)
+    steps, log_weight = _first_seen(process, found, num_samples, key)
+    return frequencies(of_tokens(steps, axis=1) - 1, process.length + 1, log_weight)
 
 
 def _first_seen(
@@ -151,7 +151,7 @@ def _first_seen(
     """The step from 1 at which each token of K occurs first in draws, [draws, K]; log weights.
 
     `length + 1` where it does not."""
-    tokens, log_weight = _drawn(process, num_samples, key)
+    tokens, log_weight = drawn(process, num_samples, key)
     # A token of K is no end, so that one that occurs does so before the end.
     occurs = tokens[:, :, None] == jnp.asarray(subset)  # [draws, steps, K]
     steps = jnp.where(occurs.any(1), occurs.argmax(1) + 1, process.length + 1)
@@ -183,14 +183,9 @@ def _number(process: Any) -> int:
     return len(symbols(process)) ** process.length
 
 
-def _drawn(process: Any, num_samples: Any, key: Array | None) -> tuple[Array, Array]:
-    key = jax.random.key(0) if key is None else as_key(key)
-    return draw(process, key, as_integer("num_samples", num_samples, 2))
-
-
 def _visited(process: Any, num_samples: Any, key: Array | None) -> tuple[Array, Array]:
     """S_n of draws as indicators [draws, length + 1, vocab], without the end; log weights."""
-    tokens, log_weight = _drawn(process, num_samples, key)
+    tokens, log_weight = drawn(process, num_samples, key)
     return _sets(process, tokens), log_weight
 
 
@@ -237,7 +232,7 @@ def _exact_set_law(process: Any) -> Array:
 
     def add(total: Any, alive: Array, ending: Array, visited: Array) -> Any:
         alive_at, ended_after = total
-        index = _index(visited)  # [chunk, length + 1]
+        index = set_index(process, visited)  # [chunk, length + 1]
         return (
             alive_at.at[steps, index].add(alive),
             ended_after.at[steps[:-1], index[:, :-1]].add(ending),
