@@ -54,9 +54,7 @@ def learning_curve(
     model = _common(fit.density for several in ordered.values() for fit in several)
     return join(
         [
-            dataclasses.replace(
-                _point(dict(zip(ordered, point, strict=True)), heldout, most_draws), model=model
-            )
+            _point(dict(zip(ordered, point, strict=True)), heldout, most_draws, model)
             for point in points
         ]
     )
@@ -123,7 +121,9 @@ def _without_weight(fit: Fit) -> Density:
     return dataclasses.replace(fit.density, data="", fields=tuple(fields.items()))
 
 
-def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> LearningCurve:
+def _point(
+    fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int, model: str
+) -> LearningCurve:
     """The learning curve at a single training size, including the bigram."""
     first = next(iter(fits.values()))
     vocab_size = require("learning curve", first.model, TokenModel).vocab_size
@@ -147,7 +147,7 @@ def _point(fits: Mapping[str, Fit], heldout: np.ndarray, most_draws: int) -> Lea
             {name: float(fit.gradients) for name, fit in fits.items()}, math.nan
         ),
         unfinished=with_baseline({name: fit.unfinished for name, fit in fits.items()}, False),
-        model=first.density.law,
+        model=model,
         heldout=data_hash(heldout),
     )
 
