@@ -85,7 +85,7 @@ lint: .venv/installed-dev types
 types: .venv/installed-dev
 	rm -rf build/types && mkdir -p build/types
 	cp -r probattn build/types/probattn
-	cp -r models inference build/types/probattn/
+	cp -r models inference lens build/types/probattn/
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p probattn
 
 .venv/bin/python:

@@ -1,4 +1,5 @@
 from . import inference as inference
+from . import lens as lens
 from . import models as models
 from .attention.attention import Attention as Attention
 from .attention.barrier import barrier_loss as barrier_loss

@@ -17,7 +17,7 @@ def test_names_are_unique_and_every_package_has_faults():
     ]
     assert len(FAULTS) >= 60
     packages = Counter(fault.file.partition("/")[0] for fault in FAULTS)
-    assert set(packages) == {"probattn", "models", "inference"}
+    assert set(packages) == {"probattn", "models", "inference", "lens"}
     assert min(packages.values()) >= 10
 
 

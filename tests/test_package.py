@@ -1,5 +1,4 @@
-"""The wheel installs probattn, probattn.models and probattn.inference, and nothing else at the
-top."""
+"""The wheel installs probattn with its models, inference and lens, and nothing else at the top."""
 
 import re
 import shutil
@@ -19,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("probattn", "models", "inference"):
+    for name in ("probattn", "models", "inference", "lens"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -36,17 +35,25 @@ def test_wheel_holds_one_top_level_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"probattn"}
-    for folder, prefix in (("probattn", ""), ("models", "models/"), ("inference", "inference/")):
+    for folder, prefix in (
+        ("probattn", ""),
+        ("models", "models/"),
+        ("inference", "inference/"),
+        ("lens", "lens/"),
+    ):
         for path in (ROOT / folder).rglob("*.py"):
             name = path.relative_to(ROOT / folder).as_posix()
             if not name.startswith(
-                ("models/", "inference/")
+                ("models/", "inference/", "lens/")
             ):  # where they are installed in a checkout
                 assert f"probattn/{prefix}{name}" in names
     assert "probattn/inference/report/templates/report.html" in names
-    assert {"probattn/py.typed", "probattn/__init__.pyi", "probattn/inference/__init__.pyi"} <= set(
-        names
-    )
+    assert {
+        "probattn/py.typed",
+        "probattn/__init__.pyi",
+        "probattn/inference/__init__.pyi",
+        "probattn/lens/__init__.pyi",
+    } <= set(names)
     assert not [name for name in names if "test" in name]
 
 
@@ -125,7 +132,7 @@ def test_names_load_when_they_are_asked_for():
         "models.LanguageModel.__name__)"
     )
     assert run(code) == "Attention fit_map LanguageModel\n"
-    for package in (probattn, probattn.models, probattn.inference):
+    for package in (probattn, probattn.models, probattn.inference, probattn.lens):
         assert set(package.__all__) <= set(dir(package))
         assert not hasattr(package, "no_such_name")
 
@@ -142,7 +149,7 @@ def test_shapes_and_types_are_checked_in_the_tests():
         probattn.stability_margin("no attention", [[0.0]])
 
 
-@pytest.mark.parametrize("package", ["inference", "models"])
+@pytest.mark.parametrize("package", ["inference", "lens", "models"])
 def test_the_library_speaks_of_arguments_and_not_of_options(package):
     """The command line turns the one into the other (`in_options`)."""
     files = sorted((ROOT / package).rglob("*.py"))

@@ -24,10 +24,16 @@ ROOMS = (
     "probattn.inference.evaluation",
     "probattn.inference.report",
     "probattn.inference.study",
+    "probattn.lens",
     "probattn.cli",
 )
 STRANGERS = ("probattn.models", "probattn.inference")  # neither knows the other
-PACKAGES = {"probattn": "probattn", "models": "probattn.models", "inference": "probattn.inference"}
+PACKAGES = {
+    "probattn": "probattn",
+    "models": "probattn.models",
+    "inference": "probattn.inference",
+    "lens": "probattn.lens",
+}
 
 
 def modules():
@@ -36,7 +42,7 @@ def modules():
     for folder, package in PACKAGES.items():
         for path in (ROOT / folder).rglob("*.py"):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            if folder == "probattn" and parts[0] in ("models", "inference"):
+            if folder == "probattn" and parts[0] in ("models", "inference", "lens"):
                 continue  # where they are installed
             found[".".join((package, *parts)).removesuffix(".__init__")] = path
     return found

@@ -60,7 +60,7 @@ def copy_tree(target: Path) -> Path:
         if name and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target / name)
-    for name in ("models", "inference"):
+    for name in ("models", "inference", "lens"):
         (target / "probattn" / name).symlink_to(Path("..") / name)
     return target
 
