@@ -25,7 +25,7 @@ class Family:
     prefix: str  # before all names but that of the readout, in some files
     embedding: str
     final_norm: str
-    readout: str
+    readout: tuple[str, ...]  # in memory it has another name than in files, in some versions
     position: str | None = None
     tied: bool = False  # whether the readout is the embedding where the configuration does not say
 
@@ -36,7 +36,7 @@ GPT2 = Family(
     prefix="transformer.",
     embedding="wte.weight",
     final_norm="ln_f",
-    readout="lm_head.weight",
+    readout=("lm_head.weight",),
     position="wpe.weight",
     tied=True,
 )
@@ -46,7 +46,7 @@ GPT_NEOX = Family(
     prefix="gpt_neox.",
     embedding="embed_in.weight",
     final_norm="final_layer_norm",
-    readout="embed_out.weight",
+    readout=("embed_out.weight", "lm_head.weight"),
 )
 LLAMA_LIKE = Family(
     llama_like_configuration,
@@ -54,7 +54,7 @@ LLAMA_LIKE = Family(
     prefix="model.",
     embedding="embed_tokens.weight",
     final_norm="norm",
-    readout="lm_head.weight",
+    readout=("lm_head.weight",),
 )
 FAMILIES = {
     "gpt2": GPT2,
@@ -99,8 +99,11 @@ def build_transformer(
         for number in range(len(config.windows))
     )
     final_norm = _in_jax(weights.norm(family.final_norm, width, bias=config.norm == "layer"))
-    readout = embedding if tied else _in_jax(weights.take(family.readout, vocab, width))
-    weights.refuse_others(*([family.readout] if tied else []))
+    readout = embedding
+    if not tied:
+        name = next((one for one in family.readout if one in arrays), family.readout[0])
+        readout = _in_jax(weights.take(name, vocab, width, prefixed=False))
+    weights.refuse_others(*(family.readout if tied else ()))
     _check_vocabulary(tokenization, vocab, arrays_source)
     return Transformer(config, embedding, position, layers, final_norm, readout, tokenization)
 

@@ -115,10 +115,12 @@ def layer_output(
 _jitted_layer = jax.jit(layer_output, static_argnames=("config", "window"))
 
 
-def streams(model: Transformer, tokens: Any) -> Float[Array, "layers+1 t i"]:
+def streams(model: Transformer, tokens: Any) -> Float[Array, "depths t i"]:
     """The stream that enters each layer, and the one after the last, before the final norm.
 
     Args: model; tokens, ids of one sequence, (t,).
+
+    Returns: one more than there are layers.
 
     Raises: InputError for ids that are no vector of integers, that the vocabulary does not have, or
         that are more than the context.

@@ -22,7 +22,7 @@ BYTE_OF = {chr(byte): byte for byte in SHOWN_BYTES} | {
 }
 
 
-def encode(model: Transformer, text: str) -> Int[np.ndarray, "t"]:
+def encode(model: Transformer, text: Any) -> Int[np.ndarray, "t"]:
     """Token ids of a text, with the special tokens that the model's tokenizer puts around it.
 
     Raises: InputError if the model has no tokenizer, and for an empty text.

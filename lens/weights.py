@@ -32,16 +32,16 @@ class Weights:
         self.taken: set[str] = set()
         self.spelled = getattr(arrays, "spelled", str)  # a GGUF file has names of its own
 
-    def take(self, name: str, *shape: int) -> np.ndarray:
-        """The tensor `name`.
+    def take(self, name: str, *shape: int, prefixed: bool = True) -> np.ndarray:
+        """The tensor `name`, which some files have with the prefix if it is `prefixed`.
 
         Raises: InputError if there is none, or one of another shape or dtype, or if an entry is a
             NaN or infinite.
         """
-        found = next((one for one in (self.prefix + name, name) if one in self.arrays), None)
+        full = self.prefix + name if prefixed else name
+        found = next((one for one in (full, name) if one in self.arrays), None)
         if found is None:
-            missing = self.spelled(self.prefix + name)
-            raise InputError(f"{self.source}: expected a tensor {missing}, found none")
+            raise InputError(f"{self.source}: expected a tensor {self.spelled(full)}, found none")
         self.taken.add(found)
         called = f"{self.source}: tensor {self.spelled(found)}"
         array = _as_float32(called, self.arrays[found])
