@@ -22,7 +22,7 @@ def gpt2_configuration(settings: Settings) -> Configuration:
         key_heads=heads,
         head_size=width // heads,
         context=settings.integer("n_positions"),
-        windows=(None,) * settings.integer("n_layer"),
+        windows=(None,) * settings.layers("n_layer"),
         norm="layer",
         epsilon=settings.number("layer_norm_epsilon"),
         activation=settings.activation("activation_function", "gelu_new"),

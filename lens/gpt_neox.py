@@ -23,7 +23,7 @@ def gpt_neox_configuration(settings: Settings) -> Configuration:
         key_heads=heads,
         head_size=width // heads,
         context=settings.integer("max_position_embeddings"),
-        windows=(None,) * settings.integer("num_hidden_layers"),
+        windows=(None,) * settings.layers("num_hidden_layers"),
         norm="layer",
         epsilon=settings.number("layer_norm_eps"),
         activation=settings.activation("hidden_act", "gelu"),

@@ -44,7 +44,7 @@ def llama_like_configuration(settings: Settings) -> Configuration:
         key_heads=key_heads,
         head_size=head_size,
         context=settings.integer("max_position_embeddings"),
-        windows=_windows(settings, family, settings.integer("num_hidden_layers")),
+        windows=_windows(settings, family, settings.layers("num_hidden_layers")),
         norm="rms",
         epsilon=settings.number("rms_norm_eps"),
         activation=settings.activation("hidden_act", "silu"),

@@ -7,6 +7,7 @@ from typing import Any
 from probattn.checks import as_integer
 from probattn.errors import InputError
 
+MOST_LAYERS = 10_000  # a damaged number would fill the memory with what is kept for each
 REQUIRED: Any = object()  # in place of a default
 ACTIVATION_NAMES = {
     "gelu": "gelu",
@@ -41,6 +42,13 @@ class Settings:
         """A whole number of at least 1."""
         value = self.get(name, default)
         return value if value is default else as_integer(f"{self.source}: {name}", value)
+
+    def layers(self, name: str) -> int:
+        """The number of layers."""
+        value = self.integer(name)
+        if value > MOST_LAYERS:
+            raise self.refused(name, f"at most {MOST_LAYERS} layers", value)
+        return value
 
     def number(self, name: str, default: Any = REQUIRED) -> float:
         """A finite number > 0."""

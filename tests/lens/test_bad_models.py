@@ -70,6 +70,11 @@ def test_missing_fields_are_named(name):
             {"rope_parameters": {"partial_rotary_factor": 0.4}},
             "rotary_pct: expected a share of the 8 components of a head, an even number, got 0.4",
         ),
+        (
+            "llama",
+            {"num_hidden_layers": 2**31 - 1},
+            "expected at most 10000 layers, got 2147483647",
+        ),
         ("llama", {"num_key_value_heads": 3}, "multiple of num_key_value_heads, 3, got 4"),
         ("llama", {"rope_parameters": [1]}, "rope_parameters: expected an object with fields"),
         ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type: expected .*, got 'yarn'"),
