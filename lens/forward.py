@@ -61,15 +61,11 @@ def attention_parts(
         window: the most positions that one sees, itself included; None is all.
     """
     length = len(x)
-    normalised = _norm(config, layer.attention_norm, x)  # (t, i)
-    query = _heads(_linear(layer.query, normalised), config.heads)  # (h, t, r)
-    key = _heads(_linear(layer.key, normalised), config.key_heads)  # (g, t, r)
+    positions = first_position + jnp.arange(length)
+    normalised = attention_input(config, layer, x)  # (t, i)
+    query = encoded(config, layer.query_norm, queries(config, layer, normalised), positions)
+    key = encoded(config, layer.key_norm, keys(config, layer, normalised), positions)
     value = _heads(_linear(layer.value, normalised), config.key_heads)  # (g, t, r)
-    if layer.query_norm is not None:
-        query = _norm(config, layer.query_norm, query)
-    if layer.key_norm is not None:
-        key = _norm(config, layer.key_norm, key)
-    query, key = (_rotated(config, one, first_position) for one in (query, key))
     scores = jnp.einsum("gntr,gsr->gnts", _grouped(config, query), key) / math.sqrt(
         config.head_size
     )
@@ -79,6 +75,28 @@ def attention_parts(
     return AttentionParts(
         normalised, query, key, value, alpha.reshape(config.heads, length, length)
     )
+
+
+def attention_input(config: Configuration, layer: Layer, x: Array) -> Float[Array, "t i"]:
+    """The normalised stream that the attention of a layer reads."""
+    return _norm(config, layer.attention_norm, x)
+
+
+def queries(config: Configuration, layer: Layer, normalised: Array) -> Float[Array, "h t r"]:
+    """Queries before their norm and rotation."""
+    return _heads(_linear(layer.query, normalised), config.heads)
+
+
+def keys(config: Configuration, layer: Layer, normalised: Array) -> Float[Array, "g t r"]:
+    """Keys before their norm and rotation."""
+    return _heads(_linear(layer.key, normalised), config.key_heads)
+
+
+def encoded(
+    config: Configuration, norm: Norm | None, x: Array, positions: Array
+) -> Float[Array, "h t r"]:
+    """Queries or keys (h, t, r) as they enter the dot product: normalised and rotated."""
+    return _rotated(config, x if norm is None else _norm(config, norm, x), positions)
 
 
 @jax.default_matmul_precision("highest")
@@ -137,7 +155,12 @@ def streams(model: Transformer, tokens: Any) -> Float[Array, "depths t i"]:
 
 def logits(model: Transformer, tokens: Any) -> Float[Array, "t v"]:
     """Logits of the next token after each token. Arguments and errors: see `streams`."""
-    return _readout(model.config, model.final_norm, model.readout, streams(model, tokens)[-1])
+    return logits_after(model, streams(model, tokens)[-1])
+
+
+def logits_after(model: Transformer, x: Float[Array, "t i"]) -> Float[Array, "t v"]:
+    """Logits of the next token from the stream after the last layer."""
+    return _readout(model.config, model.final_norm, model.readout, x)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -179,8 +202,8 @@ def _grouped(config: Configuration, x: Array) -> Array:
     return x.reshape(config.key_heads, -1, *x.shape[1:])
 
 
-def _rotated(config: Configuration, x: Array, first_position: Any) -> Array:
-    """Queries or keys (h, t, r), rotated by their positions.
+def _rotated(config: Configuration, x: Array, positions: Array) -> Array:
+    """Queries or keys (h, t, r), rotated by their positions (t,).
 
     Components k and k + rotary / 2 turn by position times frequency k; components from `rotary` on
     stay.
@@ -191,8 +214,7 @@ def _rotated(config: Configuration, x: Array, first_position: Any) -> Array:
     frequencies = [config.rotary_base ** (-k / half) for k in range(half)]
     if config.rotary_scaling is not None:
         frequencies = config.rotary_scaling.scaled(frequencies)
-    position = (first_position + jnp.arange(x.shape[1])).astype(x.dtype)
-    angle = position[:, None] * jnp.asarray(frequencies, x.dtype)  # (t, half)
+    angle = positions.astype(x.dtype)[:, None] * jnp.asarray(frequencies, x.dtype)  # (t, half)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     one, other, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return jnp.concatenate([one * cos - other * sin, other * cos + one * sin, rest], axis=-1)
