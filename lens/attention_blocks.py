@@ -15,9 +15,10 @@ them it is that of theory, section 2. Three readings are made of it:
     mixing   I - sum_h Cov_alpha(u, c k) dq_t/du / H     of u_t minus the mean of its strict past
     theory   I - D_t                                     of u_t - attention(u)_t
 
-The stream's depends on the function that the layer is, and on nothing else. The mixing's log |det|
-does, too. The theory's changes where a gain moves from the norm into the weights behind it, though
-the network stays what it is.
+The stream's depends on the function that the layer is, and on nothing else. Where attention and MLP
+read the same stream (parallel residuals), there is no attention block, and the stream's is that of
+the whole layer. The mixing's log |det| depends on the function alone, too. The theory's changes
+where a gain moves from the norm into the weights behind it, though the network stays what it is.
 
 Letters in shapes: h head, g key head, m head of those that share a key head, n chosen position, t
 and s position, r and a component of a head, i and j component of the stream.
@@ -37,6 +38,7 @@ from probattn.lens.forward import (
     attention_parts,
     encoded,
     keys,
+    mlp_output,
     queries,
 )
 from probattn.lens.transformer import Configuration, Layer, Norm
@@ -76,7 +78,10 @@ def attention_blocks(
         _, pull = jax.vjp(lambda x: attention_input(config, layer, x), x)
         return jax.vmap(lambda row: pull(row)[0])(rows)
 
-    return identity + jax.vmap(through_norm)(x[at], derivative)
+    blocks = identity + jax.vmap(through_norm)(x[at], derivative)
+    if config.parallel:
+        blocks += jax.vmap(jax.jacfwd(lambda x: mlp_output(config, layer, x)))(x[at])
+    return blocks
 
 
 def _derivative(config: Configuration, layer: Layer, parts: AttentionParts, at: Any) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import lu_factor, lu_solve, svd
+from scipy.linalg import get_lapack_funcs, lu_solve, svd
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 BASIS = 12  # vectors that Lanczos keeps; with 8 some blocks of SmolLM2 took several restarts
@@ -38,7 +38,9 @@ def extremes(block: np.ndarray) -> Extremes:
     if not np.isfinite(block).all():
         nothing = np.full(size, np.nan, block.dtype)
         return Extremes(np.nan, np.nan, np.nan, np.nan, nothing, nothing)
-    factor, pivots = lu_factor(block, check_finite=False)
+    # LAPACK's own function: SciPy's warns of singular blocks, which are an outcome here.
+    (factorise,) = get_lapack_funcs(("getrf",), (block,))
+    factor, pivots, _ = factorise(block)
     diagonal = np.diag(factor)
     exchanges = (pivots != np.arange(size)).sum()
     sign = float(np.prod(np.sign(diagonal)) * (-1) ** exchanges)

@@ -77,7 +77,7 @@ def attention_parts(
     )
 
 
-def attention_input(config: Configuration, layer: Layer, x: Array) -> Float[Array, "t i"]:
+def attention_input(config: Configuration, layer: Layer, x: Array) -> Float[Array, "*t i"]:
     """The normalised stream that the attention of a layer reads."""
     return _norm(config, layer.attention_norm, x)
 
@@ -124,9 +124,9 @@ def layer_output(
         config, layer, attention_parts(config, layer, x, first_position, window)
     )
     if config.parallel:
-        return x + attended + _mlp(config, layer, x)
+        return x + attended + mlp_output(config, layer, x)
     x = x + attended
-    return x + _mlp(config, layer, x)
+    return x + mlp_output(config, layer, x)
 
 
 # One program for all layers of one window: that of a whole model takes long to compile.
@@ -182,8 +182,8 @@ def _norm(config: Configuration, norm: Norm, x: Array) -> Array:
     return normalised if norm.bias is None else normalised + norm.bias
 
 
-def _mlp(config: Configuration, layer: Layer, x: Array) -> Array:
-    """D act(U n(x)), or with a gate D (act(G n(x)) * U n(x))."""
+def mlp_output(config: Configuration, layer: Layer, x: Array) -> Array:
+    """What the MLP of a layer adds: D act(U n(x)), or with a gate D (act(G n(x)) * U n(x))."""
     normalised = _norm(config, layer.mlp_norm, x)
     activation = ACTIVATIONS[config.activation]
     up = _linear(layer.up, normalised)  # (t, j)

@@ -81,9 +81,9 @@ def lens(
     """
     if reading not in READINGS:
         raise InputError(f"reading: expected one of {', '.join(READINGS)}, got {reading!r}")
-    chosen = _chosen_layers(model, layers)
+    chosen = chosen_layers(model, layers)
     length = _window(model, window)
-    ids = encode(model, text) if isinstance(text, str) else _ids(text)
+    ids = as_ids(model, text)
     if progress:
         print(estimated_cost(model, ids, len(chosen), reading, length), file=sys.stderr, flush=True)
     found, done = [], 0
@@ -221,7 +221,8 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _chosen_layers(model: Transformer, layers: Any) -> list[int]:
+def chosen_layers(model: Transformer, layers: Any) -> list[int]:
+    """Numbers of layers, all for None. Raises: InputError for what is no layer or there twice."""
     number = len(model.layers)
     chosen = list(range(number)) if layers is None else [*layers]
     wrong = [
@@ -243,7 +244,10 @@ def _window(model: Transformer, window: Any) -> int:
     return window
 
 
-def _ids(text: Any) -> np.ndarray:
+def as_ids(model: Transformer, text: Any) -> np.ndarray:
+    """Token ids of a text that is a str or ids. Raises: InputError for anything else."""
+    if isinstance(text, str):
+        return encode(model, text)
     ids = np.asarray(text)
     if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
         raise InputError(
