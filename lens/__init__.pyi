@@ -1,7 +1,11 @@
 from .forward import logits as logits
 from .forward import streams as streams
+from .fragility import fragility as fragility
+from .growth import continued as continued
+from .growth import growth as growth
 from .loading import load_transformer as load_transformer
 from .measurement import lens as lens
+from .rank_correlation import rank_correlations as rank_correlations
 from .support import support_tokens as support_tokens
 from .tokenization import encode as encode
 from .tokenization import token_texts as token_texts

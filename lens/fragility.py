@@ -40,7 +40,7 @@ def fragility(
         KL(p_s || p_s with x_t + size |x_t| n) / size^2,  n a unit vector,  summed over s = t, s > t
 
     To second order in the noise, by the derivative of the layers above; or, with a size, with noise
-    of that size itself.
+    of that size itself, once along n and once against it, so that terms of third order cancel.
 
     Args:
         model: of `load_transformer`.
@@ -129,11 +129,14 @@ def _of_noise(
                 dx = through_layer(model, above, stream[above], dx)
             found.append(np.asarray(loss_of_law(model, stream[-1], dx)))
             continue
-        x = stream[layer] + size * dx
-        for above in range(layer, len(model.layers)):
-            window = model.config.windows[above]
-            x = layer_of_many(model.config, model.layers[above], x, window=window)
-        found.append(np.asarray(divergence(model, stream[-1], x)) / size**2)
+        both = []
+        for signed in (size, -size):
+            x = stream[layer] + signed * dx
+            for above in range(layer, len(model.layers)):
+                window = model.config.windows[above]
+                x = layer_of_many(model.config, model.layers[above], x, window=window)
+            both.append(np.asarray(divergence(model, stream[-1], x)) / size**2)
+        found.append((both[0] + both[1]) / 2)
     return np.concatenate(found)
 
 

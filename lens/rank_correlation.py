@@ -1,0 +1,80 @@
+"""Which figures of a token go together, over texts: rank correlations with intervals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy.stats import rankdata, t
+
+from probattn.errors import InputError
+
+
+def rank_correlations(
+    found: Sequence[xr.Dataset],
+    of: str,
+    others: Sequence[str],
+    given: Sequence[str] = (),
+    level: float = 0.95,
+) -> xr.Dataset:
+    """Rank correlations of one figure with others, within each layer of each text.
+
+        rho = correlation of the ranks, each less its regression on the ranks of what is given
+
+    A text's correlation is the mean over its layers, since layers of one text share its tokens; the
+    interval is Student's over the texts, and as wide as Bonferroni's correction for the number of
+    `others` demands.
+
+    Args:
+        found: a dataset for each text, with dimensions layer and position; two or more.
+        of, others, given: names of figures (layer, position) or (position); the position itself is
+            "position".
+        level: at which the intervals hold, all together.
+
+    Returns: `rho`, `low`, `high` (other), and `texts` (text, other).
+
+    Raises: InputError for fewer than two texts, a name that is not there, or a level outside (0,
+        1).
+    """
+    if len(found) < 2:
+        raise InputError(f"found: expected two texts or more, got {len(found)}")
+    if not 0 < level < 1:
+        raise InputError(f"level: expected a number between 0 and 1, got {level!r}")
+    for one in found:
+        missing = [name for name in (of, *others, *given) if name not in one.variables]
+        if missing:
+            raise InputError(f"{missing[0]}: expected one of {', '.join(map(str, one.variables))}")
+    texts = np.array([[_of_text(one, of, other, given) for other in others] for one in found])
+    mean, number = texts.mean(0), len(found)
+    error = texts.std(0, ddof=1) / np.sqrt(number)
+    wide = t.ppf(1 - (1 - level) / (2 * len(others)), number - 1) * error
+    return xr.Dataset(
+        {
+            "rho": ("other", mean),
+            "low": ("other", mean - wide),
+            "high": ("other", mean + wide),
+            "texts": (("text", "other"), texts),
+        },
+        coords={"other": list(others)},
+        attrs={"of": of, "given": ", ".join(given), "level": level},
+    )
+
+
+def _of_text(found: xr.Dataset, of: str, other: str, given: Sequence[str]) -> float:
+    """The mean over layers of the correlation of ranks, but for those where a figure is constant."""
+    layers = []
+    for layer in range(found.sizes["layer"]):
+        one, two, *rest = (_row(found, name, layer) for name in (of, other, *given))
+        there = np.all(np.isfinite([one, two, *rest]), axis=0)
+        ranks = [rankdata(row[there]) for row in (one, two, *rest)]
+        controls = np.stack([np.ones(there.sum()), *ranks[2:]], axis=1)
+        left = [row - controls @ np.linalg.lstsq(controls, row)[0] for row in ranks[:2]]
+        lengths = [np.linalg.norm(row) for row in left]
+        if min(lengths) > 1e-9 * len(left[0]):
+            layers.append(float(left[0] @ left[1] / (lengths[0] * lengths[1])))
+    return float(np.mean(layers)) if layers else np.nan
+
+
+def _row(found: xr.Dataset, name: str, layer: int) -> Any:
+    figure = found[name]
+    return np.asarray(figure.isel(layer=layer) if "layer" in figure.dims else figure, float)
