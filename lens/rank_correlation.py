@@ -61,7 +61,7 @@ def rank_correlations(
 
 
 def _of_text(found: xr.Dataset, of: str, other: str, given: Sequence[str]) -> float:
-    """The mean over layers of the correlation of ranks, but for those where a figure is constant."""
+    """The mean correlation of ranks over layers, but for those where a figure is constant."""
     layers = []
     for layer in range(found.sizes["layer"]):
         one, two, *rest = (_row(found, name, layer) for name in (of, other, *given))
