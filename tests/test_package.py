@@ -48,6 +48,7 @@ def test_wheel_holds_one_top_level_package(wheel):
             ):  # where they are installed in a checkout
                 assert f"probattn/{prefix}{name}" in names
     assert "probattn/inference/report/templates/report.html" in names
+    assert "probattn/lens/templates/lens.html" in names
     assert {
         "probattn/py.typed",
         "probattn/__init__.pyi",

@@ -22,6 +22,8 @@ from probattn.inference.report.sentences import findings, warnings_of
 from probattn.inference.report.style import DARK, STYLE, save_figure
 from probattn.visible_text import visible
 
+PACKAGE = "probattn.inference.report"  # whose templates and style these are
+
 
 def save_html(comparison: Comparison, path: Any) -> None:
     """Write the page of a comparison to `path`; the file is never partial."""
@@ -47,9 +49,8 @@ def save_html(comparison: Comparison, path: Any) -> None:
     write_text(path, page)
 
 
-def render(template: str, **values: Any) -> str:
-    """A template of the folder `templates`, filled in with values and the style of all pages."""
-    folder = files("probattn.inference.report").joinpath("templates")
+def render(template: str, package: str = PACKAGE, **values: Any) -> str:
+    """A template of a package's folder `templates`, filled in, with the style of all pages."""
     loader = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -57,11 +58,13 @@ def render(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
     )
-    loader.filters["number"] = _number
-    css = markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8"))
-    return loader.from_string(folder.joinpath(template).read_text("utf-8")).render(
-        css=css, **values
-    )
+    loader.filters |= {"number": _number, "short": _short, "signed": _signed, "percent": _percent}
+    css = markupsafe.Markup(_read(PACKAGE, "page.css"))
+    return loader.from_string(_read(package, template)).render(css=css, **values)
+
+
+def _read(package: str, name: str) -> str:
+    return files(package).joinpath("templates", name).read_text("utf-8")
 
 
 def title(comparison: Comparison) -> str:
@@ -109,6 +112,18 @@ def _shown(value: Any) -> Any:
 
 def _number(value: float, digits: int = 4) -> str:
     return "" if value != value else f"{value:,.{digits}f}"
+
+
+def _short(value: float) -> str:
+    return "NaN" if value != value else f"{value:.3g}"
+
+
+def _signed(value: float) -> str:
+    return "NaN" if value != value else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(value: float) -> str:
+    return "NaN" if value != value else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def data_uri(figure: Figure, style: dict) -> str:

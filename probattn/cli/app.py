@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from probattn.cli.fitting import demo, fit, resume
 from probattn.cli.learning_study import learning_curve
+from probattn.cli.pretrained import lens
 from probattn.cli.printing import in_options, visible
 from probattn.cli.reading import calibrate, compare, diagnose, env, generate, margins
 from probattn.cli.robustness_study import robustness
@@ -81,6 +82,7 @@ for command in (
     calibrate,
     generate,
     margins,
+    lens,
     env,
 ):
     app.command(cls=Command)(_keeping_compiled(command))
