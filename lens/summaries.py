@@ -75,7 +75,9 @@ def _of_layer(found: xr.Dataset) -> LayerSummary:
     at = int(np.nanargmin(margin)) if known.any() else None
     return LayerSummary(
         int(found["layer"]),
-        *(_quantiles(found[name].values) for name in ("sigma_min", "sigma_max", "log_det")),
+        _quantiles(margin),
+        _quantiles(found["sigma_max"].values),
+        _quantiles(found["log_det"].values),
         float("nan") if at is None else float(margin[at]),
         None if at is None else int(found["position"][at]),
         "" if at is None else str(found["token"].values[at]),
@@ -90,7 +92,6 @@ def by_token(found: xr.Dataset) -> list[TokenSummary]:
     beyond, ranks = found["sign"].values < 0, margin_ranks(found)
     first = found["first"].mean("head").values
     supports = _supports(found)
-    columns = [found[name].values for name in ("loss", "entropy")]
     return [
         TokenSummary(
             int(found["position"][at]),
@@ -99,7 +100,8 @@ def by_token(found: xr.Dataset) -> list[TokenSummary]:
             _median(found["sigma_min"].values[:, at]),
             _median(found["sigma_max"].values[:, at]),
             _share(beyond[:, at], known[:, at]),
-            *(float(column[at]) for column in columns),
+            float(found["loss"][at]),
+            float(found["entropy"][at]),
             _mean(first[:, at]),
             int(supports[at]),
         )
