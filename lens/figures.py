@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from probattn.inference.report.style import COLOURS, DARK, STYLE, ink
-from probattn.lens.layer_correlations import layer_correlations
+from probattn.lens.layer_correlation import layer_correlations
 from probattn.lens.summaries import by_layer
 
 MOST_NAMED = 64  # tokens that a heat map has room to name

@@ -12,7 +12,7 @@ from probattn.inference.devices.environment import versions
 from probattn.inference.report.html import data_uri, render
 from probattn.inference.report.style import DARK, STYLE
 from probattn.lens.figures import draw_all
-from probattn.lens.layer_correlations import layer_correlations
+from probattn.lens.layer_correlation import layer_correlations
 from probattn.lens.summaries import (
     SUPPORT_SHOWN,
     TokenSummary,

@@ -11,7 +11,7 @@ from lens_pages import STRANGE, measured, with_tokens
 from scipy.stats import spearmanr
 
 from probattn.lens import page_of, save_page, support_tokens
-from probattn.lens.layer_correlations import layer_correlations
+from probattn.lens.layer_correlation import layer_correlations
 from probattn.lens.summaries import by_layer, by_token, doubts, in_short
 
 
