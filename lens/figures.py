@@ -26,11 +26,12 @@ LOW, HIGH = COLOURS["posterior"], COLOURS["map"]  # of sigma_min and sigma_max
 def draw_all(found: xr.Dataset, dark: bool = False) -> dict[str, Figure]:
     """Every figure of a dataset of `lens` by name, for a light or a dark page."""
     with mpl.rc_context(DARK if dark else STYLE):
-        return {
+        figures = {
             "blocks": _heat_map(found),
             "layers": _over_layers(found),
             "others": _beside_others(found),
         }
+        return figures | ({"growth": _growth(found)} if "noise_size" in found else {})
 
 
 def _heat_map(found: xr.Dataset) -> Figure:
@@ -61,16 +62,41 @@ def _heat_map(found: xr.Dataset) -> Figure:
         rasterized=len(beyond) > MOST_VECTORS,
     )
     figure.colorbar(image, ax=ax, label=r"$\sigma_{\min}(J)$, no unit", aspect=30, pad=0.01)
+    _name_axes(ax, found, 0)
+    return figure
+
+
+def _growth(found: xr.Dataset) -> Figure:
+    """Noise in the stream that enters each layer, from the disturbed token on."""
+    first = int(found.attrs["disturbed"])
+    size = found["noise_size"].transpose("layer", "position").values[:, first:]
+    figure = Figure(figsize=(8, min(1.9 + 0.13 * len(size), 6.5)), layout="constrained")
+    ax = figure.subplots()
+    span = float(np.clip(np.abs(np.log10(size[size > 0])).max(), 0.1, 4))
+    image = ax.imshow(
+        np.where(size > 0, size, np.nan),  # what it has not reached
+        norm=LogNorm(10**-span, 10**span),  # 1 in the middle
+        cmap=mpl.colormaps["PuOr_r"].with_extremes(bad=NOT_A_NUMBER),
+        aspect="auto",
+        interpolation="none",
+    )
+    figure.colorbar(image, ax=ax, label="relative noise, times that at the start", pad=0.01)
+    _name_axes(ax, found, first)
+    return figure
+
+
+def _name_axes(ax: Axes, found: xr.Dataset, first: int) -> None:
+    """Layers down, and tokens from the first one on to the right."""
     ax.set_ylabel("layer")
     _name_layers(ax.yaxis, found)
     ax.spines[:].set_visible(False)
-    if columns <= MOST_NAMED:
-        names = [f"{_drawn(str(token))} {at}" for at, token in enumerate(found["token"].values)]
-        ax.set_xticks(range(columns), names, rotation=90, fontsize=7, parse_math=False)
+    tokens = found["token"].values
+    if len(tokens) - first <= MOST_NAMED:
+        names = [f"{_drawn(str(tokens[at]))} {at}" for at in range(first, len(tokens))]
+        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
         ax.set_xlabel("token and position")
     else:
-        ax.set_xlabel("position")
-    return figure
+        ax.set_xlabel(f"position after {first}" if first else "position")
 
 
 def _over_layers(found: xr.Dataset) -> Figure:

@@ -77,6 +77,17 @@ def growth(
     )
 
 
+def with_growth(found: xr.Dataset, grown: xr.Dataset) -> xr.Dataset:
+    """A dataset of `lens` with what `growth` found on the same text, as `noise_size`.
+
+    The noise is that of the stream which enters each of the layers that were looked at.
+    """
+    size = grown["size"].sel(depth=found["layer"].values).rename(depth="layer")
+    return found.assign(noise_size=size.assign_coords(layer=found["layer"])).assign_attrs(
+        disturbed=grown.attrs["disturbed"]
+    )
+
+
 def continued(
     model: Transformer,
     text: Any,

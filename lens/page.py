@@ -37,7 +37,12 @@ def page_of(found: xr.Dataset, title: str = TITLE) -> str:
 
     Args: found, of `lens`, also from a NetCDF file; title, of the page.
     """
-    tokens = [vars(one) | {"shade": _shade(one), "place": _place(one)} for one in by_token(found)]
+    generated_from = found.attrs.get("generated_from", found.sizes["position"])
+    tokens = [
+        vars(one)
+        | {"shade": _shade(one), "place": _place(one), "made": one.position >= generated_from}
+        for one in by_token(found)
+    ]
     support = shown_support(found)
     return render(
         "lens.html",
@@ -58,6 +63,9 @@ def page_of(found: xr.Dataset, title: str = TITLE) -> str:
         support_shown=min(SUPPORT_SHOWN, found.sizes["position"]),
         others=layer_correlations(found),
         figures=_figures(found),
+        generated="generated_from" in found.attrs,
+        grown="noise_size" in found,
+        disturbed=found.attrs.get("disturbed"),
         missing=bool(np.isnan(found["sigma_min"].values).any()),
         versions=versions(),
     )
@@ -71,8 +79,15 @@ def looked_at(found: xr.Dataset) -> str:
     return (
         f"A pretrained model of the family {found.attrs['family']}, of width "
         f"{found.attrs['width']:,}: {_number(layers, 'layer')} of it at "
-        f"{_number(tokens, 'token')} of one text{cut}."
+        f"{_number(tokens, 'token')} of one text{cut}.{_continuation(found)}"
     )
+
+
+def _continuation(found: xr.Dataset) -> str:
+    first = found.attrs.get("generated_from")
+    if first is None:
+        return ""
+    return f" The model itself wrote the tokens from position {first} on, after those before it."
 
 
 def _number(number: int, what: str) -> str:
@@ -128,6 +143,12 @@ def _figures(found: xr.Dataset) -> Mapping[str, dict[str, str]]:
         "others": "Rank correlations of sigma_min with six other things, for each layer; the "
         "table below has their quartiles.",
     }
+    if "noise_size" in found:
+        most = found["noise_size"].isel(position=-1).max()
+        alternatives["growth"] = (
+            f"Heat map of relative noise in {layers} from position {found.attrs['disturbed']} on; "
+            f"at the last token it is at most {float(most):.2g} times that at the start."
+        )
     return {
         name: {
             "light": data_uri(light[name], STYLE),

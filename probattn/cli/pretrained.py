@@ -47,6 +47,15 @@ def lens(
         int | None,
         typer.Option(help="Tokens looked at together; a longer text is cut. Default: at most 512."),
     ] = None,
+    generate: Annotated[
+        int | None,
+        typer.Option(help="Tokens with which the model first continues the text."),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Draw the continuation at this temperature; without it, the likeliest."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of drawn continuations and of noise.")] = 0,
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("lens.html"),
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all numbers as JSON.")
@@ -70,6 +79,8 @@ def lens(
     from probattn.lens.attention_blocks import READINGS
     from probattn.lens.json_lists import as_lists
 
+    if temperature is not None and generate is None:
+        raise InputError("--temperature: expected together with --generate, which draws tokens")
     if reading not in READINGS:
         raise InputError(f"--reading: expected one of {', '.join(READINGS)}, got {reading!r}")
     chosen = None if layers is None else _layers(layers)
@@ -80,7 +91,19 @@ def lens(
         loaded = load_transformer(model)
     except OSError as error:  # such as a name that is too long: a text in place of a model
         raise InputError(f"{model}: cannot be read ({error.strerror})") from error
-    found = measure(loaded, given, reading, layers=chosen, window=window, progress=True)
+    if generate is None:
+        found = measure(loaded, given, reading, layers=chosen, window=window, progress=True)
+    else:
+        found = _of_continuation(
+            loaded,
+            given,
+            generate,
+            temperature,
+            seed,
+            reading=reading,
+            layers=chosen,
+            window=window,
+        )
     page = page_of(found, f"Attention of {Path(model).absolute().name}")
     writers: dict[Path, Callable[[Path], Any]] = {
         out: lambda path: path.write_text(page, encoding="utf-8")
@@ -93,6 +116,29 @@ def lens(
     _write_all(writers)
     _print(found)
     console.print(f"page: {out.resolve()}")
+
+
+def _of_continuation(
+    model: Any,
+    given: Any,
+    number: int,
+    temperature: float | None,
+    seed: int,
+    **how: Any,
+) -> Any:
+    """A text and its continuation, measured, with the growth of noise at the last token given."""
+    import jax
+
+    from probattn.lens import continued, growth, lens
+    from probattn.lens.growth import with_growth
+    from probattn.lens.measurement import as_ids
+
+    ids, key = as_ids(model, given), jax.random.key(seed)
+    drawn = None if temperature is None else key
+    scale = 1.0 if temperature is None else temperature
+    whole = continued(model, ids, number, key=drawn, temperature=scale)
+    found = lens(model, whole, progress=True, **how).assign_attrs(generated_from=len(ids))
+    return with_growth(found, growth(model, whole, key=key, position=len(ids) - 1))
 
 
 def _text(text: str | None, file: Path | None, tokens: str | None) -> Any:

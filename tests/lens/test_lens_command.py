@@ -4,6 +4,7 @@ file."""
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
@@ -13,7 +14,7 @@ from safetensors.numpy import save_file
 from tokenizers import models, pre_tokenizers
 
 from probattn.cli import app
-from probattn.lens import lens, load_transformer
+from probattn.lens import continued, growth, lens, load_transformer
 
 WORDS = ["<unk>", "the", "old", "bridge", "was", "closed", ",", "when", "river", "rose"]
 TEXT = "the old bridge was closed , when the river rose"
@@ -171,6 +172,42 @@ def test_bad_models(model, tmp_path, capsys):
     assert name in refused(capsys, tmp_path, broken, "--tokens", "1,2")
     wordless = folder("wordless", fields, arrays)
     assert "give token ids in its place" in refused(capsys, tmp_path, wordless, TEXT)
+
+
+def test_a_continuation_is_marked_and_its_noise_is_drawn(model, tmp_path, capsys):
+    page, numbers = tmp_path / "lens.html", tmp_path / "lens.json"
+    options = ["--generate", 5, "--layers", "1", "--out", page, "--json", numbers]
+    assert call("lens", model, "the old bridge", *options) == 0
+    read = json.loads(numbers.read_text(encoding="utf-8"))
+    loaded = load_transformer(model)
+    whole = continued(loaded, "the old bridge", 5)
+    assert read["arrays"]["token_id"] == whole.tolist()
+    grown = growth(loaded, whole, key=jax.random.key(0), position=2)
+    np.testing.assert_allclose(read["arrays"]["noise_size"], grown["size"][1:2], rtol=1e-5)
+    html = page.read_text(encoding="utf-8")
+    assert html.count(' made"') == 5
+    assert "wrote the tokens from position 3 on" in html
+    assert "<h2>How noise travels</h2>" in html
+    capsys.readouterr()
+    drawn = ["--generate", 5, "--temperature", 3.0, "--seed", 4, "--out", page, "--json", numbers]
+    assert call("lens", model, "the old bridge", *drawn) == 0
+    read = json.loads(numbers.read_text(encoding="utf-8"))
+    key = jax.random.key(4)
+    other = continued(loaded, "the old bridge", 5, key=key, temperature=3.0)
+    assert read["arrays"]["token_id"] == other.tolist() != whole.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperature", "0.5"], "--temperature: expected together with --generate"),
+        (["--generate", "5000"], "number: expected at most"),
+        (["--generate", "0"], "number: expected 1 or more"),
+        (["--generate", "2", "--temperature", "0"], "temperature: expected a positive number"),
+    ],
+)
+def test_a_continuation_that_cannot_be(model, tmp_path, capsys, options, message):
+    assert message in refused(capsys, tmp_path, model, "the old", *options)
 
 
 def test_a_missing_extra_is_named(model, tmp_path, capsys, monkeypatch):
