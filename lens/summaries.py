@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from probattn.lens.support import support_tokens
 
-LEVELS = (0.1, 0.5, 0.9)  # quantiles over the positions of a layer
+BAND_LEVELS = (0.1, 0.5, 0.9)  # quantiles over the positions of a layer
 SUPPORT_SHOWN = 5  # support tokens of a layer, where the text has as many
 
 Three = tuple[float, float, float]
@@ -24,7 +24,7 @@ class LayerSummary:
 
     Args:
         layer: its number, from 0.
-        sigma_min, sigma_max, log_det: quantiles at LEVELS, NaN where no block has a number.
+        sigma_min, sigma_max, log_det: quantiles at BAND_LEVELS, NaN where no block has a number.
         smallest: the smallest sigma_min, and `position` and `token` where it is.
         beyond: share of blocks with a negative determinant.
     """
@@ -177,9 +177,9 @@ def in_short(found: xr.Dataset) -> list[str]:
 
 
 def _quantiles(values: np.ndarray) -> Three:
-    """Quantiles at LEVELS of what is finite: log |det J| of a singular block is not."""
+    """Quantiles at BAND_LEVELS of what is finite: log |det J| of a singular block is not."""
     finite = values[np.isfinite(values)]
-    low, middle, high = np.quantile(finite, LEVELS) if finite.size else (np.nan,) * 3
+    low, middle, high = np.quantile(finite, BAND_LEVELS) if finite.size else (np.nan,) * 3
     return float(low), float(middle), float(high)
 
 
