@@ -1,10 +1,10 @@
 from .forward import logits as logits
 from .forward import streams as streams
-from .fragility import fragility as fragility
-from .growth import continued as continued
-from .growth import growth as growth
 from .loading import load_transformer as load_transformer
 from .measurement import lens as lens
+from .noise_growth import continued as continued
+from .noise_growth import growth as growth
+from .noise_response import fragility as fragility
 from .page import page_of as page_of
 from .page import save_page as save_page
 from .rank_correlation import rank_correlations as rank_correlations

@@ -17,9 +17,9 @@ import xarray as xr
 
 from probattn.errors import InputError
 from probattn.inference.devices.progress import Progress
-from probattn.lens.attention_blocks import READINGS, attention_blocks
 from probattn.lens.extreme_singular_values import extremes
 from probattn.lens.forward import attention_parts, logits_after, streams
+from probattn.lens.jacobian_blocks import READINGS, attention_blocks
 from probattn.lens.optional import package
 from probattn.lens.tokenization import encode, token_texts
 from probattn.lens.transformer import Configuration, Layer, Transformer
@@ -62,7 +62,7 @@ def lens(
     Args:
         model: of `load_transformer`.
         text: a str, or token ids (t,).
-        reading: "stream", "mixing" or "theory"; see `probattn.lens.attention_blocks`.
+        reading: "stream", "mixing" or "theory"; see `probattn.lens.jacobian_blocks`.
         layers: which ones, counted from 0; None is all.
         window: tokens that are looked at together; a longer text is cut into such windows, each by
             itself. By default 512, or the context of the model if that is shorter.

@@ -76,7 +76,7 @@ def lens(
     # Imported only here, so that --help loads no JAX.
     from probattn.lens import lens as measure
     from probattn.lens import load_transformer, page_of
-    from probattn.lens.attention_blocks import READINGS
+    from probattn.lens.jacobian_blocks import READINGS
     from probattn.lens.json_lists import as_lists
 
     if temperature is not None and generate is None:
@@ -130,8 +130,8 @@ def _of_continuation(
     import jax
 
     from probattn.lens import continued, growth, lens
-    from probattn.lens.growth import with_growth
     from probattn.lens.measurement import as_ids
+    from probattn.lens.noise_growth import with_growth
 
     ids, key = as_ids(model, given), jax.random.key(seed)
     drawn = None if temperature is None else key

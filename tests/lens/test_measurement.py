@@ -9,8 +9,8 @@ from references import REFERENCE, expected
 
 from probattn import InputError
 from probattn.lens import lens, load_transformer, logits, streams, support_tokens
-from probattn.lens.attention_blocks import attention_blocks
 from probattn.lens.forward import attention_parts
+from probattn.lens.jacobian_blocks import attention_blocks
 from probattn.lens.measurement import BLOCKS_AT_ONCE
 
 

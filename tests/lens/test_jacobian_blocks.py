@@ -9,7 +9,6 @@ import pytest
 from references import MODELS, REFERENCE, expected
 
 from probattn.lens import load_transformer, streams
-from probattn.lens.attention_blocks import READINGS, attention_blocks
 from probattn.lens.forward import (
     attention_input,
     attention_output,
@@ -19,6 +18,7 @@ from probattn.lens.forward import (
     layer_output,
     queries,
 )
+from probattn.lens.jacobian_blocks import READINGS, attention_blocks
 from probattn.lens.transformer import Norm
 
 LENGTH = 9

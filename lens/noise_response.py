@@ -13,16 +13,16 @@ import xarray as xr
 
 from probattn.checks import as_key
 from probattn.errors import InputError
-from probattn.lens.attention_blocks import attention_blocks
 from probattn.lens.disturbance import divergence, layer_of_many, loss_of_law, through_layer
 from probattn.lens.extreme_singular_values import extremes
 from probattn.lens.forward import streams
+from probattn.lens.jacobian_blocks import attention_blocks
 from probattn.lens.measurement import as_ids, chosen_layers
 from probattn.lens.tokenization import token_texts
 from probattn.lens.transformer import Transformer
 
-DIRECTIONS = ("random", "v_min", "v_max")
-AT_ONCE = 64  # disturbances that are followed together
+NOISE_DIRECTIONS = ("random", "v_min", "v_max")
+NOISES_AT_ONCE = 64  # disturbances that are followed together
 
 
 def fragility(
@@ -107,7 +107,7 @@ def fragility(
         coords={
             "layer": chosen,
             "position": at,
-            "direction": list(DIRECTIONS),
+            "direction": list(NOISE_DIRECTIONS),
             "reach": ["own", "later"],
             "token": ("position", texts[at]),
         },
@@ -120,8 +120,8 @@ def _of_noise(
 ) -> np.ndarray:
     """Divergences (m, t) by noise (m, i) at positions (m,) of the stream that enters a layer."""
     found = []
-    for first in range(0, len(noise), AT_ONCE):
-        some = slice(first, first + AT_ONCE)
+    for first in range(0, len(noise), NOISES_AT_ONCE):
+        some = slice(first, first + NOISES_AT_ONCE)
         rows = jnp.arange(len(noise[some]))
         dx = jnp.zeros((len(rows), *stream.shape[1:])).at[rows, where[some]].set(noise[some])
         if size is None:
