@@ -28,7 +28,7 @@ HELDOUT = 200  # sequences whose log probabilities are looked at
 TIERS = ("interaction", "association", "held-out")
 # Each in the setting that its makers would take for about as many gradients as the demo has.
 SETTINGS = {
-    "probattn, HMC": Setting(250, 600, 7),
+    "probattn, HMC": Setting(160, 750, 7),
     "probattn, NUTS": Setting(250, 400, 7),
     "BlackJAX, diagonal": Setting(400, 600, 6),
     "nutpie": Setting(300, 300, 7),

@@ -11,6 +11,7 @@ from docutils.nodes import SkipNode
 
 import probattn
 import probattn.inference
+import probattn.lens
 import probattn.models
 
 project = "probattn"

@@ -87,7 +87,7 @@ def lens(
     if progress:
         print(estimated_cost(model, ids, len(chosen), reading, length), file=sys.stderr, flush=True)
     found, done = [], 0
-    with _pool() as pool, Progress("lens", len(chosen) * len(ids), progress) as bar:
+    with block_threads() as pool, Progress("lens", len(chosen) * len(ids), progress) as bar:
         for first in range(0, len(ids), length):
             piece, after = ids[first : first + length], ids[first + length : first + length + 1]
             stream = streams(model, piece)
@@ -134,7 +134,7 @@ def estimated_cost(
     stream = streams(model, piece)
     number = len(ids) * layers
     few = min(len(piece), BLOCKS_AT_ONCE)
-    with _pool() as pool:
+    with block_threads() as pool:
         _extremes_at(model, 0, stream[0], reading, few, pool)  # compiles
         started = time.perf_counter()
         _extremes_at(model, 0, stream[0], reading, few, pool)
@@ -214,8 +214,8 @@ def _of_next_token(
 
 
 @contextlib.contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads for blocks, each with a BLAS of one thread: more would wait for each other."""
+def block_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for `extremes`, each with a BLAS of one thread: more would wait for each other."""
     limits = package("threadpoolctl").threadpool_limits(1, "blas")
     with limits, ThreadPoolExecutor(os.cpu_count()) as pool:
         yield pool

@@ -17,7 +17,7 @@ from probattn.lens.disturbance import divergence, layer_of_many, loss_of_law, th
 from probattn.lens.extreme_singular_values import extremes
 from probattn.lens.forward import streams
 from probattn.lens.jacobian_blocks import attention_blocks
-from probattn.lens.measurement import as_ids, chosen_layers
+from probattn.lens.measurement import as_ids, block_threads, chosen_layers
 from probattn.lens.tokenization import token_texts
 from probattn.lens.transformer import Transformer
 
@@ -77,7 +77,8 @@ def fragility(
             jnp.asarray(at),
             window=model.config.windows[layer],
         )
-        found = [extremes(block) for block in np.asarray(blocks)]
+        with block_threads() as pool:
+            found = [*pool.map(extremes, np.asarray(blocks))]
         unit = jax.random.normal(jax.random.fold_in(key, layer), (len(at), draws, width))
         unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
         special = jnp.asarray([[one.v_min, one.v_max] for one in found])
