@@ -46,7 +46,7 @@ NOTES = {
 
 
 def lens(
-    model: Transformer,
+    model: Any,
     text: Any,
     reading: str = "stream",
     *,
@@ -81,9 +81,9 @@ def lens(
     """
     if reading not in READINGS:
         raise InputError(f"reading: expected one of {', '.join(READINGS)}, got {reading!r}")
+    ids = as_ids(model, text)
     chosen = chosen_layers(model, layers)
     length = _window(model, window)
-    ids = as_ids(model, text)
     if progress:
         print(estimated_cost(model, ids, len(chosen), reading, length), file=sys.stderr, flush=True)
     found, done = [], 0
@@ -231,7 +231,9 @@ def chosen_layers(model: Transformer, layers: Any) -> list[int]:
         if isinstance(one, bool) or not isinstance(one, (int, np.integer)) or not 0 <= one < number
     ]
     if wrong or not chosen or len({*chosen}) < len(chosen):
-        raise InputError(f"layers: expected different ones from 0 to {number - 1}, got {layers!r}")
+        raise InputError(
+            f"layers: expected numbers from 0 to {number - 1}, each once, got {layers!r}"
+        )
     return [int(one) for one in chosen]
 
 
@@ -244,12 +246,19 @@ def _window(model: Transformer, window: Any) -> int:
     return window
 
 
-def as_ids(model: Transformer, text: Any) -> np.ndarray:
+def as_ids(model: Any, text: Any) -> np.ndarray:
     """Token ids of a text that is a str or ids. Raises: InputError for anything else."""
+    if not isinstance(model, Transformer):
+        raise InputError(f"model: expected one of `load_transformer`, got {type(model).__name__}")
     if isinstance(text, str):
         return encode(model, text)
-    ids = np.asarray(text)
-    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+    try:
+        ids = np.asarray(text)
+    except ValueError as error:  # rows of different lengths
+        raise InputError("text: expected a str or token ids (t,), got rows of them") from error
+    if not ids.size:
+        raise InputError("text: expected at least one token, got none")
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise InputError(
             f"text: expected a str or token ids (t,), got {ids.dtype} of shape {ids.shape}"
         )

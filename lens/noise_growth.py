@@ -14,12 +14,9 @@ from probattn.lens.disturbance import loss_of_law, through_layer
 from probattn.lens.forward import logits_after, streams
 from probattn.lens.measurement import as_ids
 from probattn.lens.tokenization import token_texts
-from probattn.lens.transformer import Transformer
 
 
-def growth(
-    model: Transformer, text: Any, *, key: Any, position: int = 0, draws: int = 8
-) -> xr.Dataset:
+def growth(model: Any, text: Any, *, key: Any, position: int = 0, draws: int = 8) -> xr.Dataset:
     """How noise on one token's embedding grows through the layers and reaches later positions.
 
         size_lt = sqrt(mean over draws of |dx_lt|^2 / |x_lt|^2) / (|dx_0p| / |x_0p|)
@@ -89,12 +86,12 @@ def with_growth(found: xr.Dataset, grown: xr.Dataset) -> xr.Dataset:
 
 
 def continued(
-    model: Transformer,
+    model: Any,
     text: Any,
     number: int,
     *,
     key: Any = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
 ) -> Int[np.ndarray, "t"]:
     """A text and its continuation by the model, as token ids.
 
@@ -103,16 +100,18 @@ def continued(
         text: a str, or token ids (t,).
         number: of tokens to append.
         key: random key; None takes the most probable token at each step.
-        temperature: by which logits are divided before a draw.
+        temperature: by which logits are divided before a draw; None is 1.
 
-    Raises: InputError if text and continuation are longer than the context, or for a number or
-    temperature that is not positive.
+    Raises: InputError if text and continuation are longer than the context, for a number or
+    temperature that is not positive, or a temperature without a key.
     """
     ids = as_ids(model, text)
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise InputError(f"number: expected 1 or more tokens, got {number!r}")
-    if not temperature > 0:
+    if temperature is not None and not temperature > 0:
         raise InputError(f"temperature: expected a positive number, got {temperature!r}")
+    if temperature is not None and key is None:
+        raise InputError("key: expected a random key together with a temperature, got None")
     total = len(ids) + number
     if total > model.config.context:
         raise InputError(
@@ -128,5 +127,7 @@ def continued(
         if draws is None:
             whole[last + 1] = int(logits.argmax())
         else:
-            whole[last + 1] = int(jax.random.categorical(draws[step], logits / temperature))
+            whole[last + 1] = int(
+                jax.random.categorical(draws[step], logits / (temperature or 1.0))
+            )
     return whole

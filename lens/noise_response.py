@@ -26,7 +26,7 @@ NOISES_AT_ONCE = 64  # disturbances that are followed together
 
 
 def fragility(
-    model: Transformer,
+    model: Any,
     text: Any,
     *,
     key: Any,

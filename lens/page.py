@@ -22,22 +22,24 @@ from probattn.lens.summaries import (
     in_short,
     shown_support,
 )
+from probattn.lens.support import as_measured
 
 TITLE = "What attention layers do at each token"
 SHADES = ("m4", "m3", "m2", "m1", "m0")  # of fifths of the rank, the smallest margins first
 
 
-def save_page(found: xr.Dataset, path: Any, title: str = TITLE) -> None:
+def save_page(found: Any, path: Any, title: str = TITLE) -> None:
     """Write `page_of` to `path`; the file is never partial. The folder has to be there."""
     write_text(Path(path), page_of(found, title))
 
 
-def page_of(found: xr.Dataset, title: str = TITLE) -> str:
+def page_of(found: Any, title: str = TITLE) -> str:
     """The page of a text: its tokens by margin, every block, support tokens, and what it is not.
 
-    Args: found, of `lens`, also from a NetCDF file; title, of the page.
+    Args: found, of `lens`, also from a NetCDF file; title, of the page. Raises: InputError for
+    anything else.
     """
-    generated_from = found.attrs.get("generated_from", found.sizes["position"])
+    generated_from = as_measured(found).attrs.get("generated_from", found.sizes["position"])
     tokens = [
         vars(one)
         | {"shade": _shade(one), "place": _place(one), "made": one.position >= generated_from}

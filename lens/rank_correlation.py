@@ -8,10 +8,11 @@ import xarray as xr
 from scipy.stats import rankdata, t
 
 from probattn.errors import InputError
+from probattn.lens.support import as_measured
 
 
 def rank_correlations(
-    found: Sequence[xr.Dataset],
+    found: Any,
     of: str,
     others: Sequence[str],
     given: Sequence[str] = (),
@@ -36,11 +37,12 @@ def rank_correlations(
     Raises: InputError for fewer than two texts, a name that is not there, or a level outside (0,
         1).
     """
-    if len(found) < 2:
-        raise InputError(f"found: expected two texts or more, got {len(found)}")
+    if not isinstance(found, (list, tuple)) or len(found) < 2:
+        raise InputError("found: expected a list of two datasets of `lens` or more")
     if not 0 < level < 1:
         raise InputError(f"level: expected a number between 0 and 1, got {level!r}")
     for one in found:
+        as_measured(one)
         missing = [name for name in (of, *others, *given) if name not in one.variables]
         if missing:
             raise InputError(f"{missing[0]}: expected one of {', '.join(map(str, one.variables))}")
@@ -51,8 +53,8 @@ def rank_correlations(
     return xr.Dataset(
         {
             "rho": ("other", mean),
-            "low": ("other", mean - wide),
-            "high": ("other", mean + wide),
+            "low": ("other", np.maximum(mean - wide, -1)),
+            "high": ("other", np.minimum(mean + wide, 1)),
             "texts": (("text", "other"), texts),
         },
         coords={"other": list(others)},

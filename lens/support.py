@@ -1,5 +1,7 @@
 """Support tokens of a text in each layer: the positions with the smallest margins."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -8,7 +10,14 @@ from probattn.errors import InputError
 MARGINS = ("sigma_min", "log_det")
 
 
-def support_tokens(found: xr.Dataset, k: int = 5, kind: str = "sigma_min") -> xr.Dataset:
+def as_measured(found: Any) -> xr.Dataset:
+    """`found`. Raises: InputError if it is no dataset with layers and positions."""
+    if not isinstance(found, xr.Dataset) or not {"layer", "position"} <= {*found.dims}:
+        raise InputError(f"found: expected a dataset of `lens`, got {type(found).__name__}")
+    return found
+
+
+def support_tokens(found: Any, k: int = 5, kind: str = "sigma_min") -> xr.Dataset:
     """The k positions of each layer with the smallest margins, the smallest first.
 
     Args:
@@ -23,7 +32,7 @@ def support_tokens(found: xr.Dataset, k: int = 5, kind: str = "sigma_min") -> xr
     """
     if kind not in MARGINS:
         raise InputError(f"kind: expected one of {', '.join(MARGINS)}, got {kind!r}")
-    length = found.sizes["position"]
+    length = as_measured(found).sizes["position"]
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= length:
         raise InputError(f"k: expected 1 to {length} (the positions), got {k!r}")
     margin = found[kind].transpose("layer", "position").values

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from probattn.cli.printing import console, visible
+from probattn.cli.shared import SeedOption
 from probattn.errors import InputError
 
 WIDEST_TOKEN = 12  # characters of position and token that a table of 80 columns has room for
@@ -55,7 +56,7 @@ def lens(
         float | None,
         typer.Option(help="Draw the continuation at this temperature; without it, the likeliest."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of drawn continuations and of noise.")] = 0,
+    seed: SeedOption = 0,
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("lens.html"),
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all numbers as JSON.")
@@ -81,6 +82,8 @@ def lens(
 
     if temperature is not None and generate is None:
         raise InputError("--temperature: expected together with --generate, which draws tokens")
+    if generate is not None and generate < 1:
+        raise InputError(f"--generate: expected 1 or more tokens, got {generate}")
     if reading not in READINGS:
         raise InputError(f"--reading: expected one of {', '.join(READINGS)}, got {reading!r}")
     chosen = None if layers is None else _layers(layers)
@@ -135,8 +138,7 @@ def _of_continuation(
 
     ids, key = as_ids(model, given), jax.random.key(seed)
     drawn = None if temperature is None else key
-    scale = 1.0 if temperature is None else temperature
-    whole = continued(model, ids, number, key=drawn, temperature=scale)
+    whole = continued(model, ids, number, key=drawn, temperature=temperature)
     found = lens(model, whole, progress=True, **how).assign_attrs(generated_from=len(ids))
     return with_growth(found, growth(model, whole, key=key, position=len(ids) - 1))
 

@@ -111,8 +111,8 @@ def refused(capsys, folder, *arguments):
         (["--tokens", "1,x"], "--tokens: expected ids such as 1,2,3, got '1,x'"),
         (["--tokens", "1,48"], "expected ids from 0 to 47, got 48"),
         ([TEXT, "--reading", "residual"], "--reading: expected one of stream, mixing, theory"),
-        ([TEXT, "--layers", "0,2"], "layers: expected different ones from 0 to 1, got [0, 2]"),
-        ([TEXT, "--layers", "1,1"], "layers: expected different ones"),
+        ([TEXT, "--layers", "0,2"], "layers: expected numbers from 0 to 1, each once, got [0, 2]"),
+        ([TEXT, "--layers", "1,1"], "layers: expected numbers"),
         ([TEXT, "--layers", "3-1"], "--layers: expected numbers such as 0,5,10-12, got '3-1'"),
         ([TEXT, "--layers", "0-999999999"], "--layers: expected numbers such as"),
         ([TEXT, "--layers", "all"], "--layers: expected numbers such as 0,5,10-12, got 'all'"),
@@ -202,7 +202,8 @@ def test_a_continuation_is_marked_and_its_noise_is_drawn(model, tmp_path, capsys
     [
         (["--temperature", "0.5"], "--temperature: expected together with --generate"),
         (["--generate", "5000"], "number: expected at most"),
-        (["--generate", "0"], "number: expected 1 or more"),
+        (["--generate", "0"], "--generate: expected 1 or more"),
+        (["--generate", "2", "--seed", "99999999999999999999"], "seed"),
         (["--generate", "2", "--temperature", "0"], "temperature: expected a positive number"),
     ],
 )

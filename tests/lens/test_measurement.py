@@ -8,7 +8,7 @@ import pytest
 from references import REFERENCE, expected
 
 from probattn import InputError
-from probattn.lens import lens, load_transformer, logits, streams, support_tokens
+from probattn.lens import lens, load_transformer, logits, page_of, streams, support_tokens
 from probattn.lens.forward import attention_parts
 from probattn.lens.jacobian_blocks import attention_blocks
 from probattn.lens.measurement import BLOCKS_AT_ONCE
@@ -123,13 +123,14 @@ def test_it_says_before_it_starts_what_it_takes(model, capsys):
     ("text", "options", "message"),
     [
         (IDS, {"reading": "strem"}, "reading: expected one of stream"),
-        (IDS, {"layers": [2]}, "layers: expected different ones from 0 to 1"),
-        (IDS, {"layers": [0, 0]}, "layers: expected different ones"),
-        (IDS, {"layers": []}, "layers: expected different ones"),
+        (IDS, {"layers": [2]}, "layers: expected numbers from 0 to 1"),
+        (IDS, {"layers": [0, 0]}, "layers: expected numbers from 0 to 1, each once"),
+        (IDS, {"layers": []}, "layers: expected numbers"),
         (IDS, {"window": 1}, "window: expected 2 to"),
         ([[1, 2]], {}, "text: expected a str or token ids"),
         ([1.0, 2.0], {}, "text: expected a str or token ids"),
-        ([], {}, "text: expected a str or token ids"),
+        ([], {}, "text: expected at least one token, got none"),
+        ([[1], [2, 3]], {}, "text: expected a str or token ids"),
         ([1, 10**6], {}, "tokens: expected ids from 0 to"),
         ("words", {}, "the model has no tokenizer"),
     ],
@@ -138,6 +139,14 @@ def test_bad_input_is_one_line(model, text, options, message):
     with pytest.raises(InputError, match=message) as raised:
         lens(model, text, **options)
     assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_model_or_no_dataset_is_one_line():
+    with pytest.raises(InputError, match="model: expected one of `load_transformer`, got str"):
+        lens("model.gguf", IDS)
+    for function in (support_tokens, page_of):
+        with pytest.raises(InputError, match="found: expected a dataset of `lens`, got int"):
+            function(3)
 
 
 @pytest.mark.parametrize(("k", "kind"), [(0, "sigma_min"), (12, "sigma_min"), (3, "margin")])

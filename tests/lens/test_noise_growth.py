@@ -73,6 +73,7 @@ def test_drawn_continuations_follow_the_law(model):
         (lambda model: growth(model, IDS, key=KEY, position=7), "position: expected 0 to 6"),
         (lambda model: growth(model, IDS, key=KEY, draws=0), "draws: expected 1 to"),
         (lambda model: continued(model, IDS, 0), "number: expected 1 or more"),
+        (lambda model: continued(model, IDS, 1, temperature=0.5), "key: expected a random key"),
         (lambda model: continued(model, IDS, 1000), "number: expected at most"),
         (lambda model: continued(model, IDS, 1, key=KEY, temperature=0.0), "temperature: expected"),
     ],

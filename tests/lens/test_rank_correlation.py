@@ -55,7 +55,8 @@ def test_the_interval_holds_what_it_says():
 @pytest.mark.parametrize(
     ("number", "of", "options", "message"),
     [
-        (1, "a", {}, "found: expected two texts"),
+        (0, "a", {}, "found: expected a list of two datasets"),
+        (1, "a", {}, "found: expected a list of two datasets"),
         (2, "x", {}, "x: expected one of"),
         (2, "a", {"level": 1.0}, "level: expected"),
     ],
