@@ -13,7 +13,7 @@ help:
 	@echo "make lens-demo    look at some sentences through a pretrained model of 135 million weights, which it fetches (93 MB; some minutes)"
 	@echo "make test         the default tests: theory and models in float32 and in float64, the rest in one (some 20 minutes)"
 	@echo "make test-fast    of these the theory and the models in float32, without fits and filters (2 to 3 minutes)"
-	@echo "make test-NAME    another job of tests/where.py: slow, notebooks, site, examples, kill, processes, studies"
+	@echo "make test-NAME    another job of tests/where.py: slow, notebooks, site, examples, kill, processes, studies, transformers"
 	@echo "make test-all     all jobs, and what took longest"
 	@echo "make notebooks    execute the notebooks and keep their outputs"
 	@echo "make docs         the site, in build/site: open build/site/index.html"

@@ -171,6 +171,8 @@ JOBS = {
         "test_docs.py::test_code_of_the_long_pages_runs_with_small_settings",
     ),
     "kill": ("inference/fitting/test_kill.py",),
+    # Needs `pip install torch transformers`; skips without.
+    "transformers": ("lens/test_reference_logits.py::test_new_random_models_agree_live",),
     "processes": (
         "inference/devices/test_devices.py::test_a_map_is_the_same_on_two_devices",
         "inference/devices/test_devices.py::test_a_short_posterior_is_the_same_on_two_devices",
@@ -202,6 +204,7 @@ LIMITS = {
     "site": 600,
     "examples": 600,
     "kill": 1800,
+    "transformers": 600,
     "processes": 900,
     "studies": 1800,
 }
