@@ -28,7 +28,14 @@ def _through(config: Configuration, layer: Layer, x: Any, dx: Any, window: int |
     return jax.vmap(tangent)(dx)
 
 
-def loss_of_law(
+def random_directions(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Unit vectors along the last axis, uniform on the sphere."""
+    vectors = jax.random.normal(key, shape)
+    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@jax.jit
+def half_variance(
     model: Transformer, x: Float[Array, "t i"], dx: Float[Array, "m t i"]
 ) -> Float[Array, "m t"]:
     """Kullback-Leibler divergence of each next-token law from itself disturbed, to second order.
@@ -37,11 +44,6 @@ def loss_of_law(
 
     Args: x, the stream after the last layer; dx, its disturbances. Unit: nats.
     """
-    return _half_variance(model, x, dx)
-
-
-@jax.jit
-def _half_variance(model: Transformer, x: Any, dx: Any) -> Any:
     z, tangent = jax.linearize(lambda x: logits_after(model, x), x)
     p = jax.nn.softmax(z)  # (t, v)
 

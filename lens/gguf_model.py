@@ -33,8 +33,6 @@ TENSORS = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
-}
-LAYER_TENSORS = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -47,7 +45,7 @@ LAYER_TENSORS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-SPELLED = {theirs: ours for ours, theirs in (TENSORS | LAYER_TENSORS).items()}
+SPELLED = {theirs: ours for ours, theirs in TENSORS.items()}
 ROWS_TOGETHER = 64
 ROTATION_DIVISORS = "rope_freqs.weight"  # of Llama 3's scaling
 
@@ -173,19 +171,19 @@ def _halves(array: np.ndarray, heads: int) -> np.ndarray:
 
 def _in_safetensors(name: str) -> str:
     """The name that safetensors files give a tensor of a GGUF file; its own if there is none."""
-    stem, _, end = name.rpartition(".")
-    number = re.match(r"blk\.(\d+)\.", stem)
-    if number is None:
-        return f"{SPELLED[stem]}.{end}" if stem in SPELLED else name
-    part = SPELLED.get(stem.removeprefix(number[0]))
-    return name if part is None else f"model.layers.{number[1]}.{part}.{end}"
+    return _translated(name, "blk.", "model.layers.", SPELLED)
 
 
 def _in_gguf(name: str) -> str:
     """The other way round."""
+    return _translated(name, "model.layers.", "blk.", TENSORS)
+
+
+def _translated(name: str, layer: str, other_layer: str, parts: Mapping[str, str]) -> str:
+    """A tensor's name in the other spelling; its own if the part is unknown."""
     stem, _, end = name.rpartition(".")
-    number = re.match(r"model\.layers\.(\d+)\.", stem)
-    if number is None:
-        return f"{TENSORS[stem]}.{end}" if stem in TENSORS else name
-    part = LAYER_TENSORS.get(stem.removeprefix(number[0]))
-    return name if part is None else f"blk.{number[1]}.{part}.{end}"
+    number = re.match(rf"{re.escape(layer)}(\d+)\.", stem)
+    part = parts.get(stem if number is None else stem.removeprefix(number[0]))
+    if part is None:
+        return name
+    return f"{part}.{end}" if number is None else f"{other_layer}{number[1]}.{part}.{end}"

@@ -12,9 +12,7 @@ def gpt2_configuration(settings: Settings) -> Configuration:
     settings.refuse_true("scale_attn_by_inverse_layer_idx", "add_cross_attention")
     if not settings.flag("scale_attn_weights", True):
         raise settings.refused("scale_attn_weights", "true, the one that is supported", False)
-    width, heads = settings.integer("n_embd"), settings.integer("n_head")
-    if width % heads:
-        raise settings.refused("n_embd", f"a multiple of n_head, {heads}", width)
+    width, heads = settings.width_and_heads("n_embd", "n_head")
     return Configuration(
         family="gpt2",
         width=width,

@@ -12,9 +12,7 @@ from probattn.lens.weights import Weights
 
 def gpt_neox_configuration(settings: Settings) -> Configuration:
     """The configuration from the fields of config.json."""
-    width, heads = settings.integer("hidden_size"), settings.integer("num_attention_heads")
-    if width % heads:
-        raise settings.refused("hidden_size", f"a multiple of num_attention_heads, {heads}", width)
+    width, heads = settings.width_and_heads("hidden_size", "num_attention_heads")
     rotation: Any = rotation_of(settings, width // heads, "rotary_emb_base", "rotary_pct", 0.25)
     return Configuration(
         family="gpt_neox",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from scipy.stats import rankdata
+
+from probattn.lens.rank_correlation import partial_spearman
 
 LEAST_TOKENS = 3  # below, a rank correlation says nothing
 
@@ -72,7 +73,6 @@ def _by_layer(margin: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Correlation of the ranks of two rows where both are numbers; equal values share a rank."""
     both = ~(np.isnan(one) | np.isnan(other))
-    first, second = rankdata(one[both]), rankdata(other[both])
-    if len(first) < LEAST_TOKENS or not first.std() or not second.std():
+    if both.sum() < LEAST_TOKENS:
         return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
+    return partial_spearman(one[both], other[both])

@@ -27,10 +27,7 @@ def llama_like_configuration(settings: Settings) -> Configuration:
         )
     head_size = settings.integer("head_dim", QWEN3_HEAD_SIZE if family == "qwen3" else None)
     if head_size is None:
-        if width % heads:
-            raise settings.refused(
-                "hidden_size", f"a multiple of num_attention_heads, {heads}", width
-            )
+        width, heads = settings.width_and_heads("hidden_size", "num_attention_heads")
         head_size = width // heads
     rotation: Any = rotation_of(settings, head_size, "rope_theta", "partial_rotary_factor", 1.0)
     if rotation["rotary"] != head_size:

@@ -17,7 +17,7 @@ import xarray as xr
 
 from probattn.errors import InputError
 from probattn.inference.devices.progress import Progress
-from probattn.lens.extreme_singular_values import extremes
+from probattn.lens.extreme_singular_values import Extremes, extremes
 from probattn.lens.forward import attention_parts, logits_after, streams
 from probattn.lens.jacobian_blocks import READINGS, attention_blocks
 from probattn.lens.optional import package
@@ -135,9 +135,9 @@ def estimated_cost(
     number = len(ids) * layers
     few = min(len(piece), BLOCKS_AT_ONCE)
     with block_threads() as pool:
-        _extremes_at(model, 0, stream[0], reading, few, pool)  # compiles
+        extremes_at(model, 0, stream[0], np.arange(few), pool, reading)  # compiles
         started = time.perf_counter()
-        _extremes_at(model, 0, stream[0], reading, few, pool)
+        extremes_at(model, 0, stream[0], np.arange(few), pool, reading)
         seconds = (time.perf_counter() - started) / few * number
     width, itemsize = model.config.width, stream.dtype.itemsize
     weights = 4 * model.config.heads * len(piece) ** 2
@@ -149,7 +149,7 @@ def _of_layer(
     model: Transformer, layer: int, x: Any, reading: str, directions: bool, pool: Any
 ) -> xr.Dataset:
     """What is known of each position in one layer."""
-    found = _extremes_at(model, layer, x, reading, len(x), pool)
+    found = extremes_at(model, layer, x, np.arange(len(x)), pool, reading)
     names = ("sigma_min", "sigma_max", "log_det", "sign")
     data: dict[str, Any] = {
         name: ("position", np.array([getattr(one, name) for one in found])) for name in names
@@ -167,17 +167,23 @@ def _of_layer(
     return xr.Dataset(data)
 
 
-def _extremes_at(
-    model: Transformer, layer: int, x: Any, reading: str, number: int, pool: Any
-) -> list:
-    """The extremes of the blocks of one layer at the first `number` positions, piece by piece.
+def extremes_at(
+    model: Transformer,
+    layer: int,
+    x: Any,
+    positions: np.ndarray,
+    pool: ThreadPoolExecutor,
+    reading: str = "stream",
+) -> list[Extremes]:
+    """The extremes of the blocks of one layer at some positions, piece by piece.
 
     While threads of the host look at one piece, the device makes the next.
     """
     pending: list = []
-    for first in range(0, number, BLOCKS_AT_ONCE):
-        # Of one shape always, so that there is one program: positions past the end are repeated.
-        at = np.minimum(np.arange(first, first + BLOCKS_AT_ONCE), number - 1)
+    for first in range(0, len(positions), BLOCKS_AT_ONCE):
+        some = positions[first : first + BLOCKS_AT_ONCE]
+        # Of one shape always, so that there is one program: the last position is repeated.
+        at = np.pad(some, (0, BLOCKS_AT_ONCE - len(some)), mode="edge")
         blocks = attention_blocks(
             model.config,
             model.layers[layer],
@@ -186,8 +192,7 @@ def _extremes_at(
             window=model.config.windows[layer],
             reading=reading,
         )
-        host = np.asarray(blocks)[: min(BLOCKS_AT_ONCE, number - first)]
-        pending.append(pool.map(extremes, host))
+        pending.append(pool.map(extremes, np.asarray(blocks)[: len(some)]))
         if len(pending) > 2:
             pending[-3] = list(pending[-3])  # waits, so that few blocks are held
     return [one for piece in pending for one in piece]

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from probattn.checks import as_key
 from probattn.errors import InputError
-from probattn.lens.disturbance import loss_of_law, through_layer
+from probattn.lens.disturbance import half_variance, random_directions, through_layer
 from probattn.lens.forward import logits_after, streams
 from probattn.lens.measurement import as_ids
 from probattn.lens.tokenization import token_texts
@@ -46,8 +46,7 @@ def growth(model: Any, text: Any, *, key: Any, position: int = 0, draws: int = 8
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InputError(f"{name}: expected {low} to {high}, got {value!r}")
     stream = streams(model, ids)
-    unit = jax.random.normal(key, (draws, model.config.width))
-    unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
+    unit = random_directions(key, (draws, model.config.width))
     start = unit * jnp.linalg.norm(stream[0][position])
     dx = jnp.zeros((draws, *stream.shape[1:])).at[:, position].set(start)  # (m, t, i)
     sizes, totals = [], []
@@ -57,7 +56,7 @@ def growth(model: Any, text: Any, *, key: Any, position: int = 0, draws: int = 8
         totals.append(float(squares.sum()))
         if depth < len(model.layers):
             dx = through_layer(model, depth, stream[depth], dx)
-    kl = np.asarray(loss_of_law(model, stream[-1], dx)).mean(0)
+    kl = np.asarray(half_variance(model, stream[-1], dx)).mean(0)
     return xr.Dataset(
         {
             "size": (("depth", "position"), np.stack(sizes)),
@@ -127,7 +126,6 @@ def continued(
         if draws is None:
             whole[last + 1] = int(logits.argmax())
         else:
-            whole[last + 1] = int(
-                jax.random.categorical(draws[step], logits / (temperature or 1.0))
-            )
+            scaled = logits if temperature is None else logits / temperature
+            whole[last + 1] = int(jax.random.categorical(draws[step], scaled))
     return whole

@@ -13,11 +13,15 @@ import xarray as xr
 
 from probattn.checks import as_key
 from probattn.errors import InputError
-from probattn.lens.disturbance import divergence, layer_of_many, loss_of_law, through_layer
-from probattn.lens.extreme_singular_values import extremes
+from probattn.lens.disturbance import (
+    divergence,
+    half_variance,
+    layer_of_many,
+    random_directions,
+    through_layer,
+)
 from probattn.lens.forward import streams
-from probattn.lens.jacobian_blocks import attention_blocks
-from probattn.lens.measurement import as_ids, block_threads, chosen_layers
+from probattn.lens.measurement import as_ids, block_threads, chosen_layers, extremes_at
 from probattn.lens.tokenization import token_texts
 from probattn.lens.transformer import Transformer
 
@@ -70,17 +74,9 @@ def fragility(
     width = model.config.width
     kl = np.zeros((len(chosen), len(at), draws + 2, 2))
     for row, layer in enumerate(chosen):
-        blocks = attention_blocks(
-            model.config,
-            model.layers[layer],
-            stream[layer],
-            jnp.asarray(at),
-            window=model.config.windows[layer],
-        )
         with block_threads() as pool:
-            found = [*pool.map(extremes, np.asarray(blocks))]
-        unit = jax.random.normal(jax.random.fold_in(key, layer), (len(at), draws, width))
-        unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
+            found = extremes_at(model, layer, stream[layer], at, pool)
+        unit = random_directions(jax.random.fold_in(key, layer), (len(at), draws, width))
         special = jnp.asarray([[one.v_min, one.v_max] for one in found])
         unit = jnp.concatenate([unit, special], axis=1)  # (n, m, i)
         length = jnp.linalg.norm(stream[layer][at], axis=-1)
@@ -128,7 +124,7 @@ def _of_noise(
         if size is None:
             for above in range(layer, len(model.layers)):
                 dx = through_layer(model, above, stream[above], dx)
-            found.append(np.asarray(loss_of_law(model, stream[-1], dx)))
+            found.append(np.asarray(half_variance(model, stream[-1], dx)))
             continue
         both = []
         for signed in (size, -size):

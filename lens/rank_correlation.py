@@ -68,13 +68,23 @@ def _of_text(found: xr.Dataset, of: str, other: str, given: Sequence[str]) -> fl
     for layer in range(found.sizes["layer"]):
         one, two, *rest = (_row(found, name, layer) for name in (of, other, *given))
         there = np.all(np.isfinite([one, two, *rest]), axis=0)
-        ranks = [rankdata(row[there]) for row in (one, two, *rest)]
-        controls = np.stack([np.ones(there.sum()), *ranks[2:]], axis=1)
-        left = [row - controls @ np.linalg.lstsq(controls, row)[0] for row in ranks[:2]]
-        lengths = [np.linalg.norm(row) for row in left]
-        if min(lengths) > 1e-9 * len(left[0]):
-            layers.append(float(left[0] @ left[1] / (lengths[0] * lengths[1])))
-    return float(np.mean(layers)) if layers else np.nan
+        layers.append(partial_spearman(*(row[there] for row in (one, two, *rest))))
+    known = np.array(layers)[~np.isnan(layers)]
+    return float(known.mean()) if known.size else np.nan
+
+
+def partial_spearman(one: np.ndarray, two: np.ndarray, *given: np.ndarray) -> float:
+    """Correlation of the ranks of two rows, each less its regression on the ranks of what is given.
+
+    NaN where nothing is left of one of the two, such as of a constant row.
+    """
+    controls = np.stack([np.ones(len(one)), *map(rankdata, given)], axis=1)
+    ranks = [rankdata(one), rankdata(two)]
+    left = [row - controls @ np.linalg.lstsq(controls, row)[0] for row in ranks]
+    lengths = [np.linalg.norm(row) for row in left]
+    if not min(lengths) > 1e-9 * len(one):
+        return float("nan")
+    return float(left[0] @ left[1] / (lengths[0] * lengths[1]))
 
 
 def _row(found: xr.Dataset, name: str, layer: int) -> Any:

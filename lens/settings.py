@@ -50,6 +50,13 @@ class Settings:
             raise self.refused(name, f"at most {MOST_LAYERS} layers", value)
         return value
 
+    def width_and_heads(self, width: str, heads: str) -> tuple[int, int]:
+        """The width and the number of heads among which it is divided evenly."""
+        whole, number = self.integer(width), self.integer(heads)
+        if whole % number:
+            raise self.refused(width, f"a multiple of {heads}, {number}", whole)
+        return whole, number
+
     def number(self, name: str, default: Any = REQUIRED) -> float:
         """A finite number > 0."""
         value = self.get(name, default)
