@@ -31,6 +31,11 @@ class LayerCorrelation:
         return self.values[~np.isnan(self.values)]
 
     @property
+    def comparable(self) -> bool:
+        """Whether there is a value in any layer."""
+        return self.known.size > 0
+
+    @property
     def quartiles(self) -> tuple[float, float, float]:
         """Lower quartile, median and upper quartile over layers; NaN if no layer has a value."""
         low, middle, high = (

@@ -45,9 +45,13 @@ def load_transformer(source: Any, tokenizer: Any = None) -> Transformer:
             f"{type(source).__name__}"
         )
     path = Path(source)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # such as a name that is too long: a text in place of a model
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if is_folder:
         return _from_folder(path, tokenizer)
-    if not path.is_file():
+    if not is_file:
         raise InputError(f"{path}: expected a folder or a .gguf file, found nothing")
     if _begins_with(path, GGUF_MAGIC):
         from probattn.lens.gguf_model import GgufModel

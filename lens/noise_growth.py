@@ -8,7 +8,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Int
 
-from probattn.checks import as_key
+from probattn.attention.attention import Attention
+from probattn.attention.noise_propagation import sensitivity
+from probattn.checks import as_float_array, as_integer, as_key
 from probattn.errors import InputError
 from probattn.lens.disturbance import half_variance, random_directions, through_layer
 from probattn.lens.forward import logits_after, streams
@@ -16,7 +18,7 @@ from probattn.lens.measurement import as_ids
 from probattn.lens.tokenization import token_texts
 
 
-def growth(model: Any, text: Any, *, key: Any, position: int = 0, draws: int = 8) -> xr.Dataset:
+def growth(model: Any, text: Any, *, key: Any, position: Any = 0, draws: Any = 8) -> xr.Dataset:
     """How noise on one token's embedding grows through the layers and reaches later positions.
 
         size_lt = sqrt(mean over draws of |dx_lt|^2 / |x_lt|^2) / (|dx_0p| / |x_0p|)
@@ -25,52 +27,67 @@ def growth(model: Any, text: Any, *, key: Any, position: int = 0, draws: int = 8
     enters layer l, the last depth the one after all layers. Above 1 the noise has grown beside what
     it disturbs.
 
+    Of an `Attention` the noise is that of the theory's process u_t = mu_t(u_t; u_<t) + e_t: it
+    enters at depth 0, at depth 1 it is what `sensitivity` makes of it, and a small margin of the
+    token amplifies it.
+
     Args:
-        model: of `load_transformer`.
-        text: a str, or token ids (t,), of no more than the context.
+        model: of `load_transformer`, or an `Attention`.
+        text: a str, or token ids (t,), of no more than the context; for an `Attention` embeddings
+            (t, i).
         key: random key of the directions.
         position: where the noise enters.
         draws: number of directions.
 
     Returns: `size` (depth, position), 0 before the position; `rate` (layer), log of the growth of
-    the noise in the whole text through a layer; `kl` (position), the divergence of next-token laws
-    to second order, in nats, for relative noise of length 1.
+    the noise in the whole text through a layer; of a transformer also `kl` (position), the
+    divergence of next-token laws to second order, in nats, for relative noise of length 1.
 
     Raises: InputError for a position that is not there, or fewer than one draw.
     """
-    ids, key = as_ids(model, text), as_key(key)
-    for name, value, low, high in (
-        ("position", position, 0, len(ids) - 1),
-        ("draws", draws, 1, 10_000),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InputError(f"{name}: expected {low} to {high}, got {value!r}")
-    stream = streams(model, ids)
-    unit = random_directions(key, (draws, model.config.width))
-    start = unit * jnp.linalg.norm(stream[0][position])
-    dx = jnp.zeros((draws, *stream.shape[1:])).at[:, position].set(start)  # (m, t, i)
+    ids = None
+    if isinstance(model, Attention):
+        u = as_float_array("text", text)
+        if u.ndim != 2 or u.shape[1] != model.dim or not len(u):
+            raise InputError(
+                f"text: expected embeddings (t, {model.dim}) of an Attention, got shape {u.shape}"
+            )
+        stream = jnp.stack([u, u])
+    else:
+        ids = as_ids(model, text)
+        stream = streams(model, ids)  # (depth, t, i)
+    length, width = stream.shape[1:]
+    draws, position = as_integer("draws", draws), as_integer("position", position, 0)
+    if position >= length:
+        raise InputError(f"position: expected 0 to {length - 1}, got {position}")
+    start = random_directions(as_key(key), (draws, width)) * jnp.linalg.norm(stream[0][position])
     sizes, totals = [], []
-    for depth in range(len(model.layers) + 1):
+    dx = jnp.zeros((draws, length, width)).at[:, position].set(start)
+    for depth, x in enumerate(stream):
+        if depth and ids is None:
+            dx = jnp.einsum("tij,mj->mti", sensitivity(model, x)[:, :, position], start)
+        elif depth:
+            dx = through_layer(model, depth - 1, stream[depth - 1], dx)
         squares = (dx**2).sum(-1).mean(0)  # (t,)
-        sizes.append(np.sqrt(squares) / np.linalg.norm(stream[depth], axis=-1))
+        sizes.append(np.sqrt(squares) / np.linalg.norm(x, axis=-1))
         totals.append(float(squares.sum()))
-        if depth < len(model.layers):
-            dx = through_layer(model, depth, stream[depth], dx)
-    kl = np.asarray(half_variance(model, stream[-1], dx)).mean(0)
-    return xr.Dataset(
+    found = xr.Dataset(
         {
             "size": (("depth", "position"), np.stack(sizes)),
             "rate": ("layer", 0.5 * np.diff(np.log(totals))),
-            "kl": ("position", kl),
         },
         coords={
-            "depth": np.arange(len(model.layers) + 1),
-            "layer": np.arange(len(model.layers)),
-            "position": np.arange(len(ids)),
-            "token": ("position", np.asarray(token_texts(model, ids), object)),
+            "depth": np.arange(len(stream)),
+            "layer": np.arange(len(stream) - 1),
+            "position": np.arange(length),
         },
         attrs={"disturbed": position, "draws": draws},
     )
+    if ids is None:
+        return found
+    return found.assign(
+        kl=("position", np.asarray(half_variance(model, stream[-1], dx)).mean(0))
+    ).assign_coords(token=("position", np.asarray(token_texts(model, ids), object)))
 
 
 def with_growth(found: xr.Dataset, grown: xr.Dataset) -> xr.Dataset:
@@ -87,7 +104,7 @@ def with_growth(found: xr.Dataset, grown: xr.Dataset) -> xr.Dataset:
 def continued(
     model: Any,
     text: Any,
-    number: int,
+    number: Any,
     *,
     key: Any = None,
     temperature: float | None = None,
@@ -104,9 +121,7 @@ def continued(
     Raises: InputError if text and continuation are longer than the context, for a number or
     temperature that is not positive, or a temperature without a key.
     """
-    ids = as_ids(model, text)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InputError(f"number: expected 1 or more tokens, got {number!r}")
+    ids, number = as_ids(model, text), as_integer("number", number)
     if temperature is not None and not temperature > 0:
         raise InputError(f"temperature: expected a positive number, got {temperature!r}")
     if temperature is not None and key is None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from probattn.checks import as_key
+from probattn.checks import as_integer, as_key
 from probattn.errors import InputError
 from probattn.lens.disturbance import (
     divergence,
@@ -66,8 +66,7 @@ def fragility(
     ids, key = as_ids(model, text), as_key(key)
     chosen = chosen_layers(model, layers)
     at = _positions(len(ids), positions)
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
-        raise InputError(f"draws: expected 2 or more, got {draws!r}")
+    draws = as_integer("draws", draws, 2)
     if size is not None and not size > 0:
         raise InputError(f"size: expected a positive number, got {size!r}")
     stream = streams(model, ids)

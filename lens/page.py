@@ -12,7 +12,7 @@ from probattn.inference.devices.environment import versions
 from probattn.inference.report.html import data_uri, render
 from probattn.inference.report.style import DARK, STYLE
 from probattn.lens.figures import draw_all
-from probattn.lens.layer_correlation import layer_correlations
+from probattn.lens.layer_correlation import LEAST_TOKENS, layer_correlations
 from probattn.lens.summaries import (
     SUPPORT_SHOWN,
     TokenSummary,
@@ -29,8 +29,10 @@ SHADES = ("m4", "m3", "m2", "m1", "m0")  # of fifths of the rank, the smallest m
 
 
 def save_page(found: Any, path: Any, title: str = TITLE) -> None:
-    """Write `page_of` to `path`; the file is never partial. The folder has to be there."""
-    write_text(Path(path), page_of(found, title))
+    """Write `page_of` to `path`, whose folder is made; the file is never partial."""
+    page, path = page_of(found, title), Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
 
 
 def page_of(found: Any, title: str = TITLE) -> str:
@@ -64,6 +66,7 @@ def page_of(found: Any, title: str = TITLE) -> str:
         support_layers=0 if support is None else support.sizes["layer"],
         support_shown=min(SUPPORT_SHOWN, found.sizes["position"]),
         others=layer_correlations(found),
+        least_tokens=LEAST_TOKENS,
         figures=_figures(found),
         generated="generated_from" in found.attrs,
         grown="noise_size" in found,

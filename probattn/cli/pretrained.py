@@ -90,10 +90,7 @@ def lens(
     given = _text(text, text_file, tokens)
     for path in named.values():
         _check(path)
-    try:
-        loaded = load_transformer(model)
-    except OSError as error:  # such as a name that is too long: a text in place of a model
-        raise InputError(f"{model}: cannot be read ({error.strerror})") from error
+    loaded = load_transformer(model)
     if generate is None:
         found = measure(loaded, given, reading, layers=chosen, window=window, progress=True)
     else:
@@ -172,10 +169,12 @@ def _layers(written: str) -> list[int]:
 
     chosen: list[int] = []
     for part in written.split(","):
-        bounds = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
+        bounds = re.fullmatch(r"\s*([0-9]{1,20})(?:\s*-\s*([0-9]{1,20}))?\s*", part)
         first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (1, 0)
-        if not first <= last < MOST_LAYERS:
+        if not first <= last:
             raise InputError(f"--layers: expected numbers such as 0,5,10-12, got {written!r}")
+        if last >= MOST_LAYERS:
+            raise InputError(f"--layers: expected numbers below {MOST_LAYERS}, got {written!r}")
         chosen += range(first, last + 1)
     return chosen
 
@@ -225,7 +224,11 @@ def _print(found: Any) -> None:
     for name in ("det < 0", "sigma_max"):
         table.add_column(name, justify="right")
     for one in by_layer(found):
-        token = "" if one.position is None else f"{one.position} {visible(one.token.strip())}"
+        token = (
+            ""
+            if one.position is None
+            else f"{one.position} {visible(one.token.strip() or '␣' * len(one.token))}"
+        )
         table.add_row(
             str(one.layer),
             *(f"{value:.3g}" for value in (*one.sigma_min[1::-1], one.smallest)),

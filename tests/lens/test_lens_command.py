@@ -114,7 +114,7 @@ def refused(capsys, folder, *arguments):
         ([TEXT, "--layers", "0,2"], "layers: expected numbers from 0 to 1, each once, got [0, 2]"),
         ([TEXT, "--layers", "1,1"], "layers: expected numbers"),
         ([TEXT, "--layers", "3-1"], "--layers: expected numbers such as 0,5,10-12, got '3-1'"),
-        ([TEXT, "--layers", "0-999999999"], "--layers: expected numbers such as"),
+        ([TEXT, "--layers", "0-999999999"], "--layers: expected numbers below"),
         ([TEXT, "--layers", "all"], "--layers: expected numbers such as 0,5,10-12, got 'all'"),
         ([TEXT, "--window", "1"], "window: expected 2 to 64 tokens, got 1"),
         ([TEXT, "--window", "65"], "window: expected 2 to 64 tokens, got 65"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from references import REFERENCE, expected
 
-from probattn import InputError
+from probattn import Attention, AttentionTransform, InputError, stability_margin
 from probattn.lens import continued, growth, load_transformer, logits, streams
 from probattn.lens.forward import layer_output
 
@@ -71,8 +71,12 @@ def test_drawn_continuations_follow_the_law(model):
     ("call", "message"),
     [
         (lambda model: growth(model, IDS, key=KEY, position=7), "position: expected 0 to 6"),
-        (lambda model: growth(model, IDS, key=KEY, draws=0), "draws: expected 1 to"),
-        (lambda model: continued(model, IDS, 0), "number: expected 1 or more"),
+        (
+            lambda model: growth(Attention.from_interaction([[[1.0]]]), IDS, key=KEY),
+            r"text: expected embeddings \(t, 1\) of an Attention",
+        ),
+        (lambda model: growth(model, IDS, key=KEY, draws=0), "draws: expected a whole number"),
+        (lambda model: continued(model, IDS, 0), "number: expected a whole number"),
         (lambda model: continued(model, IDS, 1, temperature=0.5), "key: expected a random key"),
         (lambda model: continued(model, IDS, 1000), "number: expected at most"),
         (lambda model: continued(model, IDS, 1, key=KEY, temperature=0.0), "temperature: expected"),
@@ -81,3 +85,43 @@ def test_drawn_continuations_follow_the_law(model):
 def test_bad_input_is_one_line(model, call, message):
     with pytest.raises(InputError, match=message):
         call(model)
+
+
+def test_of_an_attention_it_is_the_exact_process():
+    """Against finite differences of the solved process, and the margin at the token itself."""
+    attention = Attention.from_interaction([[[0.9, 0.3], [-0.2, 0.5]]], contraction=0.8)
+    transform = AttentionTransform(attention)
+    noise = jax.random.normal(jax.random.key(4), (6, 2))
+    u = transform(noise)
+    found = growth(attention, u, key=KEY, position=2, draws=4)
+    unit = jax.random.normal(KEY, (4, 2))
+    unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
+    step = float(jnp.finfo(u.dtype).eps) ** (1 / 3)  # errors of rounding and of curvature meet
+    dx = jnp.stack(
+        [
+            (
+                transform(noise.at[2].add(step * one * jnp.linalg.norm(u[2])))
+                - transform(noise.at[2].add(-step * one * jnp.linalg.norm(u[2])))
+            )
+            / (2 * step)
+            for one in unit
+        ]
+    )
+    wanted = jnp.sqrt((dx**2).sum(-1).mean(0)) / jnp.linalg.norm(u, axis=-1)
+    np.testing.assert_allclose(found["size"].sel(depth=1), wanted, rtol=20 * step, atol=20 * step)
+    np.testing.assert_allclose(
+        found["size"].sel(depth=0), [0, 0, 1, 0, 0, 0], atol=float(jnp.finfo(u.dtype).eps) * 4
+    )
+    assert found.rate.shape == (1,)
+
+
+def test_a_small_margin_amplifies_what_growth_finds():
+    """In dim 1 the size at the token itself is one over its margin."""
+    attention = Attention.from_interaction([[[0.9]]])
+    u = jnp.array([[-1.0], [1.0], [0.1]])
+    margin = stability_margin(attention, u)[2]
+    found = growth(attention, u, key=KEY, position=2, draws=1)
+    assert float(found["size"].sel(depth=1, position=2)) == pytest.approx(
+        1 / float(margin), rel=1e-5
+    )
+    assert float(margin) < 0.2

@@ -76,7 +76,7 @@ def test_the_last_position_has_nothing_later():
     [
         ({"positions": [8]}, "positions: expected 0 to 7"),
         ({"positions": []}, "positions: expected integers"),
-        ({"draws": 1}, "draws: expected 2 or more"),
+        ({"draws": 1}, "draws: expected a whole number of at least 2"),
         ({"size": 0.0}, "size: expected a positive number"),
         ({"layers": [9]}, "layers: expected"),
         ({"key": 0}, "key: expected a random key"),

@@ -29,7 +29,8 @@ def test_every_token_is_there_and_obeyed_by_nobody(page):
     spans = re.findall(r'<span class="token m\d" title="[^"]*">(.*?)</span>', page)
     assert [html.unescape(span) for span in spans] == STRANGE
     cells = re.findall(r'<td class="token-text"><code><bdi>(.*?)</bdi></code></td><td', page)
-    assert [html.unescape(cell) for cell in cells] == STRANGE
+    seen = [token if token.strip() else "␣" for token in STRANGE]
+    assert [html.unescape(cell) for cell in cells] == seen
     assert "<b>" not in page
     assert "<h1>A &lt;i&gt;title&lt;/i&gt;</h1>" in page
     assert "</span><br>" in page  # a new line begins where the text has one
@@ -155,3 +156,11 @@ def test_many_tokens_have_no_names_in_the_heat_map_and_marks_are_one_picture(fou
     many = found.isel(position=np.arange(1600) % 12).assign_coords(position=np.arange(1600))
     many["sign"][:] = -1.0
     assert len(page_of(many)) < 5_000_000
+
+
+def test_one_token_has_no_correlations_and_a_space_is_seen(found, tmp_path):
+    page = page_of(with_tokens(found.isel(position=slice(0, 1)), [" "]))
+    assert "Too few tokens to rank: a correlation needs 3 or more." in page
+    assert "<code><bdi>␣</bdi></code>" in page
+    save_page(found, tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").is_file()
