@@ -1,8 +1,8 @@
 """Simulation-based calibration with the log-determinant and without: `make calibration`.
 
 Not a timing: it shows that simulator, density and sampler fit together, for LatentAttention in
-every parametrisation and EmissionModel in both coordinates, and that the test sees it when the
-log-determinant is left out."""
+every parametrisation, EmissionModel in both coordinates and LanguageModel with the normalised
+barrier, and that the test sees it when the log-determinant is left out of the first two."""
 
 import time
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from probattn import residuals
 from probattn.inference import plot_ranks, simulation_based_calibration
-from probattn.models import EmissionModel, LatentAttention
+from probattn.models import EmissionModel, LanguageModel, LatentAttention
 from probattn.models.emission_distributions import StoppedEmbeddings, StoppedTokens
 from probattn.sequence.tokens import counted
 
@@ -74,6 +74,9 @@ def cases() -> dict[str, tuple[Any, Any]]:
     found["emission-embedding"] = EmissionModel(**fields), None
     found["emission-noise"] = EmissionModel(**fields, coordinates="noise"), None
     found["emission-without-log-det"] = EmissionModel(**fields), EmissionWithoutLogDet(**fields)
+    for weight in (0.05, 0.5, 1.0):
+        fields = dict(vocab_size=3, length=4, dim=1, barrier="normalised", contraction=0.9)
+        found[f"normalised-{weight}"] = LanguageModel(**fields, barrier_weight=weight), None
     return found
 
 
@@ -81,12 +84,15 @@ def main(
     simulations: Annotated[int, typer.Option(help="simulated data sets for each model")] = 1000,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="folder of the figures")] = Path("build/calibration"),
+    only: Annotated[str, typer.Option(help="what the names of cases contain")] = "",
 ) -> None:
     """Rank ECDFs of every case, with bands that hold all quantities together with probability
     0.95."""
     console = Console(width=120)
     out.mkdir(parents=True, exist_ok=True)
     for name, (model, posterior_model) in cases().items():
+        if only not in name:
+            continue
         started = time.perf_counter()
         calibration = simulation_based_calibration(
             model,

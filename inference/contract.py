@@ -136,6 +136,15 @@ class TokenModel(Model, Protocol):
 
 
 @runtime_checkable
+class LabelledModel(TokenModel, Protocol):
+    """A token model that says which of its parameters have a row for each token."""
+
+    @property
+    def token_sites(self) -> tuple[str, ...]:
+        """Names of the parameters whose first axis is the vocabulary."""
+
+
+@runtime_checkable
 class AttentionModel(Model, Protocol):
     """A model with one attention map."""
 

@@ -107,6 +107,7 @@ class EmissionModel:
     num_particles: int = NUM_PARTICLES
 
     observed: ClassVar[str] = "tokens"
+    token_sites: ClassVar[tuple[str, ...]] = ("readout", "bias")
     path_has_start: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -129,6 +129,7 @@ class LanguageModel:
     window: int | None = None
 
     observed: ClassVar[str] = "tokens"
+    token_sites: ClassVar[tuple[str, ...]] = ("embedding", "readout", "bias")
     path_has_start: ClassVar[bool] = (
         True  # position 0 of the path is the start, position s the s-th token
     )

@@ -98,6 +98,7 @@ class TransformerLM:
     spectral: float | None = None
 
     observed: ClassVar[str] = "tokens"
+    token_sites: ClassVar[tuple[str, ...]] = ("embedding", "readout", "bias")
     path_has_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

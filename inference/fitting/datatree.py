@@ -1,33 +1,48 @@
 """Fits as ArviZ DataTrees."""
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer import Predictive
+from numpyro.infer.util import compute_log_probs
 
+from probattn.checks import as_key
 from probattn.errors import InputError
-from probattn.inference.contract import Model, require
+from probattn.inference.contract import FactoredModel, LabelledModel, Model, TokenModel, require
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
-from probattn.inference.fitting.fit import Fit
+from probattn.inference.fitting.fit import Fit, over_draws
 
 OF_A_SAMPLE = ("posterior", "sample_stats")  # groups that only chains have
+TOKEN = "token"  # the dimension that is the vocabulary
 
 
-def to_datatree(fit: Fit) -> xr.DataTree:
+def to_datatree(
+    fit: Fit,
+    *,
+    key: Any = None,
+    symbols: Any = None,
+    statistic: Callable[[np.ndarray], Any] | None = None,
+) -> xr.DataTree:
     """The fit as an ArviZ DataTree, which can be written as NetCDF or zarr.
 
     Chains give the groups posterior, sample_stats (energy, n_steps, tree_depth, acceptance_rate,
-    step_size, diverging, lp: the log density of the unconstrained coordinates), log_likelihood (per
-    training sequence) and observed_data. A MAP has the group `map` in place of the first two, as
-    one chain of one draw, and Laplace's approximation and an ensemble have the group
-    `approximation`, since they are no sample to diagnose: `az.summary(tree, group="map",
-    kind="stats")` and `az.plot_forest(tree, group="approximation")` work, while what asks for
-    `posterior` or `sample_stats`, such as `az.loo`, gets an InputError. (`az.rhat` and `az.ess` do
-    not ask; ArviZ warns that the group is missing and fails.) Latent variables are in the same
-    group as the parameters.
+    step_size, diverging, lp: the log density of the unconstrained coordinates), log_prior (of each
+    parameter), log_likelihood (per training sequence), log_path (likewise, of a `FactoredModel`
+    with a factor: the weighted terms beside the likelihood) and observed_data. A MAP has the group
+    `map` in place of the first two, as one chain of one draw, and Laplace's approximation and an
+    ensemble have the group `approximation`, since they are no sample to diagnose:
+    `az.summary(tree, group="map", kind="stats")` and `az.plot_forest(tree, group="approximation")`
+    work, while what asks for `posterior` or `sample_stats`, such as `az.loo`, gets an InputError.
+    (`az.rhat` and `az.ess` do not ask; ArviZ warns that the group is missing and fails.) Latent
+    variables are in the same group as the parameters.
 
     `az.loo` of a posterior weighs draws by the likelihood alone. It is `leave_one_out` for a model
     whose joint density has no other terms of a sequence (a `FactoredModel` has), and from 25 draws.
@@ -36,23 +51,109 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     filter for each draw; `thinned(100).draw_log_prob(data)` runs it for about 100 draws.
     Attributes of the group of parameters name the density of the fit and how it started.
 
-    Raises: InputError for a model without `log_likelihood`."""
-    site = require("to_datatree", fit.model, Model).observed
+    `az.psense` works on the tree: how much the posterior moves with the power of the prior or of
+    the likelihood. For the power of the path give it log_path in the place of log_prior:
+    `az.psense(tree.assign(log_prior=tree["log_path"]))`.
+
+    Args:
+        key: random key. With it the tree also has the groups posterior_predictive (a data set of
+            the size of the observed one for each draw, from the model's law of data), prior and
+            prior_predictive (as many draws). `thinned(200).to_datatree(key=...)` is quick.
+        symbols: what each token stands for, as labels of the axes that are the vocabulary.
+        statistic: a number of each sequence, (..., t) -> (...), such as its length: what observed
+            and predictive data hold in place of the sequences. ArviZ's checks of single
+            observations (`plot_ppc_pit`, `plot_ppc_rootogram`, `plot_loo_pit`) need one.
+
+    Raises: InputError for a model without `log_likelihood`, what is no key, another number of
+    symbols than tokens, or a statistic of another shape."""
+    model = require("to_datatree", fit.model, Model)
+    site = model.observed
+    coords = _labels(model, symbols)
     values = {**fit.draws, **fit.latents}
     dims: dict[Any, Any] = {
         name: [f"{name}_{axis}" for axis in range(value.ndim - 2)] for name, value in values.items()
     }
-    dims[site] = ["sequence"]
-    axes: dict[Any, Any] = {site: ["sequence", "time", "axis"][: fit.data.ndim]}
-    groups = {"observed_data": dict_to_dataset({site: fit.data}, sample_dims=[], dims=axes)}
+    for name in model.token_sites if isinstance(model, LabelledModel) else ():
+        dims[name][0] = TOKEN
+    of = partial(_statistic, statistic, fit.data.ndim - 1)
+    observed = of(fit.data)
+    axes: dict[Any, Any] = {site: ["sequence", "time", "axis"][: observed.ndim]}
+    groups = {"observed_data": dict_to_dataset({site: observed}, sample_dims=[], dims=axes)}
     attributes = _attributes(fit)
     group = "posterior" if fit.sampled else "map" if fit.method == "map" else "approximation"
-    groups[group] = dict_to_dataset(values, dims=dims, attrs=attributes)
+    groups[group] = dict_to_dataset(values, dims=dims, coords=coords, attrs=attributes)
     if fit.sampled:
         groups["sample_stats"] = dict_to_dataset(_sample_stats(fit))
+    groups["log_prior"] = dict_to_dataset(_of_draws(fit, _log_prior))
+    of_sequence = {name: ["sequence"] for name in (site, "path")}
     if not fit.estimated:
-        groups["log_likelihood"] = dict_to_dataset({site: fit.draw_log_prob(fit.data)}, dims=dims)
+        each = {site: fit.draw_log_prob(fit.data)}
+        groups["log_likelihood"] = dict_to_dataset(each, dims=of_sequence)
+    if isinstance(model, FactoredModel) and model.has_factor:
+        each = {"path": _of_draws(fit, type(model).log_factors)}
+        groups["log_path"] = dict_to_dataset(each, dims=of_sequence)
+    if key is not None:
+        for_prior, for_posterior = jax.random.split(as_key(key))
+        drawn = {site: of(_of_draws(fit, _new_data, for_posterior))}
+        groups["posterior_predictive"] = dict_to_dataset(drawn, dims=axes)
+        prior = _of_prior(fit, for_prior)
+        new = {site: of(prior.pop(site))}
+        groups["prior"] = dict_to_dataset(prior, dims=dims, coords=coords)
+        groups["prior_predictive"] = dict_to_dataset(new, dims=axes)
     return (xr.DataTree if fit.sampled else NotSampled).from_dict(groups)
+
+
+def _labels(model: Any, symbols: Any) -> dict[str, list[str]]:
+    """The coordinate of axes that are the vocabulary; none without symbols."""
+    if symbols is None:
+        return {}
+    number = require("symbols", model, TokenModel).vocab_size
+    if isinstance(symbols, str) or not isinstance(symbols, Sequence) or len(symbols) != number:
+        raise InputError(f"symbols: expected {number}, one for each token, got {symbols!r}")
+    return {TOKEN: [str(symbol) for symbol in symbols]}
+
+
+def _statistic(statistic: Any, axes: int, data: np.ndarray) -> np.ndarray:
+    """The statistic of sequences with this number of axes; the data themselves without one."""
+    if statistic is None:
+        return data
+    found, expected = np.asarray(statistic(data)), data.shape[: data.ndim - axes]
+    if found.shape != expected:
+        raise InputError(
+            f"statistic: expected one number of each sequence, shape {expected} of data of shape "
+            f"{data.shape}, got {found.shape}; reduce the last axis"
+        )
+    return found
+
+
+def _of_draws(fit: Fit, function: Any, key: Any = None) -> Any:
+    """A function of model, parameters and data at each draw, as (chain, draw, ...)."""
+    found = over_draws(function, fit.model, fit.flat_draws(), fit.data, key=key)
+    return jax.tree.map(lambda value: value.reshape(*fit.shape, *value.shape[1:]), found)
+
+
+def _log_prior(model: Any, params: dict[str, Any], data: Any) -> dict[str, Any]:
+    """Log density of each parameter under its prior, by name."""
+    # The data decide nothing here but the sizes of latent variables, whose values do not matter.
+    one = seed(model, jax.random.key(0))
+    of_site = compute_log_probs(one, (data,), {}, params, sum_log_prob=True)[0]
+    return {name: of_site[name] for name in params}
+
+
+def _new_data(model: Any, params: dict[str, Any], key: Any, data: Any) -> Any:
+    """As many sequences as there are data, from the law of data at these parameters."""
+    given = substitute(seed(model, key), data=params)
+    return trace(given).get_trace(num_sequences=len(data))[model.observed]["value"]
+
+
+def _of_prior(fit: Fit, key: Any) -> dict[str, np.ndarray]:
+    """Parameters and data from the prior, by name, (1, draw, ...)."""
+    names = [*fit.draws, fit.model.observed]
+    number = fit.shape[0] * fit.shape[1]
+    drawn = Predictive(fit.model, num_samples=number, return_sites=names)(
+        key, num_sequences=len(fit.data)
+    )
+    return {name: np.asarray(drawn[name])[None] for name in names}
 
 
 def _sample_stats(fit: Fit) -> dict[str, np.ndarray]:

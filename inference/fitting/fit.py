@@ -202,11 +202,11 @@ class Fit:
         """The identity of the density that was fitted: model, fields and training data."""
         return density_of(self.model, self.data)
 
-    def to_datatree(self) -> "xarray.DataTree":
+    def to_datatree(self, **how: Any) -> "xarray.DataTree":
         """The fit as an ArviZ DataTree, see `probattn.inference.fitting.datatree.to_datatree`."""
         from probattn.inference.fitting.datatree import to_datatree
 
-        return to_datatree(self)
+        return to_datatree(self, **how)
 
 
 class OnDemand(Mapping[str, np.ndarray]):

@@ -26,7 +26,14 @@ def test_files_give_back_what_was_written(fits, tmp_path, kind):
     else:
         tree.to_zarr(path, consolidated=False)
         again = az.from_zarr(path, consolidated=False)
-    assert set(again.children) == {"posterior", "sample_stats", "log_likelihood", "observed_data"}
+    assert set(again.children) == {
+        "posterior",
+        "sample_stats",
+        "log_prior",
+        "log_likelihood",
+        "log_path",
+        "observed_data",
+    }
     for group in again.children:
         xr.testing.assert_equal(again[group].to_dataset().load(), tree[group].to_dataset())
     assert again["posterior"].attrs["density"] == tree["posterior"].attrs["density"]
@@ -60,7 +67,8 @@ def test_an_approximation_has_no_posterior_group(fits, corpus):
         fits["map"].model, corpus.train, key=jax.random.key(0), num_samples=8, progress=False
     )
     tree = fit.to_datatree()
-    assert set(tree.children) == {"approximation", "log_likelihood", "observed_data"}
+    terms = {"log_prior", "log_likelihood", "log_path"}
+    assert set(tree.children) == terms | {"approximation", "observed_data"}
     assert tree["approximation"]["bias"].shape == (1, 8, 4)
 
 
