@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
@@ -85,7 +86,7 @@ def to_datatree(
     if fit.sampled:
         groups["sample_stats"] = dict_to_dataset(_sample_stats(fit))
     groups["log_prior"] = dict_to_dataset(_of_draws(fit, _log_prior))
-    of_sequence = {name: ["sequence"] for name in (site, "path")}
+    of_sequence: dict[Any, Any] = {name: ["sequence"] for name in (site, "path")}
     if not fit.estimated:
         each = {site: fit.draw_log_prob(fit.data)}
         groups["log_likelihood"] = dict_to_dataset(each, dims=of_sequence)
@@ -103,7 +104,7 @@ def to_datatree(
     return (xr.DataTree if fit.sampled else NotSampled).from_dict(groups)
 
 
-def _labels(model: Any, symbols: Any) -> dict[str, list[str]]:
+def _labels(model: Any, symbols: Any) -> dict[Any, Any]:
     """The coordinate of axes that are the vocabulary; none without symbols."""
     if symbols is None:
         return {}
@@ -128,7 +129,9 @@ def _statistic(statistic: Any, axes: int, data: np.ndarray) -> np.ndarray:
 
 def _of_draws(fit: Fit, function: Any, key: Any = None) -> Any:
     """A function of model, parameters and data at each draw, as (chain, draw, ...)."""
-    found = over_draws(function, fit.model, fit.flat_draws(), fit.data, key=key)
+    # A model may index its data by what is traced, which numpy's arrays do not take.
+    data = jnp.asarray(fit.data)
+    found = over_draws(function, fit.model, fit.flat_draws(), data, key=key)
     return jax.tree.map(lambda value: value.reshape(*fit.shape, *value.shape[1:]), found)
 
 
@@ -148,7 +151,7 @@ def _new_data(model: Any, params: dict[str, Any], key: Any, data: Any) -> Any:
 
 def _of_prior(fit: Fit, key: Any) -> dict[str, np.ndarray]:
     """Parameters and data from the prior, by name, (1, draw, ...)."""
-    names = [*fit.draws, fit.model.observed]
+    names = [*fit.draws, require("to_datatree", fit.model, Model).observed]
     number = fit.shape[0] * fit.shape[1]
     drawn = Predictive(fit.model, num_samples=number, return_sites=names)(
         key, num_sequences=len(fit.data)
