@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix
+import xarray as xr
+from arviz_base import dict_to_dataset
 from arviz_stats.ecdf_utils import compute_ecdf, ecdf_pit
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
@@ -52,11 +54,8 @@ class Calibration:
 
     def ecdf(self, name: str) -> "RankECDF":
         """Empirical distribution function of one quantity's ranks, with simultaneous bands."""
-        # A rank is one of num_samples + 1 values. A uniform rank, plus a uniform number, divided
-        # by num_samples + 1, is uniform on (0, 1).
-        spread = np.random.default_rng(0).uniform(size=len(self.ranks[name]))
         level = 1 - (1 - self.probability) / len(self.ranks)
-        uniform = (self.ranks[name] + spread) / (self.num_samples + 1)
+        uniform = self._spread(name)
         points, lower, upper = _bands(len(uniform), level)
         return RankECDF(points, compute_ecdf(uniform, points), lower, upper)
 
@@ -66,6 +65,18 @@ class Calibration:
         If there are any, the sampler does not draw from the model's posterior.
         """
         return [name for name in self.ranks if not self.ecdf(name).inside]
+
+    def to_datatree(self) -> xr.DataTree:
+        """The ranks as numbers in (0, 1), for ArviZ's `plot_ecdf_pit`; group `prior_sbc`."""
+        return xr.DataTree.from_dict(
+            {"prior_sbc": dict_to_dataset({name: self._spread(name)[None] for name in self.ranks})}
+        )
+
+    def _spread(self, name: str) -> np.ndarray:
+        # A rank is one of num_samples + 1 values. A uniform rank, plus a uniform number, divided
+        # by num_samples + 1, is uniform on (0, 1).
+        spread = np.random.default_rng(0).uniform(size=len(self.ranks[name]))
+        return (self.ranks[name] + spread) / (self.num_samples + 1)
 
 
 class RankECDF(NamedTuple):

@@ -1,6 +1,8 @@
 """Simulation-based calibration: it passes with the log-determinant and fails without."""
 
+import arviz as az
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -153,3 +155,12 @@ def test_every_parametrisation_is_calibrated_over_a_thousand_simulations(paramet
 def test_bad_input_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         calibrate(**settings)
+
+
+def test_arviz_draws_the_ranks():
+    ranks = {"one": np.random.default_rng(0).permutation(100), "other": np.zeros(100, int)}
+    tree = Calibration(ranks, 99, 0.0).to_datatree()
+    found = tree["prior_sbc"]["one"].values[0]
+    np.testing.assert_array_equal(np.floor(100 * found), ranks["one"])
+    az.plot_ecdf_pit(tree, backend="matplotlib")
+    plt.close("all")
