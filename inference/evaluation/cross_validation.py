@@ -1,18 +1,27 @@
 """Leave-one-out: the probability of each training sequence given all others, without refits."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
 from probattn.inference.contract import FactoredModel, is_generalised
+from probattn.inference.evaluation.convergence import diagnose
+from probattn.inference.evaluation.left_out_posteriors import left_out_mixture
 from probattn.inference.fitting.fit import Fit, over_draws
+from probattn.inference.fitting.posterior import sample_posterior
 from probattn.inference.fitting.verdict import Verdict
 
 LEAST_FOR_LOO = 25  # draws: the tail that PSIS fits, a fifth of them, needs at least five
 
+MORE = (
+    "Leave these out by a second posterior, leave_one_out(fit, key=...); or sample more; or use "
+    "held-out sequences."
+)
 GENERALISED = (
     "Generalised posterior: a sequence is left out together with its factor, and its term here is "
     "that of the law of tokens alone, which is not the law that was fitted."
@@ -30,7 +39,9 @@ class LeaveOneOut:
             probability of the sequences under the whole posterior.
         per_sequence: `log p(x_i | x_-i)` of each sequence, (num_sequences,).
         khat: Pareto shape estimate of each sequence, (num_sequences,).
-        verdict: whether every k-hat is within its limit.
+        verdict: whether every k-hat is within its limit, and the second posterior has converged
+            where there is one.
+        resampled: whether a sequence's term is that of the second posterior, (num_sequences,).
     """
 
     log_prob: float
@@ -39,9 +50,10 @@ class LeaveOneOut:
     per_sequence: np.ndarray
     khat: np.ndarray
     verdict: Verdict
+    resampled: np.ndarray
 
 
-def leave_one_out(fit: Fit) -> LeaveOneOut:
+def leave_one_out(fit: Fit, *, key: Any = None, **settings: Any) -> LeaveOneOut:
     """PSIS-LOO: log probability of each training sequence given all others, without refitting.
 
         log p(x_i | x_-i) = log sum_s w_is p(x_i | theta_s)
@@ -52,9 +64,21 @@ def leave_one_out(fit: Fit) -> LeaveOneOut:
     all of its terms are left out. The verdict counts the sequences whose k-hat is above its limit:
     leaving one of these out changes the posterior too much for the estimate to be reliable.
 
-    Raises: InputError for a fit whose draws are not those of Markov chains, fewer than 25 draws, or
-    an estimated likelihood. Source: Vehtari, Gelman, Gabry, arXiv:1507.04544.
+    With a `key` these are left out by a second posterior, the mixture of all left-out posteriors,
+    in which their weights are bounded: it costs as much as another `sample_posterior`, or two,
+    however many they are.
+
+    Args: fit, a posterior; key, random key of the second one; settings, of its `sample_posterior`.
+
+    Raises: InputError for a fit whose draws are not those of Markov chains, fewer than 25 draws, an
+    estimated likelihood, or settings without a key. FitError if the second posterior fails.
+    Source: Vehtari, Gelman, Gabry, arXiv:1507.04544; Silva and Zanella, arXiv:2209.09190.
     """
+    if settings and key is None:
+        raise InputError(
+            f"leave_one_out: expected a key together with {', '.join(settings)}, which are of the "
+            "second posterior"
+        )
     if not fit.sampled:
         raise InputError(
             f"leave_one_out: expected draws of Markov chains, got a fit by {fit.method}"
@@ -74,6 +98,18 @@ def leave_one_out(fit: Fit) -> LeaveOneOut:
         [_left_out(log_prob[..., i], terms[..., i]) for i in range(log_prob.shape[-1])]
     )
     whole = np.logaddexp.reduce(log_prob, axis=(0, 1)) - math.log(chains * draws)
+    resampled = ~(khat <= _limit(chains * draws))  # a NaN, of too short a tail, is no good either
+    second = None
+    if key is not None and resampled.any():
+        second = sample_posterior(left_out_mixture(fit.model), fit.data, key=key, **settings)
+        second = dataclasses.replace(second, model=fit.model)
+        log_prob = second.draw_log_prob(fit.data).astype(float)
+        terms = log_prob + _log_factors(second)
+        every = np.logaddexp.reduce(-terms, axis=-1)  # log sum_j 1 / g_j
+        for i in np.flatnonzero(resampled):
+            per_sequence[i], khat[i] = _left_out(log_prob[..., i], terms[..., i] + every)
+    else:
+        resampled = np.zeros(len(khat), bool)
     error = math.sqrt(len(khat)) * per_sequence.std(ddof=1) if len(khat) > 1 else math.nan
     return LeaveOneOut(
         float(per_sequence.sum()),
@@ -81,7 +117,8 @@ def leave_one_out(fit: Fit) -> LeaveOneOut:
         float((whole - per_sequence).sum()),
         per_sequence,
         khat,
-        _verdict(khat, chains * draws, is_generalised(fit.model)),
+        _verdict(khat, chains * draws, is_generalised(fit.model), int(resampled.sum()), second),
+        resampled,
     )
 
 
@@ -110,9 +147,16 @@ def _left_out(log_prob: np.ndarray, terms: np.ndarray) -> tuple[float, float]:
     return float(np.logaddexp.reduce(normalised + log_prob.ravel())), float(khat)
 
 
-def _verdict(khat: np.ndarray, number: int, generalised: bool) -> Verdict:
-    limit = min(1 - 1 / math.log10(number), 0.7)
-    bad = int((~(khat <= limit)).sum())  # a NaN, of a tail too short to fit, is no good either
+def _limit(number: int) -> float:
+    """The largest k-hat with which this number of draws give a reliable estimate."""
+    return min(1 - 1 / math.log10(number), 0.7)
+
+
+def _verdict(
+    khat: np.ndarray, number: int, generalised: bool, resampled: int = 0, second: Fit | None = None
+) -> Verdict:
+    limit = _limit(number)
+    bad = int((~(khat <= limit)).sum())
     largest = float(np.nanmax(khat, initial=-np.inf))
     said = (
         f"{bad} of {len(khat)} sequences have k-hat above {limit:.2f} (largest {largest:.2f}): "
@@ -120,6 +164,15 @@ def _verdict(khat: np.ndarray, number: int, generalised: bool) -> Verdict:
         if bad
         else f"All k-hat are below {limit:.2f}."
     )
-    advice = ("Sample more, or use held-out sequences.",) if bad else ()
+    advice = [MORE] if bad else []
+    reasons, good = [said], not bad
+    if second is not None:
+        judged = diagnose(second).verdict
+        good = good and judged.converged
+        reasons.append(
+            f"{resampled} of {len(khat)} sequences were left out by a second posterior, which has "
+            f"{'' if judged.converged else 'not '}converged."
+        )
+        advice += [] if judged.converged else judged.advice
     notes = (GENERALISED,) if generalised else ()
-    return Verdict(not bad, (said,), advice, notes, {"k-hat": largest})
+    return Verdict(good, tuple(reasons), tuple(advice), notes, {"k-hat": largest})

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
+import pytest
 from known import Conjugate
+from scipy.special import logsumexp
 
-from probattn.inference import Fit, leave_one_out
+from probattn import InputError
+from probattn.inference import Fit, leave_one_out, sample_posterior
 from probattn.inference.evaluation.cross_validation import _verdict
+from probattn.inference.evaluation.left_out_posteriors import left_out_mixture
 
 
 def test_leaving_one_out_is_that_of_the_conjugate_posterior():
@@ -78,3 +84,59 @@ def test_a_k_hat_that_is_no_number_is_not_good():
     verdict = _verdict(np.array([0.1, np.nan, 0.2]), 100, False)
     assert not verdict.converged
     assert "1 of 3 sequences have k-hat above 0.50 (largest 0.20)" in str(verdict)
+
+
+SURPRISING = np.append(np.random.default_rng(1).normal(0, 0.1, 7), 6.0)[:, None]
+
+
+@dataclass(frozen=True)
+class WithFactor(Factored):
+    """The same, whose joint density holds the factor, so that a sampler sees it."""
+
+    def __call__(self, tokens, batch_size=None):
+        theta = numpyro.sample("theta", dist.Normal(0, 2))
+        with numpyro.plate("rows", len(tokens)):
+            numpyro.sample("y", dist.Normal(theta, 1), obs=tokens[:, 0])
+            numpyro.factor("path", self.log_factors({"theta": theta}, tokens))
+
+
+@pytest.mark.parametrize("model", [Conjugate(), WithFactor()])
+def test_a_second_posterior_leaves_out_what_weights_cannot(model):
+    """Where one row is 6 standard deviations off, against the exact answer.
+
+    Chains are independent: the tolerance is five standard errors by their spread."""
+    each = 1 + getattr(model, "weight", 0)
+    precision = 1 / 4 + 8 * each
+    mean, sd = each * SURPRISING.sum() / precision, precision**-0.5
+    theta = np.random.default_rng(0).normal(mean, sd, (4, 500))
+    fit = Fit(model, "posterior", SURPRISING, {"theta": theta})
+    settings = dict(num_warmup=200, num_samples=1000, start="random", progress=False)
+    found = leave_one_out(fit, key=jax.random.key(0), **settings)
+    others = precision - each
+    left = each * (SURPRISING.sum() - SURPRISING[:, 0]) / others
+    expected = dist.Normal(left, (1 + 1 / others) ** 0.5).log_prob(SURPRISING[:, 0])
+    assert found.resampled[-1]
+    assert "left out by a second posterior, which has converged" in str(found.verdict)
+    assert found.verdict.converged
+    weights_alone = leave_one_out(fit)
+    assert not weights_alone.verdict.converged
+    assert not weights_alone.resampled.any()
+    by_chain = []
+    second = sample_posterior(
+        left_out_mixture(model), SURPRISING, key=jax.random.key(0), **settings
+    )
+    for one in second.draws["theta"]:
+        log_prob = dist.Normal(one[:, None], 1).log_prob(SURPRISING[:, 0])
+        terms = log_prob
+        if each > 1:
+            terms = terms + model.log_factors({"theta": one[:, None]}, SURPRISING[None])
+        weight = -terms[:, -1] - logsumexp(-terms, axis=1)
+        by_chain.append(logsumexp(weight + log_prob[:, -1]) - logsumexp(weight))
+    error = np.std(by_chain, ddof=1) / 2
+    assert abs(found.per_sequence[-1] - expected[-1]) < 5 * error
+
+
+def test_settings_of_a_second_posterior_need_a_key():
+    fit = Fit(Conjugate(), "posterior", SURPRISING, {"theta": np.zeros((4, 50))})
+    with pytest.raises(InputError, match="expected a key together with num_samples"):
+        leave_one_out(fit, num_samples=10)

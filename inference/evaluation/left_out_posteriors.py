@@ -1,0 +1,68 @@
+"""The mixture of all left-out posteriors: draws from it leave out every sequence, without refits.
+
+    q(theta)  ~  sum_i p(theta | x_-i) p(x_-i)  ~  p(theta, x) sum_i 1 / g_i(theta)
+    g_i = p(x_i | theta) f_i(theta),    f_i the other terms of sequence i in the joint
+
+Weighing draws of the posterior by 1 / g_i fails where x_i surprises: the weights have no variance.
+From q the weights are (1 / g_i) / sum_j (1 / g_j), which are at most 1.
+
+Source: Silva and Zanella, arXiv:2209.09190.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpyro
+from jaxtyping import Array, Float
+from numpyro.handlers import trace
+
+from probattn.inference.contract import FactoredModel, NumPyroModel, SymmetricModel
+
+
+@dataclass(frozen=True)
+class LeftOutMixture:
+    """A NumPyro model whose posterior is the mixture of the left-out posteriors of another's."""
+
+    model: Any
+
+    @property
+    def observed(self) -> str:
+        """The name of the site that is conditioned on the data."""
+        return self.model.observed
+
+    def __call__(self, data: Any) -> None:
+        sites = trace(self.model).get_trace(data)
+        params = {
+            name: site["value"]
+            for name, site in sites.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+        terms = terms_of_sequences(self.model, params, data)
+        numpyro.factor("left_out", jax.nn.logsumexp(-terms))
+
+
+@dataclass(frozen=True)
+class SymmetricLeftOutMixture(LeftOutMixture):
+    """The same of a model with symmetries: leaving out changes none of them."""
+
+    def metric_blocks(self) -> Any:
+        """Those of the model."""
+        return self.model.metric_blocks()
+
+
+def left_out_mixture(model: NumPyroModel) -> LeftOutMixture:
+    """The mixture of the left-out posteriors of a model, as a model."""
+    kind = SymmetricLeftOutMixture if isinstance(model, SymmetricModel) else LeftOutMixture
+    return kind(model)
+
+
+def terms_of_sequences(model: Any, params: Any, data: Any) -> Float[Array, " n"]:
+    """`log g_i`: all that each sequence puts into the log of the joint density."""
+    log_prob = model.log_likelihood(params, data)
+    return log_prob + model.log_factors(params, data) if has_factors(model) else log_prob
+
+
+def has_factors(model: Any) -> bool:
+    """Whether the joint has terms of a sequence beside its likelihood."""
+    return isinstance(model, FactoredModel) and model.has_factor
