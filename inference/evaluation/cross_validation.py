@@ -101,6 +101,8 @@ def leave_one_out(fit: Fit, *, key: Any = None, **settings: Any) -> LeaveOneOut:
     resampled = ~(khat <= _limit(chains * draws))  # a NaN, of too short a tail, is no good either
     second = None
     if key is not None and resampled.any():
+        # Near the origin, since modes of the mixture may lie at the wall of a local domain.
+        settings = {"start": "random", **settings}
         second = sample_posterior(left_out_mixture(fit.model), fit.data, key=key, **settings)
         second = dataclasses.replace(second, model=fit.model)
         log_prob = second.draw_log_prob(fit.data).astype(float)
