@@ -74,8 +74,8 @@ def cases() -> dict[str, tuple[Any, Any]]:
     found["emission-embedding"] = EmissionModel(**fields), None
     found["emission-noise"] = EmissionModel(**fields, coordinates="noise"), None
     found["emission-without-log-det"] = EmissionModel(**fields), EmissionWithoutLogDet(**fields)
+    fields |= dict(barrier="normalised", contraction=0.9)
     for weight in (0.05, 0.5, 1.0):
-        fields = dict(vocab_size=3, length=4, dim=1, barrier="normalised", contraction=0.9)
         found[f"normalised-{weight}"] = LanguageModel(**fields, barrier_weight=weight), None
     return found
 

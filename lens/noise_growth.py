@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from probattn.attention.attention import Attention
 from probattn.attention.noise_propagation import sensitivity
@@ -45,29 +45,19 @@ def growth(model: Any, text: Any, *, key: Any, position: Any = 0, draws: Any = 8
 
     Raises: InputError for a position that is not there, or fewer than one draw.
     """
-    ids = None
-    if isinstance(model, Attention):
-        u = as_float_array("text", text)
-        if u.ndim != 2 or u.shape[1] != model.dim or not len(u):
-            raise InputError(
-                f"text: expected embeddings (t, {model.dim}) of an Attention, got shape {u.shape}"
-            )
-        stream = jnp.stack([u, u])
-    else:
-        ids = as_ids(model, text)
-        stream = streams(model, ids)  # (depth, t, i)
+    of_process = isinstance(model, Attention)
+    ids = None if of_process else as_ids(model, text)
+    stream = _of_process(model, text) if of_process else streams(model, ids)  # (depth, t, i)
     length, width = stream.shape[1:]
     draws, position = as_integer("draws", draws), as_integer("position", position, 0)
     if position >= length:
         raise InputError(f"position: expected 0 to {length - 1}, got {position}")
     start = random_directions(as_key(key), (draws, width)) * jnp.linalg.norm(stream[0][position])
+    dx = jnp.zeros((draws, length, width)).at[:, position].set(start)  # (m, t, i)
+    through = _through_process if of_process else through_layer
     sizes, totals = [], []
-    dx = jnp.zeros((draws, length, width)).at[:, position].set(start)
     for depth, x in enumerate(stream):
-        if depth and ids is None:
-            dx = jnp.einsum("tij,mj->mti", sensitivity(model, x)[:, :, position], start)
-        elif depth:
-            dx = through_layer(model, depth - 1, stream[depth - 1], dx)
+        dx = through(model, depth - 1, stream[depth - 1], dx) if depth else dx
         squares = (dx**2).sum(-1).mean(0)  # (t,)
         sizes.append(np.sqrt(squares) / np.linalg.norm(x, axis=-1))
         totals.append(float(squares.sum()))
@@ -88,6 +78,23 @@ def growth(model: Any, text: Any, *, key: Any, position: Any = 0, draws: Any = 8
     return found.assign(
         kl=("position", np.asarray(half_variance(model, stream[-1], dx)).mean(0))
     ).assign_coords(token=("position", np.asarray(token_texts(model, ids), object)))
+
+
+def _of_process(attention: Attention, embeddings: Any) -> Float[Array, "2 t i"]:
+    """The embeddings where the noise enters and where it has acted, as the streams of one layer."""
+    u = as_float_array("text", embeddings)
+    if u.ndim != 2 or u.shape[1] != attention.dim or not len(u):
+        raise InputError(
+            f"text: expected embeddings (t, {attention.dim}) of an Attention, got shape {u.shape}"
+        )
+    return jnp.stack([u, u])
+
+
+def _through_process(
+    attention: Attention, layer: int, u: Float[Array, "t i"], dx: Float[Array, "m t i"]
+) -> Float[Array, "m t i"]:
+    """What noise dx makes of the embeddings of the process, to first order."""
+    return jnp.einsum("tisj,msj->mti", sensitivity(attention, u), dx)
 
 
 def with_growth(found: xr.Dataset, grown: xr.Dataset) -> xr.Dataset:

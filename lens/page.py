@@ -1,13 +1,12 @@
 """A measured text as one HTML page without scripts, which fetches nothing."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from probattn.inference.data.array_file import write_text
+from probattn.inference.data.array_file import with_folder, write_text
 from probattn.inference.devices.environment import versions
 from probattn.inference.report.html import data_uri, render
 from probattn.inference.report.style import DARK, STYLE
@@ -23,6 +22,7 @@ from probattn.lens.summaries import (
     shown_support,
 )
 from probattn.lens.support import as_measured
+from probattn.visible_text import visible_symbol
 
 TITLE = "What attention layers do at each token"
 SHADES = ("m4", "m3", "m2", "m1", "m0")  # of fifths of the rank, the smallest margins first
@@ -30,9 +30,7 @@ SHADES = ("m4", "m3", "m2", "m1", "m0")  # of fifths of the rank, the smallest m
 
 def save_page(found: Any, path: Any, title: str = TITLE) -> None:
     """Write `page_of` to `path`, whose folder is made; the file is never partial."""
-    page, path = page_of(found, title), Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
+    write_text(with_folder(path), page_of(found, title))
 
 
 def page_of(found: Any, title: str = TITLE) -> str:
@@ -45,6 +43,7 @@ def page_of(found: Any, title: str = TITLE) -> str:
     tokens = [
         vars(one)
         | {"shade": _shade(one), "place": _place(one), "made": one.position >= generated_from}
+        | {"seen": visible_symbol(one.token)}
         for one in by_token(found)
     ]
     support = shown_support(found)

@@ -9,7 +9,7 @@ DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068
 
 
 def visible_symbol(symbol: str) -> str:
-    """One symbol of a table: a space as ␣, and one that has no shape by its code.
+    """One symbol of a table: spaces as ␣, and one that has no shape by its code.
 
     Example:
 
@@ -17,8 +17,8 @@ def visible_symbol(symbol: str) -> str:
         >>> print(visible_symbol(" "), visible_symbol(chr(0x200D)), visible_symbol("a"))
         ␣ \\u200d a
     """
-    if symbol == " ":
-        return "␣"
+    if symbol and not symbol.strip(" "):
+        return "␣" * len(symbol)
     if len(symbol) == 1 and unicodedata.category(symbol) in ("Cf", "Zs"):
         return ascii(symbol)[1:-1]
     return visible(symbol)

@@ -90,6 +90,13 @@ def read_arrays(
     return {name.removeprefix(prefix): array for name, array in arrays.items()}, attributes["about"]
 
 
+def with_folder(path: Any) -> Path:
+    """A path that a user has named, whose folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON; the file is never partial."""
     write_text(path, json.dumps(value, indent=1))

@@ -9,10 +9,10 @@ import numpy as np
 from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
-from probattn.inference.contract import FactoredModel, is_generalised
+from probattn.inference.contract import is_generalised
 from probattn.inference.evaluation.convergence import diagnose
 from probattn.inference.evaluation.left_out_posteriors import left_out_mixture
-from probattn.inference.fitting.fit import Fit, over_draws
+from probattn.inference.fitting.fit import Fit
 from probattn.inference.fitting.posterior import sample_posterior
 from probattn.inference.fitting.verdict import Verdict
 
@@ -93,25 +93,16 @@ def leave_one_out(fit: Fit, *, key: Any = None, **settings: Any) -> LeaveOneOut:
             f"leave_one_out: expected at least {LEAST_FOR_LOO} draws, got {chains * draws}"
         )
     log_prob = fit.draw_log_prob(fit.data).astype(float)  # [chain, draw, n]
-    terms = log_prob + _log_factors(fit)
+    terms = log_prob + fit.draw_log_factors(fit.data)
     per_sequence, khat = np.transpose(
         [_left_out(log_prob[..., i], terms[..., i]) for i in range(log_prob.shape[-1])]
     )
     whole = np.logaddexp.reduce(log_prob, axis=(0, 1)) - math.log(chains * draws)
-    resampled = ~(khat <= _limit(chains * draws))  # a NaN, of too short a tail, is no good either
-    second = None
-    if key is not None and resampled.any():
-        # Near the origin, since modes of the mixture may lie at the wall of a local domain.
-        settings = {"start": "random", **settings}
-        second = sample_posterior(left_out_mixture(fit.model), fit.data, key=key, **settings)
-        second = dataclasses.replace(second, model=fit.model)
-        log_prob = second.draw_log_prob(fit.data).astype(float)
-        terms = log_prob + _log_factors(second)
-        every = np.logaddexp.reduce(-terms, axis=-1)  # log sum_j 1 / g_j
-        for i in np.flatnonzero(resampled):
-            per_sequence[i], khat[i] = _left_out(log_prob[..., i], terms[..., i] + every)
-    else:
-        resampled = np.zeros(len(khat), bool)
+    # A NaN, of too short a tail, is no good either.
+    resampled = ~(khat <= _limit(chains * draws)) & (key is not None)
+    second = _second_posterior(fit, key, settings) if resampled.any() else None
+    if second is not None:
+        per_sequence[resampled], khat[resampled] = _left_out_of_mixture(second, resampled)
     error = math.sqrt(len(khat)) * per_sequence.std(ddof=1) if len(khat) > 1 else math.nan
     return LeaveOneOut(
         float(per_sequence.sum()),
@@ -124,13 +115,22 @@ def leave_one_out(fit: Fit, *, key: Any = None, **settings: Any) -> LeaveOneOut:
     )
 
 
-def _log_factors(fit: Fit) -> np.ndarray | float:
-    """What each sequence puts into the joint beside its likelihood, [chain, draw, n]."""
-    model = fit.model
-    if not isinstance(model, FactoredModel):
-        return 0.0
-    found = over_draws(type(model).log_factors, model, fit.flat_draws(), fit.data)
-    return found.reshape(*fit.shape, -1)
+def _second_posterior(fit: Fit, key: Any, settings: dict[str, Any]) -> Fit:
+    """Draws of the mixture of all left-out posteriors, as a fit of the model itself."""
+    # Near the origin, since modes of the mixture may lie at the wall of a local domain.
+    settings = {"start": "random", **settings}
+    drawn = sample_posterior(left_out_mixture(fit.model), fit.data, key=key, **settings)
+    return dataclasses.replace(drawn, model=fit.model)
+
+
+def _left_out_of_mixture(second: Fit, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`log p(x_i | x_-i)` and k-hat of the chosen sequences by draws of the mixture."""
+    log_prob = second.draw_log_prob(second.data).astype(float)  # [chain, draw, n]
+    terms = log_prob + second.draw_log_factors(second.data)
+    every = np.logaddexp.reduce(-terms, axis=-1)  # log sum_j 1 / g_j
+    each = [_left_out(log_prob[..., i], terms[..., i] + every) for i in np.flatnonzero(chosen)]
+    per_sequence, khat = np.transpose(each)
+    return per_sequence, khat
 
 
 def _left_out(log_prob: np.ndarray, terms: np.ndarray) -> tuple[float, float]:

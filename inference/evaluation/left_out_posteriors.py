@@ -17,7 +17,8 @@ import numpyro
 from jaxtyping import Array, Float
 from numpyro.handlers import trace
 
-from probattn.inference.contract import FactoredModel, NumPyroModel, SymmetricModel
+from probattn.inference.contract import NumPyroModel, SymmetricModel, is_generalised
+from probattn.inference.fitting.unconstrained import drawn_values
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,7 @@ class LeftOutMixture:
         return self.model.observed
 
     def __call__(self, data: Any) -> None:
-        sites = trace(self.model).get_trace(data)
-        params = {
-            name: site["value"]
-            for name, site in sites.items()
-            if site["type"] == "sample" and not site["is_observed"]
-        }
+        params = drawn_values(trace(self.model).get_trace(data))
         terms = terms_of_sequences(self.model, params, data)
         numpyro.factor("left_out", jax.nn.logsumexp(-terms))
 
@@ -60,9 +56,4 @@ def left_out_mixture(model: NumPyroModel) -> LeftOutMixture:
 def terms_of_sequences(model: Any, params: Any, data: Any) -> Float[Array, " n"]:
     """`log g_i`: all that each sequence puts into the log of the joint density."""
     log_prob = model.log_likelihood(params, data)
-    return log_prob + model.log_factors(params, data) if has_factors(model) else log_prob
-
-
-def has_factors(model: Any) -> bool:
-    """Whether the joint has terms of a sequence beside its likelihood."""
-    return isinstance(model, FactoredModel) and model.has_factor
+    return log_prob + model.log_factors(params, data) if is_generalised(model) else log_prob

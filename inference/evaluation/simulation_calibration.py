@@ -21,7 +21,12 @@ from probattn.checks import as_integer, as_key
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import CalibratedModel, NumPyroModel, is_generalised, require
 from probattn.inference.fitting.hessian import FLAT
-from probattn.inference.fitting.unconstrained import constrain, potential, unconstrain
+from probattn.inference.fitting.unconstrained import (
+    constrain,
+    drawn_values,
+    potential,
+    unconstrain,
+)
 
 BAND_SIMULATIONS = 5_000  # by which ArviZ finds the width of the bands
 CALIBRATED_METHODS = ("nuts", "laplace", "map")
@@ -271,12 +276,7 @@ def _generate(
     model: CalibratedModel, num_sequences: int, key: Array
 ) -> tuple[dict[str, Array], Array]:
     """Draw parameters from the prior, and data given these parameters."""
-    sites = trace(seed(model, key)).get_trace(num_sequences=num_sequences)
-    drawn = {  # without factors, which NumPyro counts among the observed sites
-        name: site["value"]
-        for name, site in sites.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
+    drawn = drawn_values(trace(seed(model, key)).get_trace(num_sequences=num_sequences))
     data = drawn.pop(model.observed)
     return drawn, data
 

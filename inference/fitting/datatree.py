@@ -16,7 +16,13 @@ from numpyro.infer.util import compute_log_probs
 
 from probattn.checks import as_key
 from probattn.errors import InputError
-from probattn.inference.contract import FactoredModel, LabelledModel, Model, TokenModel, require
+from probattn.inference.contract import (
+    LabelledModel,
+    Model,
+    TokenModel,
+    is_generalised,
+    require,
+)
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import Fit, over_draws
@@ -90,8 +96,8 @@ def to_datatree(
     if not fit.estimated:
         each = {site: fit.draw_log_prob(fit.data)}
         groups["log_likelihood"] = dict_to_dataset(each, dims=of_sequence)
-    if isinstance(model, FactoredModel) and model.has_factor:
-        each = {"path": _of_draws(fit, type(model).log_factors)}
+    if is_generalised(model):
+        each = {"path": fit.draw_log_factors(fit.data)}
         groups["log_path"] = dict_to_dataset(each, dims=of_sequence)
     if key is not None:
         for_prior, for_posterior = jax.random.split(as_key(key))

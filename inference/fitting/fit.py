@@ -13,7 +13,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probattn import ProcessMixture, SequenceProcess
-from probattn.inference.contract import Model, NumPyroModel, ParticleModel, TokenModel, require
+from probattn.inference.contract import (
+    Model,
+    NumPyroModel,
+    ParticleModel,
+    TokenModel,
+    is_generalised,
+    require,
+)
 from probattn.inference.fitting.density import Density, density_of
 from probattn.inference.fitting.particles import particle_log_prob
 from probattn.inference.fitting.verdict import Verdict
@@ -158,6 +165,14 @@ class Fit:
     def draw_log_prob(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
         """`log P_theta(sequence)` of each sequence under each draw theta, in nats."""
         return self.estimate_log_prob(data)[0]
+
+    def draw_log_factors(self, data: Any) -> Float[np.ndarray, "chains draws num_sequences"]:
+        """What each sequence adds to the log of the joint beside `draw_log_prob`, 0 if nothing."""
+        model: Any = self.model
+        if not is_generalised(model):
+            return np.zeros((*self.shape, len(data)))
+        found = over_draws(type(model).log_factors, model, self.flat_draws(), data)
+        return found.reshape(*self.shape, -1)
 
     def estimate_log_prob(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
         """`draw_log_prob` and its standard errors, of the same shape: 0 unless `estimated`."""

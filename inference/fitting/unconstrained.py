@@ -116,14 +116,20 @@ def site_shapes(model: NumPyroModel, data: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of the values of the sites that are not observed, by name."""
 
     def run(key: Array) -> Values:
-        sites = trace(seed(model, key)).get_trace(data)
-        return {
-            name: site["value"]
-            for name, site in sites.items()
-            if site["type"] == "sample" and not site["is_observed"]
-        }
+        return drawn_values(trace(seed(model, key)).get_trace(data))
 
     return {name: leaf.shape for name, leaf in jax.eval_shape(run, jax.random.key(0)).items()}
+
+
+def drawn_values(sites: Any) -> Values:
+    """Values by name of the sites in a trace that were drawn.
+
+    Factors are not among them: NumPyro counts them as observed."""
+    return {
+        name: site["value"]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
 
 
 def _show_data(model: NumPyroModel, data: Any, prior: bool) -> None:
@@ -159,12 +165,7 @@ def _attempt(model: NumPyroModel, prior: bool, key: Array, data: Any) -> tuple[V
     strategy = init_to_sample() if prior else init_to_uniform()
     sites = trace(substitute(seed(model, key), substitute_fn=strategy)).get_trace(data)
     refuse_params(sites)
-    values = {
-        name: site["value"]
-        for name, site in sites.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
-    z = unconstrain(model, data, values)
+    z = unconstrain(model, data, drawn_values(sites))
     energy, gradient = jax.value_and_grad(potential(model, data))(z)
     finite = [jnp.isfinite(leaf).all() for leaf in (energy, *jax.tree.leaves(gradient))]
     return z, jnp.stack(finite).all()

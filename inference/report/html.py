@@ -3,7 +3,6 @@
 import base64
 import io
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -11,7 +10,7 @@ import markupsafe
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from probattn.inference.data.array_file import write_text
+from probattn.inference.data.array_file import with_folder, write_text
 from probattn.inference.devices.environment import versions
 from probattn.inference.evaluation.convergence import ESS_LIMIT, RHAT_LIMIT
 from probattn.inference.evaluation.scores import has_chains
@@ -44,9 +43,7 @@ def save_html(comparison: Comparison, path: Any) -> None:
         rhat_limit=RHAT_LIMIT,
         ess_limit=ESS_LIMIT,
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
+    write_text(with_folder(path), page)
 
 
 def render(template: str, package: str = PACKAGE, **values: Any) -> str:

@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from probattn.inference.data.array_file import write_json
+from probattn.inference.data.array_file import with_folder, write_json
 from probattn.inference.devices.environment import versions
 from probattn.inference.evaluation.measured import QUANTILES
 from probattn.inference.evaluation.scores import has_chains
@@ -20,9 +19,7 @@ SCHEMA = 2  # version of the schema, raised when a field moves or changes its me
 
 def save_json(comparison: Comparison, path: Any) -> None:
     """Write `comparison_json` to `path`; the file is never partial."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, comparison_json(comparison))
+    write_json(with_folder(path), comparison_json(comparison))
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

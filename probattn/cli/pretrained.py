@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from probattn.cli.printing import console, visible
+from probattn.cli.printing import console
 from probattn.cli.shared import SeedOption
 from probattn.errors import InputError
+from probattn.visible_text import visible_symbol
 
 WIDEST_TOKEN = 12  # characters of position and token that a table of 80 columns has room for
 
@@ -224,11 +225,8 @@ def _print(found: Any) -> None:
     for name in ("det < 0", "sigma_max"):
         table.add_column(name, justify="right")
     for one in by_layer(found):
-        token = (
-            ""
-            if one.position is None
-            else f"{one.position} {visible(one.token.strip() or '␣' * len(one.token))}"
-        )
+        symbol = visible_symbol(one.token.strip() or one.token)
+        token = "" if one.position is None else f"{one.position} {symbol}"
         table.add_row(
             str(one.layer),
             *(f"{value:.3g}" for value in (*one.sigma_min[1::-1], one.smallest)),
