@@ -18,10 +18,8 @@ from probattn.inference.fitting.verdict import Verdict
 
 LEAST_FOR_LOO = 25  # draws: the tail that PSIS fits, a fifth of them, needs at least five
 
-MORE = (
-    "Leave these out by a second posterior, leave_one_out(fit, key=...); or sample more; or use "
-    "held-out sequences."
-)
+STILL_MORE = "Sample more, or use held-out sequences."
+MORE = f"Leave these out by a second posterior, leave_one_out(fit, key=...). {STILL_MORE}"
 GENERALISED = (
     "Generalised posterior: a sequence is left out together with its factor, and its term here is "
     "that of the law of tokens alone, which is not the law that was fitted."
@@ -166,7 +164,7 @@ def _verdict(
         if bad
         else f"All k-hat are below {limit:.2f}."
     )
-    advice = [MORE] if bad else []
+    advice = [MORE if second is None else STILL_MORE] if bad else []
     reasons, good = [said], not bad
     if second is not None:
         judged = diagnose(second).verdict
