@@ -125,7 +125,8 @@ def test_datatree_of_a_posterior_has_what_arviz_needs(fits, corpus):
 
 def test_datatree_of_a_map_has_no_sample_to_diagnose(fits):
     tree = fits["map"].to_datatree()
-    assert {"map", "log_likelihood", "observed_data"} == set(tree.children)
+    terms = {"log_prior", "log_path", "log_likelihood"}
+    assert terms | {"map", "observed_data"} == set(tree.children)
     assert tree["map"]["embedding"].shape == (1, 1, 4, 2)
     with pytest.raises(AttributeError, match="a posterior has draws"):
         _ = fits["posterior"].params
