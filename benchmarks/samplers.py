@@ -26,12 +26,14 @@ from probattn.models import LanguageModel
 
 HELDOUT = 200  # sequences whose log probabilities are looked at
 TIERS = ("interaction", "association", "held-out")
-# Each in the setting that its makers would take for about as many gradients as the demo has.
+# Each in the setting that its makers would take for about as many gradients as the demo has; nutpie
+# also with as short a warmup as ours.
 SETTINGS = {
     "probattn, HMC": Setting(160, 750, 7),
     "probattn, NUTS": Setting(250, 400, 7),
     "BlackJAX, diagonal": Setting(400, 600, 6),
     "nutpie": Setting(300, 300, 7),
+    "nutpie, short warmup": Setting(160, 440, 7),
 }
 
 
@@ -109,7 +111,7 @@ def main(
     if importlib.util.find_spec("blackjax"):
         samplers["BlackJAX, diagonal"] = with_blackjax
     if importlib.util.find_spec("nutpie"):
-        samplers["nutpie"] = with_nutpie
+        samplers |= dict.fromkeys(("nutpie", "nutpie, short warmup"), with_nutpie)
     if only:
         samplers = {one: samplers[one] for one in only.split(";")}
     console = Console(width=130)
