@@ -34,6 +34,9 @@ from .evaluation.out_of_distribution import shuffled as shuffled
 from .evaluation.perturbations import robustness as robustness
 from .evaluation.predictive import Prediction as Prediction
 from .evaluation.predictive import predict as predict
+from .evaluation.predictive_check import PredictiveCheck as PredictiveCheck
+from .evaluation.predictive_check import posterior_check as posterior_check
+from .evaluation.predictive_check import prior_check as prior_check
 from .evaluation.simulation_calibration import Calibration as Calibration
 from .evaluation.simulation_calibration import (
     simulation_based_calibration as simulation_based_calibration,
@@ -56,6 +59,7 @@ from .fitting.run_directory import load_run as load_run
 from .fitting.run_directory import save_run as save_run
 from .fitting.verdict import Verdict as Verdict
 from .report.candidate_figure import plot_candidates as plot_candidates
+from .report.check_figure import plot_check as plot_check
 from .report.comparing import compare as compare
 from .report.comparison import Comparison as Comparison
 from .report.curve_figure import plot_learning_curve as plot_learning_curve

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
-from numpyro.handlers import seed, substitute, trace
-from numpyro.infer import Predictive
+from numpyro.handlers import seed
 from numpyro.infer.util import compute_log_probs
 
 from probattn.checks import as_key
@@ -26,6 +25,7 @@ from probattn.inference.contract import (
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import Fit, over_draws
+from probattn.inference.fitting.new_data import draws_of_prior, new_data
 
 OF_A_SAMPLE = ("posterior", "sample_stats")  # groups that only chains have
 TOKEN = "token"  # the dimension that is the vocabulary
@@ -103,7 +103,9 @@ def to_datatree(
         for_prior, for_posterior = jax.random.split(as_key(key))
         drawn = {site: of(_of_draws(fit, _new_data, for_posterior))}
         groups["posterior_predictive"] = dict_to_dataset(drawn, dims=axes)
-        prior = _of_prior(fit, for_prior)
+        number = fit.shape[0] * fit.shape[1]
+        of_prior = draws_of_prior(model, [*fit.draws, site], for_prior, number, len(fit.data))
+        prior = {name: value[None] for name, value in of_prior.items()}
         new = {site: of(prior.pop(site))}
         groups["prior"] = dict_to_dataset(prior, dims=dims, coords=coords)
         groups["prior_predictive"] = dict_to_dataset(new, dims=axes)
@@ -150,19 +152,7 @@ def _log_prior(model: Any, params: dict[str, Any], data: Any) -> dict[str, Any]:
 
 
 def _new_data(model: Any, params: dict[str, Any], key: Any, data: Any) -> Any:
-    """As many sequences as there are data, from the law of data at these parameters."""
-    given = substitute(seed(model, key), data=params)
-    return trace(given).get_trace(num_sequences=len(data))[model.observed]["value"]
-
-
-def _of_prior(fit: Fit, key: Any) -> dict[str, np.ndarray]:
-    """Parameters and data from the prior, by name, (1, draw, ...)."""
-    names = [*fit.draws, require("to_datatree", fit.model, Model).observed]
-    number = fit.shape[0] * fit.shape[1]
-    drawn = Predictive(fit.model, num_samples=number, return_sites=names)(
-        key, num_sequences=len(fit.data)
-    )
-    return {name: np.asarray(drawn[name])[None] for name in names}
+    return new_data(model, params, key, len(data))
 
 
 def _sample_stats(fit: Fit) -> dict[str, np.ndarray]:

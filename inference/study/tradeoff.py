@@ -13,6 +13,7 @@ from scipy.stats import false_discovery_control, ttest_1samp
 from scipy.stats import t as student
 
 from probattn.inference.data.typos import TYPO_KINDS
+from probattn.inference.evaluation.multiple_testing import holm
 from probattn.inference.study.under_stress import ATTACK, CHOICES, NOISE_LEVELS
 
 CONFIDENCE = 0.95
@@ -142,12 +143,8 @@ def surviving(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> dict[
     the expected share of false ones among the findings.
     """
     p = np.asarray(p_values, float)
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = steps
     return {
-        "Holm": adjusted < level,
+        "Holm": holm(p) < level,
         "Benjamini and Hochberg": false_discovery_control(p) < level,
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from probattn.cli.checking import check, prior
 from probattn.cli.fitting import demo, fit, resume
 from probattn.cli.learning_study import learning_curve
 from probattn.cli.pretrained import lens
@@ -74,10 +75,12 @@ app = typer.Typer(
 )
 for command in (
     demo,
+    prior,
     fit,
     resume,
     learning_curve,
     diagnose,
+    check,
     compare,
     calibrate,
     generate,
