@@ -7,8 +7,10 @@ import numpy as np
 
 
 def holm(p_values: Sequence[float] | Any) -> np.ndarray:
-    """Holm's adjusted p-values: one below a level is a finding, and the probability of any false
-    finding is below that level, whatever the p-values have to do with one another."""
+    """Holm's adjusted p-values.
+
+    Those below a level are findings. The probability that any of them is false is below that level,
+    whatever the p-values have to do with one another."""
     p = np.asarray(p_values, float)
     order = np.argsort(p)
     adjusted = np.empty_like(p)

@@ -88,7 +88,7 @@ class PredictiveCheck:
 def prior_check(
     model: Any, tokens: Any, *, key: Array, num_draws: int = MOST_DRAWS
 ) -> PredictiveCheck:
-    """Data of the prior beside data that were seen: what does the prior hold for possible?
+    """Compare data of the prior with data that were seen: what does it hold for possible.
 
     A p-value near 0 says that the prior hardly expects such data. That need not be a fault of it,
     as long as it does not rule them out.
@@ -109,9 +109,9 @@ def prior_check(
 
 
 def posterior_check(
-    fit: Fit, tokens: Any, *, key: Array, most_draws: int = MOST_DRAWS
+    fit: Fit, tokens: Any, *, key: Array, num_draws: int = MOST_DRAWS
 ) -> PredictiveCheck:
-    """New data of a fit beside data that were seen: does the model look like them?
+    """Compare new data of a fit with data that were seen.
 
     On held-out data p-values of a good model are uniform, but for draws that depend on one another.
     On the data of the fit itself they come out too large.
@@ -120,15 +120,15 @@ def posterior_check(
         fit: of a token model, by any method; a MAP has one draw, which gives all new data.
         tokens: data that were seen, (num_sequences, length), best held out.
         key: random key.
-        most_draws: draws, evenly spaced, each of which gives one new data set.
+        num_draws: draws at most, evenly spaced, each of which gives one new data set.
 
     Raises: InputError for another model, tokens that it refuses, what is no key or a number below
     2; FitError for a figure that is not finite."""
     model = require("posterior_check", fit.model, TokenModel)
-    as_integer("most_draws", most_draws, 2)
-    draws = fit.flat_draws(most_draws)
+    as_integer("num_draws", num_draws, 2)
+    draws = fit.flat_draws(num_draws)
     if len(next(iter(draws.values()))) == 1:
-        draws = {name: np.repeat(value, most_draws, axis=0) for name, value in draws.items()}
+        draws = {name: np.repeat(value, num_draws, axis=0) for name, value in draws.items()}
     return _check(fit.method, model, draws, tokens, as_key(key))
 
 

@@ -45,10 +45,10 @@ def figures_at(model: TokenModel, params: Any, tokens: Any) -> dict[str, Float[A
     """Numbers of a data set by name that depend on the parameters, too.
 
     entropy of the next token, in nats, its mean over all positions that count; and of a model whose
-    embeddings are a function of the tokens: the smallest margin sigma_min of a sequence (mean of the
-    first MOST_MARGINS), the sum of its log |det J_t| (mean), and the share of positions outside the
-    local domain (det J_t <= 0), whatever the weight of the barrier. A likelihood that is estimated by particles
-    has none of them.
+    embeddings are a function of the tokens: the smallest margin sigma_min of a sequence (mean of
+    the first MOST_MARGINS), the sum of its log |det J_t| (mean), and the share of positions outside
+    the local domain (det J_t <= 0), whatever the weight of the barrier. A model whose likelihood is
+    estimated by particles has none of them.
     """
     if isinstance(model, ParticleModel):
         return {}
@@ -61,16 +61,14 @@ def figures_at(model: TokenModel, params: Any, tokens: Any) -> dict[str, Float[A
     log_det = model.margins(params, tokens, "log_det")
     outside = jnp.isneginf(path_log_density(model.attention(params), model.path(params, tokens)))
     return found | {
-        "smallest margin": jnp.nanmin(
-            model.margins(params, tokens[:MOST_MARGINS]), axis=-1
-        ).mean(),
+        "smallest margin": jnp.nanmin(model.margins(params, tokens[:MOST_MARGINS]), axis=-1).mean(),
         "log determinant of a sequence": jnp.where(counts, log_det, 0).sum(-1).mean(),
         "positions outside the domain": _mean(outside, counts),
     }
 
 
 def shares_of_tokens(tokens: Any, vocab_size: int) -> dict[str, Float[Array, " kinds"]]:
-    """How a data set divides into kinds, by name: shares that add up to one.
+    """How a data set divides into kinds, by name, in shares that add up to one.
 
     lengths, of 0 to `length` symbols; symbols, by id; and pairs of neighbours by ids, start and end
     included, (vocab_size^2,), of at most MOST_SYMBOLS symbols.
@@ -83,7 +81,9 @@ def shares_of_tokens(tokens: Any, vocab_size: int) -> dict[str, Float[Array, " k
     if vocab_size <= MOST_SYMBOLS:
         before = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=END)
         pairs = (before * vocab_size + tokens).ravel()
-        found["pairs"] = jnp.bincount(pairs, counted(tokens).ravel().astype(int), length=vocab_size**2)
+        found["pairs"] = jnp.bincount(
+            pairs, counted(tokens).ravel().astype(int), length=vocab_size**2
+        )
     return {name: number / jnp.maximum(number.sum(), 1) for name, number in found.items()}
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from probattn.errors import InputError
 from probattn.inference.evaluation.predictive_check import PredictiveCheck
-from probattn.inference.report.style import COLOURS, STYLE, ink
+from probattn.inference.report.style import COLOURS, MORE_COLOURS, STYLE, ink
 from probattn.visible_text import visible_symbol
 
 COLUMNS = 3
@@ -33,7 +33,7 @@ def plot_check(check: PredictiveCheck, symbols: Sequence[str]) -> np.ndarray:
     if len(symbols) != (number := len(check.shares["symbols"])):
         raise InputError(f"symbols: expected {number}, one for each token, got {len(symbols)}")
     p_values, adjusted = check.p_values(), check.adjusted()
-    colour = COLOURS.get(check.source, COLOURS["baseline"])
+    colour = COLOURS.get(check.source, MORE_COLOURS[0])  # the prior is no method
     rows = -(-len(check.figures) // COLUMNS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.0 * (rows + len(check.shares))), layout="constrained")
@@ -65,7 +65,7 @@ def _p_text(p: float, adjusted: float) -> str:
 
 
 def _histogram(ax: Axes, seen: np.ndarray, new: np.ndarray, colour: str) -> None:
-    edges = np.histogram_bin_edges(np.concatenate([seen, new]), bins=30)
+    edges = np.histogram_bin_edges(np.concatenate([seen, new]), bins=30).tolist()
     ax.hist(new, edges, color=colour, alpha=0.6, label="new data")
     if np.ptp(seen) == 0:
         ax.axvline(seen[0], color=ink(), label="data that were seen")

@@ -9,6 +9,7 @@ from rich.table import Table
 from probattn.cli.models import Barrier, ModelName, build_model
 from probattn.cli.plots import check_plot, save_plot
 from probattn.cli.printing import console, visible
+from probattn.cli.runs import TRAIN_SIZE
 from probattn.cli.shared import (
     CorpusArgument,
     FormatOption,
@@ -18,7 +19,6 @@ from probattn.cli.shared import (
     StreamOption,
 )
 
-SEQUENCES = 300  # of each data set, unless told otherwise
 EXAMPLES = 8  # sequences that are printed
 
 DrawsOption = Annotated[
@@ -40,8 +40,14 @@ def prior(
     contraction: Annotated[float | None, typer.Option(help="As of `fit`.")] = None,
     length: Annotated[int | None, typer.Option(help="As of `fit`.")] = None,
     train_size: Annotated[
-        int, typer.Option(help="Sequences of the corpus, and of each new data set.")
-    ] = SEQUENCES,
+        int | None,
+        typer.Option(
+            help=(
+                "Sequences of the corpus, and of each new data set; default: "
+                f"{TRAIN_SIZE}, or all if fewer."
+            )
+        ),
+    ] = None,
     stream: StreamOption = False,
     format: FormatOption = "lines",
     keep_space: KeepSpaceOption = False,
@@ -61,6 +67,7 @@ def prior(
         check_plot(plot)
     read = load_corpus(
         corpus,
+        at_most=TRAIN_SIZE,
         length=length,
         train_size=train_size,
         stream=stream,
@@ -84,12 +91,12 @@ def check(
     run: RunArgument,
     sequences: Annotated[
         int, typer.Option(help="Held-out sequences, and those of each new data set.")
-    ] = SEQUENCES,
+    ] = TRAIN_SIZE,
     num_draws: DrawsOption = None,
     plot: PlotOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Compare new data of a fit with held-out data: does the model look like them?
+    """Compare new data of a fit with held-out data.
 
     Example: `probattn check runs/posterior --plot check.png`
     """
@@ -102,7 +109,7 @@ def check(
     if plot is not None:
         check_plot(plot)
     fitted, corpus, _ = load_run(run)
-    chosen = {} if num_draws is None else {"most_draws": num_draws}
+    chosen = {} if num_draws is None else {"num_draws": num_draws}
     heldout = corpus.heldout[:sequences]
     _show(posterior_check(fitted, heldout, key=jax.random.key(seed), **chosen), corpus, plot)
 

@@ -281,6 +281,39 @@ def test_calibrate_draws_ranks(tmp_path, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_prior_and_check_hold_new_data_beside_the_corpus(folder, tmp_path, capsys):
+    plot = tmp_path / "check.png"
+    few = ["--num-draws", "20"]
+    assert call("check", folder / "posterior", "--sequences", "10", *few) == 0
+    printed = capsys.readouterr().out
+    assert "10 sequences, and as many of each of 20 draws" in printed
+    assert "new sequences (posterior):" in printed
+    words = [folder / "words.txt", "--train-size", "12", "--dim", "1"]
+    assert call("prior", *words, *few, "--plot", plot) == 0
+    printed = capsys.readouterr().out
+    assert "12 sequences, and as many of each of 20 draws" in printed
+    assert "symbols per sequence" in printed
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_prior_and_check_refuse_bad_input_before_they_work(folder, tmp_path, capsys):
+    for arguments, said in (
+        (["check", folder / "map", "--num-draws", "1"], "num_draws: expected"),
+        (["check", folder / "map", "--sequences", "0"], "sequences: expected"),
+        (["check", folder / "map", "--plot", tmp_path / "check.txt"], "expected a name that ends"),
+        (["check", tmp_path / "none"], "none"),
+        (["prior", folder / "none.txt"], "none.txt"),
+        (["prior", folder / "words.txt", "--num-draws", "1"], "num_draws: expected"),
+        (["prior", folder / "words.txt", "--dim", "0"], "dim: expected"),
+        (
+            ["prior", folder / "words.txt", "--model", "emission", "--barrier-weight", "1"],
+            "leave --barrier-weight out",
+        ),
+    ):
+        assert call(*arguments) == 2, arguments
+        assert said in capsys.readouterr().err
+
+
 def test_env_tells_versions_devices_and_precision(capsys):
     assert call("env") == 0
     printed = capsys.readouterr().out
@@ -289,7 +322,19 @@ def test_env_tells_versions_devices_and_precision(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "fit", "resume", "diagnose", "compare", "calibrate", "generate", "margins", "env"],
+    [
+        "demo",
+        "prior",
+        "fit",
+        "resume",
+        "diagnose",
+        "check",
+        "compare",
+        "calibrate",
+        "generate",
+        "margins",
+        "env",
+    ],
 )
 def test_help_gives_an_example(command, capsys):
     assert call(command, "--help") == 0
