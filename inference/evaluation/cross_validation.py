@@ -17,6 +17,7 @@ from probattn.inference.fitting.posterior import sample_posterior
 from probattn.inference.fitting.verdict import Verdict
 
 LEAST_FOR_LOO = 25  # draws: the tail that PSIS fits, a fifth of them, needs at least five
+EVEN = 1e-3  # spread of log weights that is rounding: of draws of what is left out itself
 
 STILL_MORE = "Sample more, or use held-out sequences."
 MORE = f"Leave these out by a second posterior, leave_one_out(fit, key=...). {STILL_MORE}"
@@ -62,7 +63,7 @@ def leave_one_out(fit: Fit, *, key: Any = None, **settings: Any) -> LeaveOneOut:
     all of its terms are left out. The verdict counts the sequences whose k-hat is above its limit:
     leaving one of these out changes the posterior too much for the estimate to be reliable.
 
-    With a `key` these are left out by a second posterior, the mixture of all left-out posteriors,
+    With a `key` these are left out by a second posterior, the mixture of their left-out posteriors,
     in which their weights are bounded: it costs as much as another `sample_posterior`, or two,
     however many they are.
 
@@ -98,9 +99,14 @@ def leave_one_out(fit: Fit, *, key: Any = None, **settings: Any) -> LeaveOneOut:
     whole = np.logaddexp.reduce(log_prob, axis=(0, 1)) - math.log(chains * draws)
     # A NaN, of too short a tail, is no good either.
     resampled = ~(khat <= _limit(chains * draws)) & (key is not None)
-    second = _second_posterior(fit, key, settings) if resampled.any() else None
-    if second is not None:
-        per_sequence[resampled], khat[resampled] = _left_out_of_mixture(second, resampled)
+    second = None
+    if resampled.any():
+        log_weights = np.full(len(khat), -np.inf)
+        for i in np.flatnonzero(resampled):
+            log_weights[i] = _left_out(terms[..., i], terms[..., i])[0]
+        second = _second_posterior(fit, log_weights, key, settings)
+        found = _left_out_of_mixture(second, log_weights)
+        per_sequence[resampled], khat[resampled] = found
     error = math.sqrt(len(khat)) * per_sequence.std(ddof=1) if len(khat) > 1 else math.nan
     return LeaveOneOut(
         float(per_sequence.sum()),
@@ -113,20 +119,23 @@ def leave_one_out(fit: Fit, *, key: Any = None, **settings: Any) -> LeaveOneOut:
     )
 
 
-def _second_posterior(fit: Fit, key: Any, settings: dict[str, Any]) -> Fit:
-    """Draws of the mixture of all left-out posteriors, as a fit of the model itself."""
+def _second_posterior(fit: Fit, log_weights: np.ndarray, key: Any, settings: dict[str, Any]) -> Fit:
+    """Draws of the mixture of left-out posteriors, as a fit of the model itself."""
     # Near the origin, since modes of the mixture may lie at the wall of a local domain.
     settings = {"start": "random", **settings}
-    drawn = sample_posterior(left_out_mixture(fit.model), fit.data, key=key, **settings)
+    drawn = sample_posterior(
+        left_out_mixture(fit.model, log_weights), fit.data, key=key, **settings
+    )
     return dataclasses.replace(drawn, model=fit.model)
 
 
-def _left_out_of_mixture(second: Fit, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`log p(x_i | x_-i)` and k-hat of the chosen sequences by draws of the mixture."""
+def _left_out_of_mixture(second: Fit, log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`log p(x_i | x_-i)` and k-hat of the sequences of the mixture by its draws."""
     log_prob = second.draw_log_prob(second.data).astype(float)  # [chain, draw, n]
     terms = log_prob + second.draw_log_factors(second.data)
-    every = np.logaddexp.reduce(-terms, axis=-1)  # log sum_j 1 / g_j
-    each = [_left_out(log_prob[..., i], terms[..., i] + every) for i in np.flatnonzero(chosen)]
+    chosen = np.flatnonzero(np.isfinite(log_weights))
+    every = np.logaddexp.reduce(log_weights[chosen] - terms[..., chosen], axis=-1)
+    each = [_left_out(log_prob[..., i], terms[..., i] + every) for i in chosen]
     per_sequence, khat = np.transpose(each)
     return per_sequence, khat
 
@@ -136,11 +145,13 @@ def _left_out(log_prob: np.ndarray, terms: np.ndarray) -> tuple[float, float]:
 
     Args: log_prob, its log probability; terms, the log of all its terms; [chain, draw] each.
     """
+    if np.ptp(terms) < EVEN:  # weights that do not vary have no tail
+        return float(np.logaddexp.reduce(log_prob.ravel()) - math.log(log_prob.size)), 0.0
     # The smoothed tail is as long as these draws are worth for the mean of 1 / weight.
     efficiency = array_stats.ess(
         np.exp(terms - terms.max()), chain_axis=0, draw_axis=1, method="mean"
     )
-    relative = float(efficiency) / terms.size if np.ptp(terms) > 0 else 1.0
+    relative = float(efficiency) / terms.size
     # ArviZ takes the log of what is left out, and weighs by its inverse.
     log_weight, khat = array_stats.psislw(terms.ravel(), r_eff=relative)
     normalised = log_weight - np.logaddexp.reduce(log_weight)

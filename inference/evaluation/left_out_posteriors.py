@@ -1,18 +1,22 @@
-"""The mixture of all left-out posteriors: draws from it leave out every sequence, without refits.
+"""A mixture of left-out posteriors: draws from it leave out each of many sequences, without refits.
 
-    q(theta)  ~  sum_i p(theta | x_-i) p(x_-i)  ~  p(theta, x) sum_i 1 / g_i(theta)
+    q(theta)  ~  sum_i c_i p(theta, x_-i)  =  p(theta, x) sum_i c_i / g_i(theta)
     g_i = p(x_i | theta) f_i(theta),    f_i the other terms of sequence i in the joint
 
 Weighing draws of the posterior by 1 / g_i fails where x_i surprises: the weights have no variance.
-From q the weights are (1 / g_i) / sum_j (1 / g_j), which are at most 1.
+From q the weights are (1 / g_i) / sum_j (c_j / g_j), which are bounded. With c_i = p(x_i | x_-i),
+as far as it is known, all components have the same mass; with c_i = 1 most of it would be that of
+the sequences that surprise most.
 
-Source: Silva and Zanella, arXiv:2209.09190.
+Source: Silva and Zanella, arXiv:2209.09190, where all c_i are 1.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpyro
 from jaxtyping import Array, Float
 from numpyro.handlers import trace
@@ -23,9 +27,12 @@ from probattn.inference.fitting.unconstrained import drawn_values
 
 @dataclass(frozen=True)
 class LeftOutMixture:
-    """A NumPyro model whose posterior is the mixture of the left-out posteriors of another's."""
+    """A NumPyro model whose posterior is a mixture of left-out posteriors of another model's.
+
+    Args: model; log_weights, log c_i of each sequence, -inf for one that is not left out."""
 
     model: Any
+    log_weights: tuple[float, ...]
 
     @property
     def observed(self) -> str:
@@ -35,7 +42,7 @@ class LeftOutMixture:
     def __call__(self, data: Any) -> None:
         params = drawn_values(trace(self.model).get_trace(data))
         terms = terms_of_sequences(self.model, params, data)
-        numpyro.factor("left_out", jax.nn.logsumexp(-terms))
+        numpyro.factor("left_out", jax.nn.logsumexp(jnp.array(self.log_weights) - terms))
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,10 @@ class SymmetricLeftOutMixture(LeftOutMixture):
         return self.model.metric_blocks()
 
 
-def left_out_mixture(model: NumPyroModel) -> LeftOutMixture:
-    """The mixture of the left-out posteriors of a model, as a model."""
+def left_out_mixture(model: NumPyroModel, log_weights: Iterable[float]) -> LeftOutMixture:
+    """The mixture of left-out posteriors of a model, as a model."""
     kind = SymmetricLeftOutMixture if isinstance(model, SymmetricModel) else LeftOutMixture
-    return kind(model)
+    return kind(model, tuple(map(float, log_weights)))
 
 
 def terms_of_sequences(model: Any, params: Any, data: Any) -> Float[Array, " n"]:

@@ -8,6 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from known import Conjugate
+from numpyro.infer.util import log_density
 from scipy.special import logsumexp
 
 from probattn import InputError
@@ -122,18 +123,46 @@ def test_a_second_posterior_leaves_out_what_weights_cannot(model):
     assert not weights_alone.verdict.converged
     assert not weights_alone.resampled.any()
     by_chain = []
+    chosen = np.where(found.resampled, 0.0, -np.inf)  # one row, whose weight decides nothing
     second = sample_posterior(
-        left_out_mixture(model), SURPRISING, key=jax.random.key(0), **settings
+        left_out_mixture(model, chosen), SURPRISING, key=jax.random.key(0), **settings
     )
     for one in second.draws["theta"]:
         log_prob = dist.Normal(one[:, None], 1).log_prob(SURPRISING[:, 0])
         terms = log_prob
         if each > 1:
             terms = terms + model.log_factors({"theta": one[:, None]}, SURPRISING[None])
-        weight = -terms[:, -1] - logsumexp(-terms, axis=1)
+        weight = -terms[:, -1] - logsumexp(chosen - terms, axis=1)
         by_chain.append(logsumexp(weight + log_prob[:, -1]) - logsumexp(weight))
     error = np.std(by_chain, ddof=1) / 2
     assert abs(found.per_sequence[-1] - expected[-1]) < 5 * error
+
+
+def test_components_of_the_mixture_have_even_masses():
+    """Two rows on opposite sides, of which one surprises far more.
+
+    By weights of 1 the mixture is hardly ever without the other. By p(x_i | x_-i) it is half of the
+    time without each; integrals by a fine grid. The model has the density of the formula."""
+    data = np.array([[-4.0], [0.0], [0.0], [0.0], [8.0]])
+    theta = np.linspace(-6, 8, 20001)
+    log_prob = dist.Normal(theta[:, None], 1).log_prob(data[:, 0])
+    joint = np.asarray(dist.Normal(0, 2).log_prob(theta) + log_prob.sum(-1))
+    chosen = np.array([0.0, -np.inf, -np.inf, -np.inf, 0.0])
+    without = joint[:, None] - np.asarray(log_prob)  # the joint without each row
+    exact = logsumexp(joint) - logsumexp(without, axis=0)  # log p(x_i | x_-i)
+    for log_weights, share in ((chosen + exact, 0.5), (chosen, None)):
+        model = left_out_mixture(Conjugate(), log_weights)
+        of_component = log_weights[[0, 4]] + logsumexp(without[:, [0, 4]], axis=0)
+        mass = np.exp(of_component - logsumexp(of_component))
+        if share is not None:
+            np.testing.assert_allclose(mass, share, atol=1e-5)
+        else:
+            assert mass.min() < 0.01
+        got = [
+            log_density(model, (data,), {}, {"theta": at})[0] for at in (theta[5000], theta[9000])
+        ]
+        whole = logsumexp(log_weights[[0, 4]] + without[:, [0, 4]], axis=1)
+        np.testing.assert_allclose(np.diff(got)[0], whole[9000] - whole[5000], rtol=1e-4)
 
 
 def test_settings_of_a_second_posterior_need_a_key():
