@@ -15,6 +15,7 @@ from arviz_stats.base import array_stats
 
 from probattn.errors import InputError
 from probattn.inference.contract import IdentifiedModel, Model, ParticleModel
+from probattn.inference.evaluation.chain_levels import ADVICE, levels_apart
 from probattn.inference.evaluation.chain_statistics import mixing
 from probattn.inference.fitting.fit import Fit, mixture_log_prob, over_draws
 from probattn.inference.fitting.verdict import Verdict
@@ -172,7 +173,13 @@ def diagnose(
             f"The predictive log probability of the {per_sequence.shape[-1]} sequences has a Monte "
             f"Carlo error of {error:.2g} nats, from the finite number of draws."
         )
-    verdict = dataclasses.replace(verdict, notes=(*verdict.notes, *filter(None, more)))
+    advice = verdict.advice
+    if not verdict.converged and "potential_energy" in fit.stats:
+        if apart := levels_apart(-np.asarray(fit.stats["potential_energy"], float)):
+            more.append(apart)
+            advice = (*advice, ADVICE)
+    notes = (*verdict.notes, *filter(None, more))
+    verdict = dataclasses.replace(verdict, notes=notes, advice=advice)
     return Diagnosis(
         name,
         quantity,

@@ -19,10 +19,10 @@ from probattn.inference.evaluation.sequence_statistics import (
     shares_of_tokens,
 )
 from probattn.inference.fitting.fit import Fit, over_draws
-from probattn.inference.fitting.new_data import draws_of_prior, new_data
+from probattn.inference.fitting.simulated_data import draws_of_prior, new_data
 from probattn.sequence.tokens import check_tokens
 
-MOST_DRAWS = 600  # so that a p-value can be small enough to survive the correction
+CHECK_DRAWS = 600  # so that a p-value can be small enough to survive the correction
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class PredictiveCheck:
 
 
 def prior_check(
-    model: Any, tokens: Any, *, key: Array, num_draws: int = MOST_DRAWS
+    model: Any, tokens: Any, *, key: Array, num_draws: int = CHECK_DRAWS
 ) -> PredictiveCheck:
     """Compare data of the prior with data that were seen: what does it hold for possible.
 
@@ -109,7 +109,7 @@ def prior_check(
 
 
 def posterior_check(
-    fit: Fit, tokens: Any, *, key: Array, num_draws: int = MOST_DRAWS
+    fit: Fit, tokens: Any, *, key: Array, num_draws: int = CHECK_DRAWS
 ) -> PredictiveCheck:
     """Compare new data of a fit with data that were seen.
 

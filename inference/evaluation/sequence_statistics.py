@@ -9,8 +9,8 @@ from probattn import path_log_density
 from probattn.inference.contract import ParticleModel, PathModel, TokenModel
 from probattn.sequence.tokens import END, counted
 
-MOST_MARGINS = 100  # sequences whose smallest margin is computed, which costs more than all else
-MOST_SYMBOLS = 256  # of a vocabulary whose pairs are counted: a table of the square of it
+SOME = 100  # sequences whose smallest margin is computed, which costs more than all else
+MOST_PAIRED = 256  # of a vocabulary whose pairs are counted: a table of the square of it
 
 
 def figures_of_tokens(tokens: Any) -> dict[str, Float[Array, ""]]:
@@ -46,7 +46,7 @@ def figures_at(model: TokenModel, params: Any, tokens: Any) -> dict[str, Float[A
 
     entropy of the next token, in nats, its mean over all positions that count; and of a model whose
     embeddings are a function of the tokens: the smallest margin sigma_min of a sequence (mean of
-    the first MOST_MARGINS), the sum of its log |det J_t| (mean), and the share of positions outside
+    the first SOME), the sum of its log |det J_t| (mean), and the share of positions outside
     the local domain (det J_t <= 0), whatever the weight of the barrier. A model whose likelihood is
     estimated by particles has none of them.
     """
@@ -61,7 +61,7 @@ def figures_at(model: TokenModel, params: Any, tokens: Any) -> dict[str, Float[A
     log_det = model.margins(params, tokens, "log_det")
     outside = jnp.isneginf(path_log_density(model.attention(params), model.path(params, tokens)))
     return found | {
-        "smallest margin": jnp.nanmin(model.margins(params, tokens[:MOST_MARGINS]), axis=-1).mean(),
+        "smallest margin": jnp.nanmin(model.margins(params, tokens[:SOME]), axis=-1).mean(),
         "log determinant of a sequence": jnp.where(counts, log_det, 0).sum(-1).mean(),
         "positions outside the domain": _mean(outside, counts),
     }
@@ -71,14 +71,14 @@ def shares_of_tokens(tokens: Any, vocab_size: int) -> dict[str, Float[Array, " k
     """How a data set divides into kinds, by name, in shares that add up to one.
 
     lengths, of 0 to `length` symbols; symbols, by id; and pairs of neighbours by ids, start and end
-    included, (vocab_size^2,), of at most MOST_SYMBOLS symbols.
+    included, (vocab_size^2,), of at most MOST_PAIRED symbols.
     """
     is_symbol = tokens != END
     found = {
         "lengths": jnp.bincount(is_symbol.sum(-1), length=tokens.shape[-1] + 1),
         "symbols": jnp.bincount(tokens.ravel(), is_symbol.ravel().astype(int), length=vocab_size),
     }
-    if vocab_size <= MOST_SYMBOLS:
+    if vocab_size <= MOST_PAIRED:
         before = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=END)
         pairs = (before * vocab_size + tokens).ravel()
         found["pairs"] = jnp.bincount(

@@ -25,7 +25,7 @@ from probattn.inference.contract import (
 from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import Fit, over_draws
-from probattn.inference.fitting.new_data import draws_of_prior, new_data
+from probattn.inference.fitting.simulated_data import draws_of_prior, new_data
 
 OF_A_SAMPLE = ("posterior", "sample_stats")  # groups that only chains have
 TOKEN = "token"  # the dimension that is the vocabulary

@@ -19,7 +19,7 @@ from probattn.cli.shared import (
     StreamOption,
 )
 
-EXAMPLES = 8  # sequences that are printed
+PRINTED = 8  # sequences that are printed
 
 DrawsOption = Annotated[
     int | None, typer.Option("--num-draws", help="Data sets, each from a draw; default 600.")
@@ -133,7 +133,7 @@ def _show(found: Any, corpus: Any, plot: Path | None) -> None:
         )
     console.print(table)
     console.print(f"new sequences ({found.source}):")
-    for tokens in found.examples[:EXAMPLES]:
+    for tokens in found.examples[:PRINTED]:
         console.print(f"  {visible(corpus.decode(tokens))}")
     if plot is not None:
         save_plot(plot_check(found, corpus.symbols)[0].figure, plot)
