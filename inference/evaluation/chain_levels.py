@@ -17,7 +17,7 @@ def levels_apart(log_density: np.ndarray) -> str:
     chains whose means are apart by many times that, those below hold next to nothing of the mass.
 
     Args: log_density, up to a constant, (chains, draws)."""
-    means, spread = log_density.mean(1), log_density.std(1).max()
+    means, spread = np.mean(log_density, 1, float), np.std(log_density, 1, float).max()
     if not np.isfinite(means).all() or np.ptp(means) <= APART * spread:
         return ""
     below = ", ".join(f"{means.max() - mean:.0f}" for mean in means)

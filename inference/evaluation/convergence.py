@@ -174,10 +174,10 @@ def diagnose(
             f"Carlo error of {error:.2g} nats, from the finite number of draws."
         )
     advice = verdict.advice
-    if not verdict.converged and "potential_energy" in fit.stats:
-        if apart := levels_apart(-np.asarray(fit.stats["potential_energy"], float)):
-            more.append(apart)
-            advice = (*advice, ADVICE)
+    energies = fit.stats.get("potential_energy")
+    if not verdict.converged and energies is not None and (apart := levels_apart(-energies)):
+        more.append(apart)
+        advice = (*advice, ADVICE)
     notes = (*verdict.notes, *filter(None, more))
     verdict = dataclasses.replace(verdict, notes=notes, advice=advice)
     return Diagnosis(

@@ -9,7 +9,7 @@ from probattn import path_log_density
 from probattn.inference.contract import ParticleModel, PathModel, TokenModel
 from probattn.sequence.tokens import END, counted
 
-SOME = 100  # sequences whose smallest margin is computed, which costs more than all else
+SOME = 100  # sequences whose smallest margin is computed: it costs more than all else
 MOST_PAIRED = 256  # of a vocabulary whose pairs are counted: a table of the square of it
 
 
