@@ -27,7 +27,7 @@ include_patterns = [
     "notebooks/**",
     "examples/README.md",
     "benchmarks/README.md",
-    "studies/**/README.md",
+    "studies/**/*.md",
 ]
 html_theme = "furo"
 html_title = "probattn"
