@@ -37,6 +37,7 @@ from .evaluation.predictive import predict as predict
 from .evaluation.predictive_check import PredictiveCheck as PredictiveCheck
 from .evaluation.predictive_check import posterior_check as posterior_check
 from .evaluation.predictive_check import prior_check as prior_check
+from .evaluation.refits import Refits as Refits
 from .evaluation.simulation_calibration import Calibration as Calibration
 from .evaluation.simulation_calibration import (
     simulation_based_calibration as simulation_based_calibration,

@@ -26,6 +26,7 @@ from probattn.inference.devices.environment import versions
 from probattn.inference.fitting.density import density_of
 from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.simulated_data import draws_of_prior, new_data
+from probattn.sequence.tokens import check_tokens
 
 OF_A_SAMPLE = ("posterior", "sample_stats")  # groups that only chains have
 TOKEN = "token"  # the dimension that is the vocabulary
@@ -37,6 +38,7 @@ def to_datatree(
     key: Any = None,
     symbols: Any = None,
     statistic: Callable[[np.ndarray], Any] | None = None,
+    predict: Any = None,
 ) -> xr.DataTree:
     """The fit as an ArviZ DataTree, which can be written as NetCDF or zarr.
 
@@ -70,9 +72,13 @@ def to_datatree(
         statistic: a number of each sequence, (..., t) -> (...), such as its length: what observed
             and predictive data hold in place of the sequences. ArviZ's checks of single
             observations (`plot_ppc_pit`, `plot_ppc_rootogram`, `plot_loo_pit`) need one.
+        predict: tokens (num_sequences, length), for the groups predictions (next_token: the
+            probability of every token at every position of them, given the tokens before it, at
+            each draw) and predictions_constant_data (these tokens).
 
     Raises: InputError for a model without `log_likelihood`, what is no key, another number of
-    symbols than tokens, or a statistic of another shape."""
+    symbols than tokens, a statistic of another shape, or tokens to predict that the model refuses
+    or has no exact probabilities of."""
     model = require("to_datatree", fit.model, Model)
     site = model.observed
     coords = _labels(model, symbols)
@@ -109,6 +115,12 @@ def to_datatree(
         new = {site: of(prior.pop(site))}
         groups["prior"] = dict_to_dataset(prior, dims=dims, coords=coords)
         groups["prior_predictive"] = dict_to_dataset(new, dims=axes)
+    if predict is not None:
+        at: dict[Any, Any] = {"next_token": ["sequence", "time", TOKEN], site: ["sequence", "time"]}
+        given, found = _predictions(fit, predict)
+        kept = dict_to_dataset({site: given}, sample_dims=[], dims=at)
+        groups["predictions_constant_data"] = kept
+        groups["predictions"] = dict_to_dataset({"next_token": found}, dims=at, coords=coords)
     return (xr.DataTree if fit.sampled else NotSampled).from_dict(groups)
 
 
@@ -135,10 +147,25 @@ def _statistic(statistic: Any, axes: int, data: np.ndarray) -> np.ndarray:
     return found
 
 
-def _of_draws(fit: Fit, function: Any, key: Any = None) -> Any:
-    """A function of model, parameters and data at each draw, as (chain, draw, ...)."""
+def _predictions(fit: Fit, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens, and the probability of each next one at each draw, (chain, draw, n, t, token)."""
+    model = require("predict", fit.model, TokenModel)
+    if fit.estimated:
+        raise InputError("predict: the probabilities of this model are estimates; leave it out")
+    given = np.asarray(check_tokens(tokens, model.vocab_size, model.length, rank=2))
+    return given, np.exp(_of_draws(fit, _next_token, data=given))
+
+
+def _next_token(model: Any, params: dict[str, Any], tokens: Any) -> Any:
+    return model.process(params).next_token_log_probs(tokens)
+
+
+def _of_draws(fit: Fit, function: Any, key: Any = None, data: Any = None) -> Any:
+    """A function of model, parameters and data at each draw, as (chain, draw, ...).
+
+    Args: data, those of the fit if None."""
     # A model may index its data by what is traced, which numpy's arrays do not take.
-    data = jnp.asarray(fit.data)
+    data = jnp.asarray(fit.data if data is None else data)
     found = over_draws(function, fit.model, fit.flat_draws(), data, key=key)
     return jax.tree.map(lambda value: value.reshape(*fit.shape, *value.shape[1:]), found)
 

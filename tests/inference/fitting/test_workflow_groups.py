@@ -161,3 +161,33 @@ def test_symbols_label_the_axes_of_the_vocabulary(fits, corpus):
 def test_bad_input_is_one_line(fits, how, message):
     with pytest.raises(InputError, match=message):
         fits["posterior"].to_datatree(**how)
+
+
+@pytest.mark.parametrize("name", ["factor", "normalised", "transformer"])
+def test_predictions_have_the_probability_of_every_next_token_by_symbol(name):
+    fit, _ = fitted(name)
+    tokens = np.array([[1, 2, 0, 0, 0], [3, 3, 1, 2, 1]])
+    tree = fit.to_datatree(symbols=["end", "a", "b", "c"], predict=tokens)
+    found = tree["predictions"]["next_token"]
+    assert found.dims == ("chain", "draw", "sequence", "time", "token")
+    assert tree["predictions_constant_data"]["tokens"].values.tolist() == tokens.tolist()
+    np.testing.assert_allclose(found.sum("token"), 1, rtol=1e-5)
+    params = {site: jnp.asarray(value[1, 7]) for site, value in fit.draws.items()}
+    for number, (row, length) in enumerate(zip(tokens, (3, 5), strict=True)):
+        labels = [["end", "a", "b", "c"][token] for token in row]
+        each = [
+            float(found.sel(chain=1, draw=7, sequence=number, time=t, token=labels[t]))
+            for t in range(length)
+        ]
+        wanted = float(fit.model.process(params).log_prob(row))
+        assert np.log(each).sum() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_predictions_of_what_cannot_be_predicted_are_refused():
+    tokens = np.zeros((1, 5), int)
+    with pytest.raises(InputError, match="predict: expected a TokenModel"):
+        fitted("embeddings")[0].to_datatree(predict=tokens)
+    with pytest.raises(InputError, match="the probabilities of this model are estimates"):
+        fitted("emission")[0].to_datatree(predict=tokens)
+    with pytest.raises(InputError, match="expected ids 0 to 3, got 7"):
+        fitted("factor")[0].to_datatree(predict=tokens + 7)
