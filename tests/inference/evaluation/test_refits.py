@@ -32,7 +32,7 @@ def exact(out):
 
 
 def test_a_sequence_whose_weights_fail_is_left_out_by_a_refit(fit):
-    """The refit's term has a Monte Carlo error of 0.13, by six keys; the whole posterior is 3 off."""
+    """The refit has a Monte Carlo error of 0.13 by six keys; the whole posterior is 3 off."""
     with pytest.warns(UserWarning, match="Pareto"):
         once = az.loo(fit.to_datatree(), pointwise=True)
     assert once.pareto_k.values[-1] > 0.7
