@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from probattn.checks import as_integer, as_key
 from probattn.errors import FitError
 from probattn.inference.contract import TokenModel, require
-from probattn.inference.evaluation.multiple_testing import holm
+from probattn.inference.evaluation.many_comparisons import holm
 from probattn.inference.evaluation.sequence_statistics import (
     figures_at,
     figures_of_tokens,

@@ -13,7 +13,7 @@ from scipy.stats import false_discovery_control, ttest_1samp
 from scipy.stats import t as student
 
 from probattn.inference.data.typos import TYPO_KINDS
-from probattn.inference.evaluation.multiple_testing import holm
+from probattn.inference.evaluation.many_comparisons import holm
 from probattn.inference.study.under_stress import ATTACK, CHOICES, NOISE_LEVELS
 
 CONFIDENCE = 0.95

@@ -17,7 +17,7 @@ from probattn.inference import (
     posterior_check,
     prior_check,
 )
-from probattn.inference.evaluation.multiple_testing import holm
+from probattn.inference.evaluation.many_comparisons import holm
 from probattn.inference.evaluation.sequence_statistics import (
     figures_at,
     figures_of_tokens,
