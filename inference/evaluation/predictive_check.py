@@ -157,7 +157,7 @@ def _check(
 
 def _at_draw(model: TokenModel, params: Any, key: Array, seen: Array) -> Any:
     """Figures (2,) of the seen and of new data, shares of the new ones, and one of them."""
-    new = new_data(model, params, key, len(seen))
+    new = new_data(model, params, key, seen)
     both = [figures_of_tokens(data) | figures_at(model, params, data) for data in (seen, new)]
     figures = {name: jnp.stack([value, both[1][name]]) for name, value in both[0].items()}
     return figures, shares_of_tokens(new, model.vocab_size), new[0]

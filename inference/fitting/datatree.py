@@ -107,7 +107,7 @@ def to_datatree(
         groups["log_path"] = dict_to_dataset(each, dims=of_sequence)
     if key is not None:
         for_prior, for_posterior = jax.random.split(as_key(key))
-        drawn = {site: of(_of_draws(fit, _new_data, for_posterior))}
+        drawn = {site: of(_of_draws(fit, new_data, for_posterior))}
         groups["posterior_predictive"] = dict_to_dataset(drawn, dims=axes)
         number = fit.shape[0] * fit.shape[1]
         of_prior = draws_of_prior(model, [*fit.draws, site], for_prior, number, len(fit.data))
@@ -176,10 +176,6 @@ def _log_prior(model: Any, params: dict[str, Any], data: Any) -> dict[str, Any]:
     one = seed(model, jax.random.key(0))
     of_site = compute_log_probs(one, (data,), {}, params, sum_log_prob=True)[0]
     return {name: of_site[name] for name in params}
-
-
-def _new_data(model: Any, params: dict[str, Any], key: Any, data: Any) -> Any:
-    return new_data(model, params, key, len(data))
 
 
 def _sample_stats(fit: Fit) -> dict[str, np.ndarray]:

@@ -10,10 +10,10 @@ from numpyro.infer import Predictive
 from probattn.inference.contract import Model
 
 
-def new_data(model: Model, params: Any, key: Array, num_sequences: int) -> Any:
-    """Data of so many sequences from the law of data at these parameters."""
+def new_data(model: Model, params: Any, key: Array, data: Any) -> Any:
+    """As many sequences as `data` has, from the law of data at these parameters."""
     given = substitute(seed(model, key), data=params)
-    return trace(given).get_trace(num_sequences=num_sequences)[model.observed]["value"]
+    return trace(given).get_trace(num_sequences=len(data))[model.observed]["value"]
 
 
 def draws_of_prior(

@@ -12,8 +12,11 @@ from probattn.cli.printing import console, visible
 from probattn.cli.runs import TRAIN_SIZE
 from probattn.cli.shared import (
     CorpusArgument,
+    DimOption,
     FormatOption,
+    HeadsOption,
     KeepSpaceOption,
+    RankOption,
     RunArgument,
     SeedOption,
     StreamOption,
@@ -30,9 +33,9 @@ PlotOption = Annotated[Path | None, typer.Option(help="Draw them to this .png, .
 def prior(
     corpus: CorpusArgument,
     model: Annotated[ModelName, typer.Option(help="As of `fit`.")] = ModelName.language,
-    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
-    rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
+    dim: DimOption = 4,
+    heads: HeadsOption = 1,
+    rank: RankOption = None,
     barrier_weight: Annotated[
         float | None, typer.Option(help="As of `fit`; it bears on new data if normalised.")
     ] = None,

@@ -25,8 +25,11 @@ from probattn.cli.runs import (
 from probattn.cli.shared import (
     ClusterOption,
     CorpusArgument,
+    DimOption,
     FormatOption,
+    HeadsOption,
     KeepSpaceOption,
+    RankOption,
     RunArgument,
     SeedOption,
     StreamOption,
@@ -119,9 +122,9 @@ def fit(
         ModelName,
         typer.Option(help="LanguageModel, or EmissionModel: tokens emitted by latent embeddings."),
     ] = ModelName.language,
-    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
-    rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
+    dim: DimOption = 4,
+    heads: HeadsOption = 1,
+    rank: RankOption = None,
     length: Annotated[
         int | None,
         typer.Option(

@@ -17,8 +17,11 @@ from probattn.cli.printing import SAME_COMMAND, console, resumption_hint
 from probattn.cli.runs import Method, fit_and_save, num_chunks, resume_run, set_host_devices
 from probattn.cli.shared import (
     CorpusArgument,
+    DimOption,
     FormatOption,
+    HeadsOption,
     KeepSpaceOption,
+    RankOption,
     SeedOption,
     StreamOption,
 )
@@ -96,9 +99,9 @@ def learning_curve(
         ),
     ],
     sizes: Annotated[str, typer.Option(help="Training sequences, ascending.")] = SIZES,
-    dim: Annotated[int, typer.Option(help="Embedding dimension.")] = 4,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 1,
-    rank: Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")] = None,
+    dim: DimOption = 4,
+    heads: HeadsOption = 1,
+    rank: RankOption = None,
     barrier_weight: Annotated[
         float | None,
         typer.Option(

@@ -23,6 +23,9 @@ KeepSpaceOption = Annotated[
     bool,
     typer.Option("--keep-space", help="White space at both ends of a line belongs to it."),
 ]
+DimOption = Annotated[int, typer.Option(help="Embedding dimension.")]
+HeadsOption = Annotated[int, typer.Option(help="Attention heads.")]
+RankOption = Annotated[int | None, typer.Option(help="Rank of query and key; default: dim.")]
 RunArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="A run directory made by `probattn fit`.")
 ]
