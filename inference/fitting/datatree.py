@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
+from jaxtyping import Float
 from numpyro.handlers import seed
 from numpyro.infer.util import compute_log_probs
 
@@ -97,7 +98,7 @@ def to_datatree(
     groups[group] = dict_to_dataset(values, dims=dims, coords=coords, attrs=attributes)
     if fit.sampled:
         groups["sample_stats"] = dict_to_dataset(_sample_stats(fit))
-    groups["log_prior"] = dict_to_dataset(_of_draws(fit, _log_prior))
+    groups["log_prior"] = dict_to_dataset(log_prior_of_draws(fit))
     of_sequence: dict[Any, Any] = {name: ["sequence"] for name in (site, "path")}
     if not fit.estimated:
         each = {site: fit.draw_log_prob(fit.data)}
@@ -122,6 +123,11 @@ def to_datatree(
         groups["predictions_constant_data"] = kept
         groups["predictions"] = dict_to_dataset({"next_token": found}, dims=at, coords=coords)
     return (xr.DataTree if fit.sampled else NotSampled).from_dict(groups)
+
+
+def log_prior_of_draws(fit: Fit) -> dict[str, Float[np.ndarray, "chains draws"]]:
+    """Log density of each parameter under its prior, by name, in nats."""
+    return _of_draws(fit, _log_prior)
 
 
 def _labels(model: Any, symbols: Any) -> dict[Any, Any]:
@@ -171,7 +177,6 @@ def _of_draws(fit: Fit, function: Any, key: Any = None, data: Any = None) -> Any
 
 
 def _log_prior(model: Any, params: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Log density of each parameter under its prior, by name."""
     # The data decide nothing here but the sizes of latent variables, whose values do not matter.
     one = seed(model, jax.random.key(0))
     of_site = compute_log_probs(one, (data,), {}, params, sum_log_prob=True)[0]
