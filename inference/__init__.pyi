@@ -32,6 +32,8 @@ from .evaluation.out_of_distribution import detection as detection
 from .evaluation.out_of_distribution import reversed_order as reversed_order
 from .evaluation.out_of_distribution import shuffled as shuffled
 from .evaluation.perturbations import robustness as robustness
+from .evaluation.power_sensitivity import PowerScaling as PowerScaling
+from .evaluation.power_sensitivity import power_scaling as power_scaling
 from .evaluation.predictive import Prediction as Prediction
 from .evaluation.predictive import predict as predict
 from .evaluation.predictive_check import PredictiveCheck as PredictiveCheck
@@ -42,6 +44,10 @@ from .evaluation.simulation_calibration import Calibration as Calibration
 from .evaluation.simulation_calibration import (
     simulation_based_calibration as simulation_based_calibration,
 )
+from .evaluation.stacking import Stack as Stack
+from .evaluation.stacking import single_chains as single_chains
+from .evaluation.stacking import stack as stack
+from .evaluation.stacking import stacking_weights as stacking_weights
 from .evaluation.support import margins_of as margins_of
 from .evaluation.token_calibration import reliability as reliability
 from .evaluation.uncertainty_parts import uncertainty as uncertainty
@@ -68,6 +74,7 @@ from .report.generation_figure import plot_generation as plot_generation
 from .report.margin_plots import plot_margins as plot_margins
 from .report.margin_plots import plot_spectrum as plot_spectrum
 from .report.margin_plots import plot_support as plot_support
+from .report.power_figure import plot_power_scaling as plot_power_scaling
 from .report.prediction_plots import plot_calibration as plot_calibration
 from .report.prediction_plots import plot_detection as plot_detection
 from .report.prediction_plots import plot_robustness as plot_robustness

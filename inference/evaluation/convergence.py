@@ -17,7 +17,8 @@ from probattn.errors import InputError
 from probattn.inference.contract import IdentifiedModel, Model, ParticleModel
 from probattn.inference.evaluation.chain_levels import ADVICE, levels_apart
 from probattn.inference.evaluation.chain_statistics import mixing
-from probattn.inference.fitting.fit import Fit, mixture_log_prob, over_draws
+from probattn.inference.evaluation.monte_carlo import LEAST_DRAWS, error_of_draws
+from probattn.inference.fitting.fit import Fit, over_draws
 from probattn.inference.fitting.verdict import Verdict
 
 RHAT_LIMIT = 1.05
@@ -27,11 +28,9 @@ ESS_LIMIT = 100  # the Monte Carlo error of a mean is then a tenth of the poster
 # known well enough to say how large R-hat is when chains have converged. Of 1,000 AR(1) series with
 # a true size of 42 in four chains the smallest estimate is 10.
 LEAST_ESS = 4
-LEAST_DRAWS = 4  # in each chain: R-hat and effective sample sizes split each chain in two
 BFMI_LIMIT = 0.3  # below it the momentum hardly changes the energy, and tails are explored slowly
 DEPTH_SHARE = 0.25  # a larger share of draws with trajectories cut short by tree depth is noted
 DIVERGED_SHARE = 0.01  # for a larger share of divergent draws the note names a cause
-AXES = dict(chain_axis=0, draw_axis=1)
 JUDGED_SEQUENCES = 100  # sequences whose log probabilities are judged one by one
 
 
@@ -167,7 +166,7 @@ def diagnose(
         else math.nan,
     )
     verdict, more = _verdict(tiers, headline, found), [_pairs(identified)]
-    error = math.nan if per_sequence is None else _predictive_error(per_sequence)
+    error = math.nan if per_sequence is None else error_of_draws(per_sequence, fit.method)
     if per_sequence is not None and not math.isnan(error):
         more.append(
             f"The predictive log probability of the {per_sequence.shape[-1]} sequences has a Monte "
@@ -217,17 +216,6 @@ def _predictions(
         f"sequence {i}": log_prob[..., i] for i in range(min(JUDGED_SEQUENCES, log_prob.shape[-1]))
     }
     return quantity, total | each, log_prob
-
-
-def _predictive_error(log_prob: np.ndarray) -> float:
-    """Monte Carlo error of `sum_i log mean_d p_di`, from log probabilities (chains, draws, n).
-
-    To first order a draw moves the sum by `sum_i (p_di / mean_d p_di - 1)`, whose mean has the
-    error of an average of autocorrelated draws."""
-    if log_prob.shape[1] < LEAST_DRAWS:
-        return math.nan
-    moves = (np.exp(log_prob - mixture_log_prob(log_prob)) - 1).sum(-1)  # [chains, draws]
-    return float(array_stats.mcse(moves, method="mean", **AXES))
 
 
 def _identified(fit: Fit) -> dict[str, np.ndarray]:

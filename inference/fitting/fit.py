@@ -153,6 +153,19 @@ class Fit:
         )
         return dataclasses.replace(self, draws=draws, latents=latents)
 
+    def chain(self, number: int) -> "Fit":
+        """One chain, counted from 0, as a fit of its own; its cost is that of all."""
+        draws, latents = (
+            {name: value[number : number + 1] for name, value in of.items()}
+            for of in (self.draws, self.latents)
+        )
+        stats = {
+            name: value[number : number + 1] if np.shape(value)[:2] == self.shape else value
+            for name, value in self.stats.items()
+        }
+        origins = self.origins[number : number + 1]
+        return dataclasses.replace(self, draws=draws, latents=latents, stats=stats, origins=origins)
+
     def with_particles(self, num_particles: int) -> "Fit":
         """The same fit with this number of particles; the fit itself unless `estimated`."""
         if not self.estimated:

@@ -7,15 +7,42 @@ import numpy as np
 from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE
 from probattn.inference.evaluation.support import ALWAYS_ONE
 from probattn.inference.report.comparison import Comparison
+from probattn.inference.report.power_figure import said_of
 
+# Parts of the page, each with its figures, in the order in which one judges a model.
 SECTIONS = {
-    "Prediction": ("scores", "learning_curve", "mode_against_draws"),
-    "Calibration and uncertainty": ("calibration", "uncertainty", "detection"),
-    "Robustness": ("noise", "typos"),
-    "Geometry": ("margins", "support_tokens", "spectrum"),
-    "Convergence": ("traces",),
+    "convergence": ("traces",),
+    "prior": ("prior_check",),
+    "checks": ("posterior_check", "calibration"),
+    "gain": (
+        "scores",
+        "learning_curve",
+        "mode_against_draws",
+        "uncertainty",
+        "detection",
+        "noise",
+        "typos",
+    ),
+    "dependence": ("power_scaling", "margins", "support_tokens", "spectrum"),
 }
 CAPTIONS = {
+    "prior_check": (
+        "New data of the prior, one data set for each draw of the parameters, beside held-out "
+        "sequences. Look at whether the prior holds such data for possible: it need not expect "
+        "them. Of the shares, bars are those of the held-out sequences, dots and lines the medians "
+        "and nine tenths of new data."
+    ),
+    "posterior_check": (
+        "New data of the fit beside held-out sequences. Look at which features of the data the "
+        "model misses: its p-value is the probability of new data as extreme as the held-out ones, "
+        "corrected for the number of statistics in brackets."
+    ),
+    "power_scaling": (
+        "How far quantities of the posterior move when the power of its prior, of the density of "
+        "the embedding path (the barrier) or of the likelihood doubles, to first order. Full "
+        "markers are surely above what chance gives with so many draws. Look at what the barrier "
+        "decides, and what the data decide."
+    ),
     "scores": (
         "Held-out loss of each predictor, with two standard errors. Look at whether the fits beat "
         "the bigram of the same training sequences. The bars of two predictors may overlap though "
@@ -92,6 +119,17 @@ def alternative(comparison: Comparison, name: str) -> str:
         sizes = ", ".join(f"{size:,}" for size in comparison.curve.sizes)
         last = {fit: comparison.curve.losses(fit)[0][-1] for fit in comparison.curve.methods}
         return f"Held-out loss at {sizes} training sequences; at the last of them {_list(last)}."
+    if name in ("prior_check", "posterior_check"):
+        check = comparison.prior if name == "prior_check" else comparison.checks[comparison.checked]
+        whose = "the prior" if name == "prior_check" else comparison.checked
+        return (
+            f"New data of {whose} beside held-out sequences; p-values: {_list(check.p_values())}."
+        )
+    if name == "power_scaling":
+        said = (
+            f"{fit}: {'; '.join(said_of(one))}" for fit, one in comparison.power_scaling.items()
+        )
+        return f"Sensitivities of quantities to parts of the density. {'. '.join(said)}."
     if name == "mode_against_draws":
         joint = {fit: np.median(one.log_joint) for fit, one in comparison.draw_scores.items()}
         return f"Scatter of draws; median log joint density in nats: {_list(joint, 0)}."

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from probattn.errors import InputError
@@ -40,13 +41,20 @@ from probattn.inference.evaluation.perturbations import (
     Robustness,
     robustness,
 )
+from probattn.inference.evaluation.power_sensitivity import PowerScaling, power_scaling
 from probattn.inference.evaluation.predictive import (
     Prediction,
     affordable,
     predict,
     predict_ngram,
 )
-from probattn.inference.evaluation.scores import differences, score_baselines, score_fit
+from probattn.inference.evaluation.predictive_check import (
+    PredictiveCheck,
+    posterior_check,
+    prior_check,
+)
+from probattn.inference.evaluation.scores import Score, differences, score_baselines, score_fit
+from probattn.inference.evaluation.stacking import LEAST_FOR_STACK, Stack, stack
 from probattn.inference.evaluation.support import (
     Disagreement,
     Example,
@@ -63,6 +71,8 @@ from probattn.inference.report.plot_arguments import fits_by_name
 from probattn.inference.report.summary_table import reference_of
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins are computed
+CHECKED_SEQUENCES = 300  # held-out sequences that new data are compared with
+REPLICATES = 200  # new data sets of each fit
 EXAMPLES = 6  # margins of single sequences that are shown, at most, over all laws together
 # Where the likelihood is estimated, each draw costs a particle filter for each sequence.
 FILTERED_SEQUENCES = 100
@@ -80,6 +90,7 @@ def compare(
     mix_densities: bool = False,
     about: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    key: Any = None,
 ) -> Comparison:
     """Compare fits with each other and with n-gram baselines on held-out sequences.
 
@@ -103,6 +114,9 @@ def compare(
             tokens. The comparison then reports how they differ.
         about: entries to keep with the result, such as how it was made.
         notes: sentences that a reader must know first, such as `Corpus.what_is_left_out`.
+        key: random key. With one, training sequences that weights cannot leave out of a posterior
+            are left out by a second posterior, which takes as long as the first
+            (`leave_one_out`).
 
     Raises:
         InputError: no fits, fits of different training tokens, vocabularies or densities, a fit
@@ -150,7 +164,11 @@ def compare(
         differences=differences(
             sorted(scores, key=lambda score: not fits[score.name].sampled), heldout
         ),
-        leave_one_out=_leave_one_out(fits, left_out),
+        leave_one_out=_leave_one_out(fits, key, left_out),
+        stack=_stack(scores, heldout, left_out),
+        prior=_prior_check(first, some[:CHECKED_SEQUENCES]),
+        checks=_posterior_checks(fits, some[:CHECKED_SEQUENCES]),
+        power_scaling=_power_scaling(fits, heldout, left_out),
         reliability={name: reliability(one) for name, one in predictions.items()}
         | {"bigram": reliability(bigram)},
         uncertainty={name: uncertainty(one) for name, one in predictions.items()},
@@ -180,6 +198,8 @@ def compare(
             if not fit.sampled and fit.verdict is not None
         },
         methods={name: fit.method for name, fit in fits.items()},
+        draws={name: fit.shape for name, fit in fits.items()},
+        symbols=tuple(symbols),
         unfinished={
             name: (fit.shape[1], fit.planned or 0) for name, fit in fits.items() if fit.unfinished
         },
@@ -245,7 +265,9 @@ def _symbols(symbols: Sequence[str] | None, vocab_size: int) -> list[str]:
     return found
 
 
-def _leave_one_out(fits: Mapping[str, Fit], left_out: dict[str, str]) -> dict[str, LeaveOneOut]:
+def _leave_one_out(
+    fits: Mapping[str, Fit], key: Any, left_out: dict[str, str]
+) -> dict[str, LeaveOneOut]:
     found = {}
     for name, fit in fits.items():
         if not fit.sampled:
@@ -255,7 +277,41 @@ def _leave_one_out(fits: Mapping[str, Fit], left_out: dict[str, str]) -> dict[st
         elif np.prod(fit.shape) < LEAST_FOR_LOO:
             left_out[f"PSIS-LOO of {name}"] = f"it has fewer than {LEAST_FOR_LOO} draws"
         else:
-            found[name] = leave_one_out(fit)
+            found[name] = leave_one_out(fit, key=key)
+    return found
+
+
+def _stack(scores: Sequence[Score], heldout: np.ndarray, left_out: dict[str, str]) -> Stack | None:
+    if len(scores) < 2 or len(heldout) < LEAST_FOR_STACK:
+        left_out["the stack of the fits"] = (
+            f"it needs two fits and {LEAST_FOR_STACK} held-out sequences"
+        )
+        return None
+    return stack({score.name: score.log_probs for score in scores}, heldout)
+
+
+def _prior_check(fit: Fit, tokens: np.ndarray) -> PredictiveCheck:
+    return prior_check(fit.model, tokens, key=jax.random.key(0), num_draws=REPLICATES)
+
+
+def _posterior_checks(fits: Mapping[str, Fit], tokens: np.ndarray) -> dict[str, PredictiveCheck]:
+    return {
+        name: posterior_check(fit, tokens, key=jax.random.key(1), num_draws=REPLICATES)
+        for name, fit in fits.items()
+    }
+
+
+def _power_scaling(
+    fits: Mapping[str, Fit], heldout: np.ndarray, left_out: dict[str, str]
+) -> dict[str, PowerScaling]:
+    found = {}
+    for name, fit in fits.items():
+        if not fit.sampled:
+            continue
+        try:
+            found[name] = power_scaling(fit, heldout)
+        except InputError as error:  # too few draws, or an estimated likelihood
+            left_out[f"what decides what in {name}"] = str(error)
     return found
 
 

@@ -13,10 +13,14 @@ from probattn.inference.evaluation.learning_study import LearningCurve
 from probattn.inference.evaluation.mode_against_draws import DrawScores
 from probattn.inference.evaluation.out_of_distribution import Detection
 from probattn.inference.evaluation.perturbations import Robustness
+from probattn.inference.evaluation.power_sensitivity import PowerScaling
+from probattn.inference.evaluation.predictive_check import PredictiveCheck
 from probattn.inference.evaluation.scores import Difference, Score
+from probattn.inference.evaluation.stacking import Stack
 from probattn.inference.evaluation.support import Disagreement, Example, Rankings
 from probattn.inference.evaluation.token_calibration import Reliability
 from probattn.inference.evaluation.uncertainty_parts import Uncertainty
+from probattn.inference.fitting.fit import CHAINS
 from probattn.inference.fitting.verdict import Verdict
 from probattn.inference.report.summary_table import Answer, answers
 
@@ -29,6 +33,10 @@ class Comparison:
         scores: held-out log probability of each fit and baseline.
         differences: paired differences of the log probabilities of each two fits.
         leave_one_out: by fit, PSIS-LOO of the fits by Markov chains with enough draws.
+        stack: the mixture of the fits with weights for prediction; None with a single fit.
+        prior: new data of the prior of the first fit beside held-out ones.
+        checks: by fit, its new data beside held-out ones.
+        power_scaling: by fit, what its prior, path and data decide, of the fits by Markov chains.
         reliability: by name, reliability of the next-token probabilities of fits and the bigram.
         uncertainty: by fit, uncertainty of the next token, split into its two parts.
         detection: by kind of the other sequences and by fit, one detection for each score.
@@ -45,6 +53,8 @@ class Comparison:
         diagnostics: convergence of the fits by Markov chains.
         modes: by fit, the verdict on each other fit that has one.
         methods: by fit, its method.
+        draws: by fit, its number of chains and of draws in each.
+        symbols: of each token.
         unfinished: by fit, the draws that each chain has and those planned; unfinished fits only.
         mixed: how the densities differ, where `compare` was asked to mix them.
         left_out: by name of what was not computed, the reason.
@@ -56,6 +66,10 @@ class Comparison:
     scores: tuple[Score, ...]
     differences: tuple[Difference, ...]
     leave_one_out: dict[str, LeaveOneOut]
+    stack: Stack | None
+    prior: PredictiveCheck
+    checks: dict[str, PredictiveCheck]
+    power_scaling: dict[str, PowerScaling]
     reliability: dict[str, Reliability]
     uncertainty: dict[str, Uncertainty]
     detection: dict[str, dict[str, tuple[Detection, ...]]]
@@ -72,12 +86,20 @@ class Comparison:
     diagnostics: tuple[Diagnosis, ...]
     modes: dict[str, Verdict]
     methods: dict[str, str]
+    draws: dict[str, tuple[int, int]]
+    symbols: tuple[str, ...]
     unfinished: dict[str, tuple[int, int]]
     mixed: tuple[str, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
     heldout_counts: np.ndarray
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checked(self) -> str:
+        """The fit whose new data are shown: the first by Markov chains, else the first."""
+        by_chains = (name for name, method in self.methods.items() if method in CHAINS)
+        return next(by_chains, next(iter(self.methods)))
 
     @cached_property
     def answers(self) -> tuple[Answer, ...]:

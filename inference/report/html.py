@@ -30,6 +30,7 @@ def save_html(comparison: Comparison, path: Any) -> None:
         "report.html",
         comparison=comparison,
         title=title(comparison),
+        lead=next((one.text for one in findings(comparison) if one.topic == "prediction"), ""),
         warnings=warnings_of(comparison),
         findings=_by_topic(findings(comparison)),
         sections=_sections(comparison),
@@ -72,25 +73,23 @@ def title(comparison: Comparison) -> str:
     return " beside ".join(comparison.methods)
 
 
-def _sections(comparison: Comparison) -> list[tuple[str, list[dict[str, str]]]]:
+def _sections(comparison: Comparison) -> dict[str, list[dict[str, str]]]:
+    """The figures of each part of the page."""
     light, dark = figures(comparison), figures(comparison, dark=True)
-    return [
-        (
-            heading,
-            [
-                {
-                    "name": name,
-                    "light": data_uri(light[name], STYLE),
-                    "dark": data_uri(dark[name], DARK),
-                    "caption": CAPTIONS[name],
-                    "alternative": alternative(comparison, name),
-                }
-                for name in names
-                if name in light
-            ],
-        )
-        for heading, names in SECTIONS.items()
-    ]
+    return {
+        part: [
+            {
+                "name": name,
+                "light": data_uri(light[name], STYLE),
+                "dark": data_uri(dark[name], DARK),
+                "caption": CAPTIONS[name],
+                "alternative": alternative(comparison, name),
+            }
+            for name in names
+            if name in light
+        ]
+        for part, names in SECTIONS.items()
+    }
 
 
 def _by_topic(found: list) -> dict[str, list[str]]:

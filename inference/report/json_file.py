@@ -9,12 +9,13 @@ import numpy as np
 from probattn.inference.data.array_file import with_folder, write_json
 from probattn.inference.devices.environment import versions
 from probattn.inference.evaluation.measured import QUANTILES
+from probattn.inference.evaluation.predictive_check import PredictiveCheck
 from probattn.inference.evaluation.scores import has_chains
 from probattn.inference.evaluation.support import ALWAYS_ONE
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.sentences import findings, warnings_of
 
-SCHEMA = 2  # version of the schema, raised when a field moves or changes its meaning
+SCHEMA = 3  # version of the schema, raised when a field moves or changes its meaning
 
 
 def save_json(comparison: Comparison, path: Any) -> None:
@@ -39,6 +40,12 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "warnings": [finding._asdict() for finding in warnings_of(comparison)],
             "findings": [finding._asdict() for finding in findings(comparison)],
             **fields,
+            "prior": _check(comparison.prior),
+            "checks": {name: _check(one) for name, one in comparison.checks.items()},
+            "power_scaling": {
+                name: _plain(one) | {"decided": {part: one.decided_by(part) for part in one.parts}}
+                for name, one in comparison.power_scaling.items()
+            },
             "answers": [
                 {
                     **_plain(answer),
@@ -63,6 +70,16 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "versions": versions(),
         }
     )
+
+
+def _check(check: PredictiveCheck) -> dict[str, Any]:
+    return {
+        "source": check.source,
+        "sequences": check.sequences,
+        "draws": check.number,
+        "p_values": check.p_values(),
+        "adjusted": check.adjusted(),
+    }
 
 
 def _curve(curve: Any) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE
+from probattn.inference.evaluation.predictive_check import PredictiveCheck
 from probattn.inference.evaluation.scores import has_chains
+from probattn.inference.report.check_figure import plot_check
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.curve_figure import plot_learning_curve
 from probattn.inference.report.margin_plots import plot_margins, plot_spectrum, plot_support
+from probattn.inference.report.power_figure import plot_power_scaling
 from probattn.inference.report.prediction_plots import (
     plot_calibration,
     plot_detection,
@@ -47,18 +50,23 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
     ]
     chains = [score for score in comparison.scores if has_chains(score)]
     panels = {
+        "traces": panel(plot_traces, chains, 3.2),
+        "prior_check": partial(_check_figure, comparison.prior, comparison.symbols),
+        "posterior_check": partial(
+            _check_figure, comparison.checks[comparison.checked], comparison.symbols
+        ),
+        "calibration": panel(plot_calibration, comparison.reliability, 4.4),
         "scores": panel(plot_scores, comparison.scores, 1.0 + 0.38 * len(comparison.scores)),
         "learning_curve": panel(plot_learning_curve, comparison.curve, 3.6),
         "mode_against_draws": panel(plot_mode_against_draws, comparison.draw_scores, 3.8),
-        "calibration": panel(plot_calibration, comparison.reliability, 4.4),
         "uncertainty": panel(plot_uncertainty, comparison.uncertainty, 1.0 + 0.45 * several),
         "detection": pair(plot_detection, list(comparison.detection.values()), 3.6 + 0.5 * several),
         "noise": panel(plot_robustness, comparison.robustness.get(EMBEDDING_NOISE), 3.6),
         "typos": pair(plot_robustness, typos, 2.8),
+        "power_scaling": _power_panel(comparison),
         "margins": panel(plot_margins, of_fits(comparison.margins), 3.6),
         "support_tokens": partial(_support_figure, comparison) if comparison.examples else None,
         "spectrum": panel(plot_spectrum, of_fits(comparison.spectra), 3.2),
-        "traces": panel(plot_traces, chains, 3.2),
     }
     with mpl.rc_context(DARK if dark else STYLE):
         return {name: draw() for name, draw in panels.items() if draw is not None}
@@ -87,6 +95,28 @@ def _grid(plots: list[Callable], height: float, columns: int) -> Figure:
     for ax in axes[len(plots) :]:
         ax.remove()
     return figure
+
+
+def _check_figure(check: PredictiveCheck, symbols: tuple[str, ...]) -> Figure:
+    return plot_check(check, symbols)[0].figure
+
+
+def _power_panel(comparison: Comparison) -> Callable[[], Figure] | None:
+    """One panel for each fit, of which all have one column."""
+    found = comparison.power_scaling
+    if not found:
+        return None
+    rows = max(len(one.sensitivity) for one in found.values())
+    plots = [partial(plot_power_scaling, one) for one in found.values()]
+
+    def draw() -> Figure:
+        figure = _grid(plots, 1.2 + 0.32 * rows, 1)
+        if len(found) > 1:
+            for ax, name in zip(figure.axes, found, strict=True):
+                ax.set_title(name)
+        return figure
+
+    return draw
 
 
 def _support_figure(comparison: Comparison) -> Figure:

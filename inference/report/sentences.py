@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from probattn.inference.evaluation.measured import Measured, ratio
+from probattn.inference.evaluation.measured import Measured
 from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE
-from probattn.inference.evaluation.scores import BASELINES, Difference
+from probattn.inference.evaluation.scores import BASELINES, Difference, gain
 from probattn.inference.fitting.map_verdict import SAME_MODE
 from probattn.inference.report.comparison import Comparison
+from probattn.inference.report.power_figure import said_of
 from probattn.inference.report.summary_table import NOISE_SHOWN, reference_of
 
+SURELY = 0.05  # a corrected p-value below it is said to be no chance
 NEGLIGIBLE = 0.0005  # nats: mutual information below this is not mentioned; one draw has none
 
 
@@ -55,7 +57,9 @@ def warnings_of(comparison: Comparison) -> list[Finding]:
 def findings(comparison: Comparison) -> list[Finding]:
     """The findings of a comparison as sentences, the most important first."""
     parts = (
+        _checks,
         _predictions,
+        _stack,
         _modes,
         _baselines,
         _calibration,
@@ -63,6 +67,7 @@ def findings(comparison: Comparison) -> list[Finding]:
         _detection,
         _robustness,
         _curve,
+        _power,
         _geometry,
         _left_out,
     )
@@ -94,6 +99,44 @@ def _predictions(comparison: Comparison) -> Iterator[tuple[str, str]]:
             )
 
 
+def _checks(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    checks = {"the prior": comparison.prior} | comparison.checks
+    for name, check in checks.items():
+        surely = [what for what, p in check.adjusted().items() if p < SURELY]
+        yield (
+            "checks",
+            f"New data of {name} are surely unlike the held-out sequences in {', '.join(surely)}."
+            if surely
+            else f"New data of {name} look like the held-out sequences in all "
+            f"{len(check.p_values())} statistics.",
+        )
+
+
+def _stack(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    stack = comparison.stack
+    if stack is None:
+        return
+    best = max(stack.weights, key=lambda name: -stack.gains[name].value)
+    gain = stack.gains[best]
+    worth = (
+        f"predicts {'better' if gain.value > 0 else 'worse'} than {best}, by {_unsigned(gain)}"
+        if gain.sure
+        else f"and {best} predict equally well within noise: they differ by {_unsigned(gain)}"
+    )
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in stack.weights.items())
+    yield (
+        "combination",
+        f"The stack of all fits (weights {weights}; scored on sequences that chose none of their "
+        f"weights) {worth} nats per token.",
+    )
+
+
+def _power(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    for name, found in comparison.power_scaling.items():
+        said = "; ".join(said_of(found))
+        yield "what decides what", f"In {name} {said}."
+
+
 def _better(difference: Difference) -> str:
     first, second, size = difference.first, difference.second, difference.per_token
     one, other = difference.densities
@@ -116,7 +159,7 @@ def _baselines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     ]
     best = max(baselines, key=lambda score: score.per_token.value)
     gains = {
-        score.name: ratio(best.log_probs - score.log_probs, comparison.heldout_counts)
+        score.name: gain(best, score, comparison.heldout_counts)
         for score in comparison.scores
         if score.method != "baseline"
     }

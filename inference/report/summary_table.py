@@ -9,6 +9,7 @@ import numpy as np
 from probattn.inference.evaluation.measured import Measured, ratio
 from probattn.inference.evaluation.out_of_distribution import Detection
 from probattn.inference.evaluation.perturbations import EMBEDDING_NOISE, Robustness
+from probattn.inference.evaluation.scores import gain, measured
 
 NOISE_SHOWN = 0.4  # level of the noise in the table, in root mean squares of the embeddings
 TYPOS_SHOWN = 1  # typos in each sequence in the table
@@ -80,16 +81,19 @@ def _answer(
 
 
 def _loss_answer(found: Any, reference: str) -> Iterator[Answer]:
-    losses = {score.name: -score.log_probs for score in found.scores if score.name in found.methods}
+    scores = {score.name: score for score in found.scores if score.name in found.methods}
     for unit, over in (
         ("token", found.heldout_counts),
         ("sequence", np.ones(len(found.heldout_counts))),
     ):
 
         def minus(name: str, over: np.ndarray = over) -> Measured:
-            return ratio(losses[name] - losses[reference], over)
+            return gain(scores[reference], scores[name], over)
 
-        values = {name: ratio(loss, over) for name, loss in losses.items()}
+        values = {
+            name: measured(-score.log_probs, over, score.draws_error)
+            for name, score in scores.items()
+        }
         yield _answer("held-out loss", f"nats per {unit}", reference, values, minus)
 
 

@@ -84,6 +84,16 @@ def compare(
         Path | None,
         typer.Option(help="A study made by `probattn learning-curve` on the same corpus, to show."),
     ] = None,
+    second_posterior: Annotated[
+        bool,
+        typer.Option(
+            "--second-posterior",
+            help=(
+                "Leave out by a second posterior the training sequences that weights cannot leave "
+                "out; it takes as long as the first."
+            ),
+        ),
+    ] = False,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for each figure as PNG and SVG.")
     ] = None,
@@ -106,7 +116,13 @@ def compare(
         raise InputError(f"{figures}: is no folder; give the name of one for --figures")
     about = {"command": command()}
     comparison = compare_runs(
-        runs, about, num_particles, mix_densities, elsewhere or (), learning_curve
+        runs,
+        about,
+        num_particles,
+        mix_densities,
+        elsewhere or (),
+        learning_curve,
+        second_posterior,
     )
     written = out
     try:

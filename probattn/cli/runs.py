@@ -235,6 +235,7 @@ def compare_runs(
     mix_densities: bool = False,
     elsewhere: Sequence[Path] = (),
     learning_curve: Path | None = None,
+    second_posterior: bool = False,
 ) -> Any:
     """Compare the fits of run directories on their held-out sequences.
 
@@ -245,10 +246,13 @@ def compare_runs(
         mix_densities: whether fits of different densities may be compared.
         elsewhere: paths of texts whose sequences the fits are to detect beside held-out ones.
         learning_curve: folder of a learning-curve study to include.
+        second_posterior: whether to leave out by one what weights cannot leave out.
 
     Raises: InputError for a run that is given twice, runs of different data, or `num_particles`
         without an emission model.
     """
+    import jax
+
     from probattn.inference import compare, load_corpus, load_curve, load_run
     from probattn.inference.data.corpus import load_elsewhere
 
@@ -310,6 +314,7 @@ def compare_runs(
         mix_densities=mix_densities,
         about=about,
         notes=[f"{note}." for note in notes if note],
+        key=jax.random.key(0) if second_posterior else None,
     )
 
 

@@ -95,19 +95,7 @@ def power_scaling(fit: Fit, tokens: Any) -> PowerScaling:
         del parts["path"]
     quantities = _quantities(fit, tokens)
     found = {part: _sensitivities(quantities, value) for part, value in parts.items()}
-    chance = {
-        part: float(
-            np.quantile(
-                [
-                    sensitivity
-                    for other in _of_others(value)
-                    for sensitivity in _sensitivities(quantities, other).values()
-                ],
-                0.95,
-            )
-        )
-        for part, value in parts.items()
-    }
+    chance = {part: _chance_of(quantities, value) for part, value in parts.items()}
     each = {name: {part: found[part][name] for part in parts} for name in quantities}
     return PowerScaling(fit.method, each, chance)
 
@@ -118,6 +106,16 @@ def _sensitivities(quantities: Mapping[str, np.ndarray], part: Any) -> dict[str,
     # ArviZ's "prior" is whatever is in the group log_prior.
     tree = xr.DataTree.from_dict({name: dict_to_dataset(one) for name, one in groups.items()})
     return {name: float(value) for name, value in az.psense(tree).items()}
+
+
+def _chance_of(quantities: Mapping[str, np.ndarray], part: Any) -> float:
+    """The 95 % quantile of sensitivities to the values of a part at draws that are far away."""
+    found = [
+        sensitivity
+        for other in _of_others(part)
+        for sensitivity in _sensitivities(quantities, other).values()
+    ]
+    return float(np.quantile(found, 0.95))
 
 
 def _of_others(part: Any) -> Iterator[np.ndarray]:
