@@ -19,7 +19,7 @@ from probattn.inference.evaluation.sequence_statistics import (
     shares_of_tokens,
 )
 from probattn.inference.fitting.fit import Fit, over_draws
-from probattn.inference.fitting.simulated_data import draws_of_prior, new_data
+from probattn.inference.fitting.simulated_data import new_data
 from probattn.sequence.tokens import check_tokens
 
 CHECK_DRAWS = 600  # so that a p-value can be small enough to survive the correction
@@ -104,7 +104,11 @@ def prior_check(
     model = require("prior_check", model, TokenModel)
     as_integer("num_draws", num_draws, 2)
     for_params, for_data = jax.random.split(as_key(key))
-    params = draws_of_prior(model, model.priors(), for_params, num_draws, 1)
+    keys = jax.random.split(for_params, len(priors := model.priors()))
+    params = {
+        name: np.asarray(prior.sample(key, (num_draws,)))
+        for (name, prior), key in zip(priors.items(), keys, strict=True)
+    }
     return _check("prior", model, params, tokens, for_data)
 
 

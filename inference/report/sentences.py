@@ -57,10 +57,10 @@ def warnings_of(comparison: Comparison) -> list[Finding]:
 def findings(comparison: Comparison) -> list[Finding]:
     """The findings of a comparison as sentences, the most important first."""
     parts = (
-        _checks,
         _predictions,
         _stack,
         _modes,
+        _checks,
         _baselines,
         _calibration,
         _uncertainty,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probattn import InputError
-from probattn.inference import compare, learning_curve
+from probattn.inference import compare, learning_curve, stack
 from probattn.inference.data.ngram import fit_ngram, token_counts
 from probattn.inference.evaluation.measured import Measured
 from probattn.inference.report.sentences import findings, warnings_of
@@ -49,7 +49,10 @@ def test_scores_are_totals_over_totals(comparison, fits, corpus):
         found = score(comparison, name)
         np.testing.assert_allclose(found.per_token.value, log_prob.sum() / counts.sum(), rtol=1e-6)
         np.testing.assert_allclose(found.per_sequence.value, log_prob.mean(), rtol=1e-6)
-        error = log_prob.std(ddof=1) / np.sqrt(len(counts))
+        across = log_prob.std(ddof=1) / np.sqrt(len(counts))
+        of_draws = np.nan_to_num(found.draws_error) / len(counts)
+        assert (of_draws > 0) == (name == "posterior")
+        error = np.hypot(across, of_draws)
         np.testing.assert_allclose(found.per_sequence.error, error, rtol=1e-5)
         assert (found.gradients, found.seconds) == (fit.gradients, fit.seconds)
     difference = fits["posterior"].predictive_log_prob(corpus.heldout) - fits[
@@ -58,9 +61,9 @@ def test_scores_are_totals_over_totals(comparison, fits, corpus):
     found = comparison.differences[0]
     assert (found.first, found.second) == ("posterior", "map")
     np.testing.assert_allclose(found.per_token.value, difference.sum() / counts.sum(), rtol=1e-5)
-    np.testing.assert_allclose(
-        found.per_sequence.error, difference.std(ddof=1) / np.sqrt(len(counts)), rtol=1e-5
-    )
+    of_draws = score(comparison, "posterior").draws_error / len(counts)
+    across = difference.std(ddof=1) / np.sqrt(len(counts))
+    np.testing.assert_allclose(found.per_sequence.error, np.hypot(across, of_draws), rtol=1e-5)
 
 
 def test_ngrams_by_hand():
@@ -153,7 +156,8 @@ def test_findings_call_noise_noise(comparison):
 
 def test_every_verdict_has_an_interval(comparison):
     for finding in findings(comparison):
-        if finding.topic not in ("density", "left out", "leave-one-out"):
+        without = ("density", "left out", "leave-one-out", "checks", "what decides what")
+        if finding.topic not in without:
             assert any(word in finding.text for word in ("±", "in 95 of 100 cases")), finding
     topics = [finding.topic for finding in findings(comparison)]
     assert topics[0] == "prediction"
@@ -165,6 +169,22 @@ def test_every_verdict_has_an_interval(comparison):
         "support tokens",
         "density",
     } <= set(topics)
+
+
+def test_the_page_has_a_stack_of_its_fits_and_checks_of_all(comparison, fits, corpus):
+    log_probs = {name: fit.predictive_log_prob(corpus.heldout) for name, fit in fits.items()}
+    found = comparison.stack
+    expected = stack(log_probs, corpus.heldout)
+    assert found.weights == pytest.approx(expected.weights)
+    assert f"weights map {found.weights['map']:.2f}" in " ".join(texts(findings(comparison)))
+    assert list(comparison.checks) == ["map", "posterior"]
+    assert comparison.prior.source == "prior"
+    assert list(comparison.power_scaling) == ["posterior"]
+    said = [one.text for one in findings(comparison) if one.topic == "what decides what"]
+    assert said[0].startswith("In posterior the prior ")
+    alone = compare({"map": fits["map"]}, corpus.heldout)
+    assert alone.stack is None
+    assert "needs two fits" in alone.left_out["the stack of the fits"]
 
 
 def test_the_gain_over_the_baseline_is_paired(comparison, fits, corpus):

@@ -72,11 +72,18 @@ def test_the_page_is_self_contained_and_says_what_the_numbers_say(comparison, pa
             assert str(value) in text
     for finding in (*warnings_of(comparison), *findings(comparison)):
         assert finding.text.replace("&", "&amp;").replace("'", "&#39;").replace(">", "&gt;") in text
-    assert (
-        text.index("is unfinished: 40 of 60 draws")
-        < text.index("In short")
-        < text.index("What was found")
+    order = (
+        "is unfinished: 40 of 60 draws",
+        "What was fitted",
+        "Does it converge?",
+        "Is the prior sane?",
+        "Do the fits look like the data?",
+        "In short",
+        "What was found",
+        "What depends on what?",
     )
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
     assert page.count('class="flag">unfinished') > 3
     (schema,) = re.findall(r"<code>(probattn/\S+\.json)</code>", page)
     *package, folder, name = schema.split("/")
@@ -101,17 +108,20 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(comparison, page):
 def test_figures_show_the_numbers(comparison):
     drawn = comparison.figures()
     assert list(drawn) == [
+        "traces",
+        "prior_check",
+        "posterior_check",
+        "calibration",
         "scores",
         "learning_curve",
         "mode_against_draws",
-        "calibration",
         "uncertainty",
         "detection",
         "noise",
+        "power_scaling",
         "margins",
         "support_tokens",
         "spectrum",
-        "traces",
     ]
     labels = {text.get_text() for text in drawn["scores"].axes[0].get_yticklabels()}
     assert labels == {"map", "posterior", "unigram", "bigram"}
@@ -129,7 +139,10 @@ def test_figures_show_the_numbers(comparison):
     np.testing.assert_allclose(traces, comparison.to_json()["traces"]["posterior"])
     for name, figure in drawn.items():
         for ax in figure.axes:
-            if name not in ("support_tokens", "scores", "uncertainty"):
+            if name.endswith("_check"):  # histograms and shares, named by their titles
+                assert ax.get_title(loc="left"), name
+                continue
+            if name not in ("support_tokens", "scores", "uncertainty", "power_scaling"):
                 assert ax.get_ylabel(), name
             if name != "support_tokens":
                 assert ax.get_xlabel(), name
