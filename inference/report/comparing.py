@@ -72,7 +72,6 @@ from probattn.inference.report.summary_table import reference_of
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins are computed
 CHECKED_SEQUENCES = 300  # held-out sequences that new data are compared with
-REPLICATES = 200  # new data sets of each fit
 EXAMPLES = 6  # margins of single sequences that are shown, at most, over all laws together
 # Where the likelihood is estimated, each draw costs a particle filter for each sequence.
 FILTERED_SEQUENCES = 100
@@ -291,14 +290,11 @@ def _stack(scores: Sequence[Score], heldout: np.ndarray, left_out: dict[str, str
 
 
 def _prior_check(fit: Fit, tokens: np.ndarray) -> PredictiveCheck:
-    return prior_check(fit.model, tokens, key=jax.random.key(0), num_draws=REPLICATES)
+    return prior_check(fit.model, tokens, key=jax.random.key(0))
 
 
 def _posterior_checks(fits: Mapping[str, Fit], tokens: np.ndarray) -> dict[str, PredictiveCheck]:
-    return {
-        name: posterior_check(fit, tokens, key=jax.random.key(1), num_draws=REPLICATES)
-        for name, fit in fits.items()
-    }
+    return {name: posterior_check(fit, tokens, key=jax.random.key(1)) for name, fit in fits.items()}
 
 
 def _power_scaling(

@@ -47,7 +47,7 @@ def plot_power_scaling(found: PowerScaling, *, ax: Axes | None = None) -> Axes:
         ax.set_xlim(0)
         ax.set_xlabel("sensitivity: how far its law moves as the power of a part doubles")
         ax.grid(axis="x", alpha=0.3)
-        ax.legend(fontsize=9, loc="lower right")
+        ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(found.parts))
     return ax
 
 

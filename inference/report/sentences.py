@@ -107,7 +107,7 @@ def _checks(comparison: Comparison) -> Iterator[tuple[str, str]]:
             "checks",
             f"New data of {name} are surely unlike the held-out sequences in {', '.join(surely)}."
             if surely
-            else f"New data of {name} look like the held-out sequences in all "
+            else f"New data of {name} are not surely unlike the held-out sequences in any of "
             f"{len(check.p_values())} statistics.",
         )
 
