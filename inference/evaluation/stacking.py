@@ -16,8 +16,8 @@ from probattn.inference.data.ngram import token_counts
 from probattn.inference.evaluation.measured import INTERNAL, Measured, ratio
 from probattn.inference.fitting.fit import Fit
 
-PARTS = 2  # of the held-out sequences: each is scored with weights from the other
-LEAST_FOR_STACK = 2 * PARTS  # sequences
+HALVES = 2  # of the held-out sequences: each is scored with weights from the other
+LEAST_FOR_STACK = 2 * HALVES  # sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +88,10 @@ def stack(log_probs: Mapping[str, Any], tokens: Any) -> Stack:
     if len(counts) < LEAST_FOR_STACK:
         raise InputError(f"stack: expected at least {LEAST_FOR_STACK} sequences, got {len(counts)}")
     weights = stacking_weights(arrays)
-    part = np.arange(len(counts)) % PARTS
+    part = np.arange(len(counts)) % HALVES
     of_parts: dict[str, list[float]] = {name: [] for name in arrays}
     scored = np.empty(len(counts))
-    for number in range(PARTS):
+    for number in range(HALVES):
         mine = part == number
         found = stacking_weights({name: value[~mine] for name, value in arrays.items()})
         for name, weight in found.items():

@@ -71,7 +71,7 @@ from probattn.inference.report.plot_arguments import fits_by_name
 from probattn.inference.report.summary_table import reference_of
 
 MARGIN_SEQUENCES = 200  # held-out sequences whose margins are computed
-CHECKED_SEQUENCES = 300  # held-out sequences that new data are compared with
+CHECKED_SEQUENCES = 100  # held-out sequences that new data are compared with
 EXAMPLES = 6  # margins of single sequences that are shown, at most, over all laws together
 # Where the likelihood is estimated, each draw costs a particle filter for each sequence.
 FILTERED_SEQUENCES = 100
