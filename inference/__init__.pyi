@@ -26,6 +26,9 @@ from .evaluation.curve_file import save_curve as save_curve
 from .evaluation.geometry import singular_values as singular_values
 from .evaluation.geometry import uniqueness as uniqueness
 from .evaluation.learning_study import learning_curve as learning_curve
+from .evaluation.marginal_likelihood import Evidence as Evidence
+from .evaluation.marginal_likelihood import evidence as evidence
+from .evaluation.marginal_likelihood import log_bayes_factor as log_bayes_factor
 from .evaluation.measured import Measured as Measured
 from .evaluation.mode_against_draws import draw_scores as draw_scores
 from .evaluation.out_of_distribution import detection as detection

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from numpyro.distributions import biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer import init_to_sample, init_to_uniform
-from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+from numpyro.infer.util import compute_log_probs, constrain_fn, potential_energy, unconstrain_fn
 
 from probattn.checks import in_default_float
 from probattn.errors import FitError
@@ -50,6 +50,29 @@ def log_jacobian(model: NumPyroModel, data: Any, z: Values) -> Array:
         data
     )
     return _log_jacobian(sites)
+
+
+def log_prior_and_likelihood(model: NumPyroModel, data: Any, z: Values) -> tuple[Array, Array]:
+    """The two parts of `-potential`, each a scalar: `log p(z)` and `log p(data | z)`.
+
+    The prior is the density of the unconstrained coordinates, log Jacobian included, so that it
+    integrates to one over them. The likelihood has all that is observed, factors among it.
+    """
+    values = constrain_fn(model, (data,), {}, z)
+    terms, sites = compute_log_probs(seed(model, 0), (data,), {}, values)
+    prior, likelihood = _log_jacobian(sites), jnp.zeros(())
+    for name, term in terms.items():
+        if sites[name]["is_observed"]:
+            likelihood += term
+        else:
+            prior += term
+    return prior, likelihood
+
+
+def draw_prior(model: NumPyroModel, data: Any, key: Array) -> Values:
+    """Unconstrained coordinates of one draw from the prior, whatever its likelihood."""
+    sites = trace(seed(model, key)).get_trace(data)
+    return unconstrain(model, data, drawn_values(sites))
 
 
 def objective(model: NumPyroModel, data: Any, coordinates: str) -> Any:

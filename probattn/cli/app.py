@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from probattn.cli.checking import check, prior
 from probattn.cli.fitting import demo, fit, resume
 from probattn.cli.learning_study import learning_curve
+from probattn.cli.model_choice import evidence
 from probattn.cli.pretrained import lens
 from probattn.cli.printing import in_options, visible
 from probattn.cli.reading import calibrate, compare, diagnose, env, generate, margins
@@ -82,6 +83,7 @@ for command in (
     diagnose,
     check,
     compare,
+    evidence,
     calibrate,
     generate,
     margins,

@@ -314,6 +314,34 @@ def test_prior_and_check_refuse_bad_input_before_they_work(folder, tmp_path, cap
         assert said in capsys.readouterr().err
 
 
+def test_evidence_compares_models_of_a_corpus(folder, tmp_path, capsys):
+    pytest.importorskip("blackjax")
+    out = tmp_path / "evidence.json"
+    words = [folder / "words.txt", "--train-size", "5", "--out", out, "--num-steps", "2"]
+    assert call("evidence", *words, "--dim", "1", "--heads", "1,2", "--num-particles", "64") == 0
+    printed = capsys.readouterr().out
+    assert "nats of 5 sequences" in printed
+    numbers = json.loads(out.read_text())["models"]
+    assert list(numbers) == [f"dim 1, heads {heads}, barrier weight 0" for heads in (1, 2)]
+    for one in numbers.values():
+        assert f"{one['log_evidence']:.1f} ± {one['standard_error']:.1f}" in printed
+        assert all(each[-1] == 1 for each in one["temperatures"])
+    values = sorted(one["log_evidence"] for one in numbers.values())
+    assert f"{values[0] - values[1]:+.1f} ±" in printed
+
+
+def test_evidence_refuses_bad_input_before_it_works(folder, tmp_path, capsys):
+    for options, said in (
+        (["--dim", "1,1"], "dim: expected different numbers"),
+        (["--heads", "two"], "heads: expected different numbers"),
+        (["--dim", "0"], "dim: expected"),
+        (["--num-particles", "7"], "multiple of the chain length"),
+        (["--out", tmp_path], "is a folder"),
+    ):
+        assert call("evidence", folder / "words.txt", *options) == 2, options
+        assert said in capsys.readouterr().err
+
+
 def test_env_tells_versions_devices_and_precision(capsys):
     assert call("env") == 0
     printed = capsys.readouterr().out
@@ -330,6 +358,7 @@ def test_env_tells_versions_devices_and_precision(capsys):
         "diagnose",
         "check",
         "compare",
+        "evidence",
         "calibrate",
         "generate",
         "margins",
