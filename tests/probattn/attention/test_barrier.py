@@ -12,18 +12,25 @@ import pytest
 from probattn import Attention, InputError, barrier_loss, jacobian_blocks, residuals
 from probattn.attention.barrier import VARIANTS
 
+THRESHOLD = 0.6  # of the hinge: some margins of the cases are below it and some above
+
 
 def embeddings(*shape, seed=1, scale=1.0):
     return scale * jnp.asarray(np.random.default_rng(seed).standard_normal((*shape, cases.DIM)))
 
 
 def by_formula(attention, u, weight, variant, scale, counted):
-    barrier = -jnp.linalg.slogdet(jacobian_blocks(attention, u))[1]
+    blocks = jacobian_blocks(attention, u)
+    barrier = -jnp.linalg.slogdet(blocks)[1]
     each = {
         "full": 0.5 * (residuals(attention, u) ** 2).sum(-1) / scale**2 + barrier,
         "margin_only": barrier,
         "one_sided": jnp.where(barrier > 0, barrier, 0),
         "bounded": barrier,
+        # The smallest singular value as the root of an eigenvalue of J^T J.
+        "hinge": jnp.maximum(
+            0, 1 - jnp.sqrt(jnp.linalg.eigvalsh(blocks.mT @ blocks)[..., 0]) / THRESHOLD
+        ),
     }[variant]
     total = (each * counted).sum()
     if variant == "bounded" and attention.contraction is None:
@@ -36,7 +43,7 @@ def by_formula(attention, u, weight, variant, scale, counted):
     [
         ("strict", None, VARIANTS),
         ("strict", 0.8, ("full", "bounded")),
-        ("inclusive", None, ("one_sided", "bounded")),
+        ("inclusive", None, ("one_sided", "bounded", "hinge")),
     ],
 )
 def test_each_variant_is_its_formula(mask, contraction, variants):
@@ -46,7 +53,10 @@ def test_each_variant_is_its_formula(mask, contraction, variants):
     @jax.jit  # as one program: each of its operations by itself would be compiled by itself
     def both(u):
         def ours(u, variant):
-            return barrier_loss(attention, u, 0.3, variant, scale=0.7, counted=counted)
+            threshold = THRESHOLD if variant == "hinge" else None
+            return barrier_loss(
+                attention, u, 0.3, variant, scale=0.7, threshold=threshold, counted=counted
+            )
 
         def expected(u, variant):
             return by_formula(attention, u, 0.3, variant, 0.7, counted)
@@ -124,6 +134,9 @@ def test_bad_input_says_what_was_expected():
         ((attention, u[:0], 0.1), {}, "embeddings: expected at least one sequence"),
         ((attention, u, 0.1), {"counted": np.ones(3)}, r"counted: expected shape \(2, 4\)"),
         ((attention, u, 0.1), {"scale": 0.0}, "scale: expected positive"),
+        ((attention, u, 0.1, "hinge"), {}, 'threshold: expected a finite number > 0 with variant "h'),
+        ((attention, u, 0.1, "hinge"), {"threshold": 0.0}, "threshold: expected a finite number"),
+        ((attention, u, 0.1, "full"), {"threshold": 0.3}, "threshold: expected None with variant"),
         ((batch, u, 0.1), {}, r"expected one map, got a batch \(2,\)"),
         ((inclusive, u, 0.1), {}, "singular at the first position"),
         ((attention, u[..., :2], 0.1), {}, "embeddings: expected shape"),
