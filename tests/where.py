@@ -38,6 +38,7 @@ FLOAT64 = (
     "models/test_language_model.py::test_joint_density_is_likelihood_plus_weighted_path_plus_prior",
     "models/test_transformer.py::test_the_blocks_of_a_layer_are_the_derivatives_of_its_attention",
     "models/test_transformer.py::test_the_joint_is_likelihood_penalty_and_prior",
+    "models/test_transformer_training.py::test_the_blocks_of_the_stream_are_its_derivatives",
     "probattn/attention/test_barrier.py::test_by_default_all_positions_count_and_the_scale_is_one",
     "probattn/attention/test_barrier.py::test_each_variant_is_its_formula",
     "probattn/attention/test_determinant.py::test_sign_and_log_det_agree_with_the_library",

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from probattn.attention.barrier import VARIANTS
-
 WEIGHTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-PLACEMENTS = ("auxiliary", "own")
+FIRST_PLACEMENTS = ("auxiliary", "own")
+FIRST_VARIANTS = ("full", "margin_only", "one_sided", "bounded")
 BARRIER_FAMILY = "barrier"
 # Number of sequences of each minibatch on which the barrier on a model's own heads is computed. The
 # estimate is unbiased; more sequences would cost many more d x d determinants.
 OWN_SEQUENCES = 1
+ROOT_OF_RANK = 8**0.5  # scale of the cosines of the arm qk-norm: of heads of width 32 / 4
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def arms(quick: bool = False) -> list[Arm]:
     """
     found = [Arm("plain", "plain", 0.0)]
     weights: Sequence[float] = (0.05,) if quick else WEIGHTS
-    for placement in PLACEMENTS:
-        for variant in VARIANTS:
+    for placement in FIRST_PLACEMENTS:
+        for variant in FIRST_VARIANTS:
             if quick and (placement, variant) not in (
                 ("auxiliary", "full"),
                 ("auxiliary", "margin_only"),
@@ -72,5 +72,5 @@ def arms(quick: bool = False) -> list[Arm]:
             Arm(f"weight-decay-{dose}", "weight decay", dose, weight_decay=dose)
             for dose in (0.003, 0.01, 0.03, 0.1)
         ]
-        found.append(Arm("qk-norm", "QK-norm", 1.0, {"qk_norm": True}))
+        found.append(Arm("qk-norm", "QK-norm", 1.0, {"qk_norm": ROOT_OF_RANK}))
     return found

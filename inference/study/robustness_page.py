@@ -16,7 +16,7 @@ from probattn.inference.devices.environment import versions
 from probattn.inference.report.html import data_uri, render
 from probattn.inference.report.style import DARK, STYLE
 from probattn.inference.study.posterior_robustness import judge_averaging
-from probattn.inference.study.robustness_arms import BARRIER_FAMILY, PLACEMENTS
+from probattn.inference.study.robustness_arms import BARRIER_FAMILY, FIRST_PLACEMENTS
 from probattn.inference.study.robustness_figures import (
     plot_course,
     plot_disturbed_fits,
@@ -107,14 +107,14 @@ def save_robustness(
             "course": _drawn(plot_course, course),
             **{
                 f"margins, {placement}": _drawn(plot_margin_counts, _of_placement(few, placement))
-                for placement in PLACEMENTS
+                for placement in FIRST_PLACEMENTS
             },
             **{
                 disturbance: _drawn(plot_disturbed_fits, posterior["curves"], disturbance)
                 for disturbance in posterior["curves"]
             },
         },
-        placements=PLACEMENTS,
+        placements=FIRST_PLACEMENTS,
         course=[{"steps": at["steps"], **_margins(at["results"])} for at in course],
         posterior=posterior,
         averaging=judge_averaging(posterior),

@@ -52,9 +52,9 @@ def barrier_loss(
     attention can run away from the boundary without bound. `full` restrains the embeddings, whose
     residuals grow with them, but not A. `one_sided` and `hinge` cannot fall below 0. `bounded`
     restrains A itself. `hinge` takes a singular value decomposition of each block, which costs more
-    than a determinant. All but `hinge` use the absolute value of the determinant, which is finite on both sides of the
-    boundary: a step that jumps over the boundary is not noticed. Watch `stability_margin`, or use
-    the cap.
+    than a determinant. All but `hinge` use the absolute value of the determinant, which is finite
+    on both sides of the boundary, and `hinge` a margin that is positive on both: a step that jumps
+    over the boundary is not noticed. Watch `stability_margin`, or use the cap.
 
     Args:
         attention: one map, not a batch.
@@ -156,8 +156,8 @@ def check_threshold(variant: str, threshold: float | None) -> None:
     if variant != "hinge":
         if threshold is not None:
             raise InputError(
-                f'threshold: expected None with variant {variant!r}, got {threshold!r}; the variant '
-                'with a threshold is "hinge"'
+                f"threshold: expected None with variant {variant!r}, got {threshold!r}; the "
+                'variant with a threshold is "hinge"'
             )
         return
     if not (isinstance(threshold, (int, float)) and 0 < threshold < math.inf):

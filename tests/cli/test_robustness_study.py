@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from probattn.attention.barrier import VARIANTS
 from probattn.cli import app, robustness_study
 from probattn.errors import FitError
-from probattn.inference.study.robustness_arms import PLACEMENTS, WEIGHTS, arms
+from probattn.inference.study.robustness_arms import FIRST_PLACEMENTS, FIRST_VARIANTS, WEIGHTS, arms
 
 TINY = {"dim": 8, "layers": 1, "heads": 2, "length": 12, "num_steps": 50, "num_seeds": 2}
 TINY_POSTERIOR = {
@@ -60,9 +59,9 @@ def refused(capsys, *arguments):
 def test_the_full_study_has_every_weight_variant_and_placement():
     names = [arm.name for arm in arms()]
     assert len(set(names)) == len(names)
-    assert sum(name.startswith("barrier") for name in names) == len(WEIGHTS) * len(VARIANTS) * len(
-        PLACEMENTS
-    )
+    assert sum(name.startswith("barrier") for name in names) == len(WEIGHTS) * len(
+        FIRST_VARIANTS
+    ) * len(FIRST_PLACEMENTS)
     families = {arm.family for arm in arms()}
     assert {"plain", "noise", "dropout", "weight decay", "QK-norm", "spectral"} < families
 

@@ -141,7 +141,7 @@ def test_dropout_leaves_out_its_share():
     model = dataclasses.replace(MODEL, dropout=0.3)
     params = params_of(model)
     u = model.path(params, np.tile(TOKENS, (50, 1)))
-    _, read = forward(model, params, u, jax.random.key(0))[1][0]
+    _, read, _ = forward(model, params, u, jax.random.key(0))[1][0]
     share = float((read == 0).mean())
     assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / u.size)
 
@@ -152,7 +152,7 @@ def test_qk_norm_and_spectral_bound_the_logits():
     params = params_of(MODEL)
     larger = params | {"query": 100 * params["query"], "key": 7 * params["key"]}
     u = MODEL.path(params, TOKENS)
-    normed = dataclasses.replace(MODEL, qk_norm=True)
+    normed = dataclasses.replace(MODEL, qk_norm=1.5)
     tolerance = 1e4 * float(jnp.finfo(u.dtype).eps)
     # The scale enters through the constant under the root alone, 1e-6 beside mean squares of order
     # 1.
@@ -177,14 +177,22 @@ def test_it_fits_by_the_same_machinery():
 def test_bad_fields_are_refused():
     for changes, words in (
         ({"heads": 3}, "heads: expected a divisor of dim 4, got 3"),
-        ({"placement": "between"}, "placement: expected auxiliary, own, got 'between'"),
+        ({"placement": "between"}, "placement: expected auxiliary, own, stream, got 'between'"),
         ({"variant": "half"}, "variant: expected full"),
         ({"barrier_weight": -1.0}, "barrier_weight: expected a finite number"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\)"),
         ({"noise": math.nan}, "noise: expected a finite number"),
-        ({"spectral": 0.0}, "spectral: expected a number > 0"),
+        ({"spectral": 0.0}, "spectral: expected a finite number > 0 or None, got 0.0"),
+        ({"softcap": -3.0}, "softcap: expected a finite number > 0 or None, got -3.0"),
+        ({"qk_norm": True}, "qk_norm: expected a finite number > 0 or None, got True"),
+        ({"label_smoothing": 1.0}, r"label_smoothing: expected a number in \[0, 1\), got 1.0"),
+        ({"z_loss": -1e-3}, "z_loss: expected a finite number >= 0, got -0.001"),
+        ({"cap": 1.0}, r"cap: expected a number inside \(0, 1\), got 1.0"),
+        ({"variant": "hinge"}, 'threshold: expected a finite number > 0 with variant "hinge"'),
+        ({"threshold": 0.1}, "threshold: expected None with variant 'full', got 0.1"),
+        ({"placement": "stream"}, "variant: expected one_sided, hinge with placement"),
         ({"layers": 0}, "layers: expected a whole number of at least 1"),
-        ({"qk_norm": True, "barrier_weight": 0.1, "placement": "own"}, "qk_norm: the blocks"),
+        ({"qk_norm": 2.0, "barrier_weight": 0.1, "placement": "own"}, "qk_norm, softcap: the bl"),
     ):
         with pytest.raises(InputError, match=words):
             dataclasses.replace(MODEL, **changes)

@@ -134,7 +134,11 @@ def test_bad_input_says_what_was_expected():
         ((attention, u[:0], 0.1), {}, "embeddings: expected at least one sequence"),
         ((attention, u, 0.1), {"counted": np.ones(3)}, r"counted: expected shape \(2, 4\)"),
         ((attention, u, 0.1), {"scale": 0.0}, "scale: expected positive"),
-        ((attention, u, 0.1, "hinge"), {}, 'threshold: expected a finite number > 0 with variant "h'),
+        (
+            (attention, u, 0.1, "hinge"),
+            {},
+            'threshold: expected a finite number > 0 with variant "h',
+        ),
         ((attention, u, 0.1, "hinge"), {"threshold": 0.0}, "threshold: expected a finite number"),
         ((attention, u, 0.1, "full"), {"threshold": 0.3}, "threshold: expected None with variant"),
         ((batch, u, 0.1), {}, r"expected one map, got a batch \(2,\)"),
