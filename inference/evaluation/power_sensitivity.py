@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import arviz as az
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
+from arviz_stats import psense
 
 from probattn.errors import InputError
 from probattn.inference.contract import (
@@ -105,7 +105,7 @@ def _sensitivities(quantities: Mapping[str, np.ndarray], part: Any) -> dict[str,
     groups = {"posterior": quantities, "log_prior": {"part": np.asarray(part)}}
     # ArviZ's "prior" is whatever is in the group log_prior.
     tree = xr.DataTree.from_dict({name: dict_to_dataset(one) for name, one in groups.items()})
-    return {name: float(value) for name, value in az.psense(tree).items()}
+    return {name: float(value) for name, value in psense(tree).items()}
 
 
 def _chance_of(quantities: Mapping[str, np.ndarray], part: Any) -> float:

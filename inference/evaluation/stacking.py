@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import arviz as az
 import numpy as np
 import xarray as xr
+from arviz_stats import compare
 from arviz_stats.utils import ELPDDataLOO
 from jaxtyping import Float
 
@@ -67,7 +67,7 @@ def stacking_weights(log_probs: Mapping[str, Any]) -> dict[str, float]:
     with warnings.catch_warnings():
         # ArviZ warns of choosing the best of many; a stack chooses none.
         warnings.simplefilter("ignore", UserWarning)
-        compared = az.compare(
+        compared = compare(
             {name: _as_elpd(value - most) for name, value in arrays.items()}, round_to="none"
         )
     return {name: float(compared.loc[name, "weight"]) for name in arrays}

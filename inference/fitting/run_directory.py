@@ -33,7 +33,7 @@ from probattn.inference.fitting.posterior import load_posterior
 from probattn.inference.fitting.posterior_store import PosteriorStore
 from probattn.inference.fitting.verdict import Verdict
 
-RUN_FORMAT = 8  # of the run directory; raised whenever its content changes
+RUN_FORMAT = 9  # of the run directory; raised whenever its content changes
 PARTS = ("draws", "stats", "latents", "other_mode")  # fields of a fit that hold arrays by name
 # Fields of a fit that hold JSON values.
 FIT_FIELDS = ("seconds", "gradients", "start", "origins", "planned", "coordinates")

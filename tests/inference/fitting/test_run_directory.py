@@ -154,7 +154,7 @@ def other_model(run):
         (flip_a_byte, "damaged or truncated"),
         (
             other_format,
-            "written in format 99 by probattn .*, this probattn reads format 8; fit again",
+            "written in format 99 by probattn .*, this probattn reads format 9; fit again",
         ),
         (other_model, "holds an unknown model: Oracle is not among the entry points"),
         (shutil.rmtree, "no run directory"),
