@@ -107,7 +107,7 @@ def _power_panel(comparison: Comparison) -> Callable[[], Figure] | None:
     if not found:
         return None
     rows = max(len(one.sensitivity) for one in found.values())
-    plots = [partial(plot_power_scaling, one) for one in found.values()]
+    plots: list[Callable] = [partial(plot_power_scaling, one) for one in found.values()]
 
     def draw() -> Figure:
         figure = _grid(plots, 1.2 + 0.32 * rows, 1)
