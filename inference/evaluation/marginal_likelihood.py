@@ -42,7 +42,7 @@ from probattn.inference.fitting.verdict import Verdict
 WORTH_MENTION = 1.0
 LEAST_ACCEPTANCE = 0.2  # below it hardly any particle moves at some temperature
 # Terms of the joint density may differ from the likelihood by the rounding of float32 sums.
-ROUNDING = 1e-3
+ROUNDING_OF_SUMS = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +245,7 @@ def _refuse_other_terms(
     first = jax.tree.map(lambda leaf: leaf[:1], z)
     params = {name: leaf[0] for name, leaf in constrain_each(model, given, first).items()}
     joint, law = float(values[0]), float(jnp.sum(model.log_likelihood(params, data)))
-    if not abs(joint - law) <= ROUNDING * (1 + abs(law)):
+    if not abs(joint - law) <= ROUNDING_OF_SUMS * (1 + abs(law)):
         raise InputError(
             f"evidence: expected a joint density of prior times log_likelihood, got {joint:.6g} "
             f"nats beside the prior where log_likelihood has {law:.6g}: the model has another "

@@ -244,6 +244,7 @@ def programs_of(model: NumPyroModel, settings: Settings) -> Programs:
             blackjax.hmc.init,
             resampling.systematic,
             update_strategy=waste_free_chains,
+            batch_size=settings.num_chains,  # particles that are in memory at once
         )
         jitter = jax.random.uniform(
             for_jitter, (settings.num_chains,), minval=JITTER[0], maxval=JITTER[1]

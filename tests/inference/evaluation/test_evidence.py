@@ -71,34 +71,37 @@ def test_it_is_exact_on_a_conjugate_model_and_its_error_is_honest():
 
 
 def test_it_is_that_of_quadrature_where_coordinates_are_curved():
+    # Without the Jacobian of log s the prior of s would be another, whose evidence of DATA happens
+    # to be the same; that of these data is 0.9 nats below.
+    wide = 3 * DATA
     theta, spread = np.linspace(-10, 10, 1001)[:, None], np.linspace(1e-3, 40, 8001)[None]
     density = stats.norm.pdf(theta, 0, 2) * stats.lognorm.pdf(spread, 1)
-    for (y,) in DATA:
+    for (y,) in wide:
         density = density * stats.norm.pdf(y, theta, spread)
     exact = np.log(np.trapezoid(np.trapezoid(density, spread[0], axis=1), theta[:, 0]))
-    found = evidence(Scaled(), DATA, key=KEY, num_particles=2048, progress=False)
-    assert found.standard_error < 0.1
-    assert abs(found.log_evidence - exact) < stats.t.ppf(0.999, 3) * found.standard_error
+    found = evidence(Scaled(), wide, key=KEY, num_runs=16, progress=False)
+    assert found.standard_error < 0.05
+    assert abs(found.log_evidence - exact) < stats.t.ppf(0.999, 15) * found.standard_error
     # The draws are those of the posterior, and the information is its divergence.
     mean = found.log_likelihood.mean()
     grid = density / density.sum()
-    rows = sum(stats.norm.logpdf(y, theta, spread) for (y,) in DATA)
+    rows = sum(stats.norm.logpdf(y, theta, spread) for (y,) in wide)
     expected = (grid * rows).sum()
     spread_of_mean = np.sqrt((grid * (rows - expected) ** 2).sum() / 200)
-    assert abs(mean - expected) < 4 * spread_of_mean  # of 8,192 draws at least 200 count
+    assert abs(mean - expected) < 4 * spread_of_mean  # of 16,384 draws at least 200 count
     assert found.information == pytest.approx(mean - found.log_evidence)
-    assert found.draws["spread"].shape == (4, 2048)
+    assert found.draws["spread"].shape == (16, 1024)
 
 
 def test_where_the_likelihood_is_zero_particles_have_no_weight():
     """Exact: `e^(-sum y) integral of N(theta; 0, 4) e^(n theta)` below the least y."""
     n, least = len(DATA), DATA.min()
     exact = -DATA.sum() + n**2 * 2 + stats.norm.logcdf(least, 4 * n, 2)
-    found = evidence(Shifted(), DATA, key=KEY, progress=False)
-    assert found.standard_error < 0.1
-    assert abs(found.log_evidence - exact) < stats.t.ppf(0.999, 3) * found.standard_error
+    found = evidence(Shifted(), DATA, key=KEY, num_runs=16, progress=False)
+    assert found.standard_error < 0.05
+    assert abs(found.log_evidence - exact) < stats.t.ppf(0.999, 15) * found.standard_error
     mass = stats.norm.cdf(least, 0, 2)
-    error = np.sqrt((1 - mass) / 1024 / 4)  # of the mean of four logs of counts
+    error = np.sqrt((1 - mass) / 1024 / 16)  # of the mean of 16 logs of counts
     assert abs(found.support.mean() - np.log(mass)) < 4 * error
     assert (found.draws["theta"] < least).all()
 
