@@ -237,6 +237,15 @@ class LayeredModel(TokenModel, Protocol):
     def law(self) -> Any:
         """The model without what acts in training alone: noise, dropout, the barrier."""
 
+    @property
+    def bilinear(self) -> bool:
+        """Whether the Jacobian blocks of the heads are those of `attentions`."""
+
+    def loss(
+        self, params: Params, tokens: Any, key: Array | None = None, strength: Any = 1.0
+    ) -> Array:
+        """What training minimises, the mean of a token in nats, without the prior."""
+
     def path(self, params: Params, tokens: Any, /) -> Array:
         """The input of the first layer, (num_sequences, length, dim)."""
 

@@ -186,6 +186,7 @@ JOBS = {
     ),
     "studies": (
         "cli/test_robustness_study.py",
+        "cli/test_robustness_trial.py",
         "cli/test_learning_study.py::test_a_study_leaves_runs_and_a_curve",
         "cli/test_learning_study.py::test_a_finished_study_is_told_again_without_a_fit",
         "cli/test_learning_study.py::test_sizes_may_be_others",

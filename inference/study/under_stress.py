@@ -54,7 +54,7 @@ def stress(model: LayeredModel, params: Values, tokens: Any, *, seed: int = 0) -
     params = {name: value for name, value in params.items() if name not in auxiliary}
     on_device, key = jnp.asarray(tokens), jax.random.key(seed)
     some = on_device[:MOST_MARGINS]
-    margin, sign, barrier = _blocks(model, params, some)
+    margin, sign, barrier = blocks_of_heads(model, params, some)
     found: dict[str, Any] = {
         "clean": float(_clean_loss(model, params, on_device)),
         "noise": {
@@ -90,7 +90,7 @@ def margins_of_heads(model: LayeredModel, params: Values, tokens: Any) -> dict[s
         barrier                        mean of -log |det J_t|
         counts                         number of margins in each interval of MARGIN_EDGES
     """
-    return _spread(*_blocks(model.law, params, jnp.asarray(tokens[:MOST_MARGINS])))
+    return _spread(*blocks_of_heads(model.law, params, jnp.asarray(tokens[:MOST_MARGINS])))
 
 
 def _spread(margins: Array, signs: Array, barriers: Array) -> dict[str, Any]:
@@ -179,7 +179,9 @@ def _own_loss(model: LayeredModel, params: Values, tokens: Array, own: Array) ->
 
 
 @partial(jax.jit, static_argnums=0)
-def _blocks(model: LayeredModel, params: Values, tokens: Array) -> tuple[Array, Array, Array]:
+def blocks_of_heads(
+    model: LayeredModel, params: Values, tokens: Array
+) -> tuple[Array, Array, Array]:
     """`sigma_min(J_t)`, sign of det J_t and -log |det J_t| in every layer.
 
     The shape of each is (layers, num_sequences, length).

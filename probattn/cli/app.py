@@ -20,6 +20,7 @@ from probattn.cli.pretrained import lens
 from probattn.cli.printing import in_options, visible
 from probattn.cli.reading import calibrate, compare, diagnose, env, generate, margins
 from probattn.cli.robustness_study import robustness
+from probattn.cli.robustness_trial import trial
 from probattn.errors import FitError, InputError
 
 
@@ -97,7 +98,8 @@ study = typer.Typer(
     rich_markup_mode="markdown",
     help="Studies of many trainings. A study that was killed can be resumed.",
 )
-study.command(cls=Command)(_keeping_compiled(robustness))
+for command in (robustness, trial):
+    study.command(cls=Command)(_keeping_compiled(command))
 app.add_typer(study, name="study")
 
 
