@@ -25,7 +25,7 @@ from probattn.inference.contract import (
 )
 from probattn.inference.devices.progress import Progress
 from probattn.inference.devices.sharding import condensed
-from probattn.inference.evaluation.measured import Measured
+from probattn.inference.evaluation.measured import SURE, Measured
 from probattn.inference.evaluation.tempering import (
     Run,
     Settings,
@@ -262,16 +262,17 @@ def _judge(runs: np.ndarray, drift: np.ndarray, acceptance: float) -> Verdict:
     """Whether the log evidence can be trusted to WORTH_MENTION."""
     error, mean_drift, its_error = _error(runs), float(drift.mean()), _error(drift)
     findings, advice = [], []
-    if 2 * error > WORTH_MENTION:
+    if SURE * error > WORTH_MENTION:
         findings.append(
             f"The runs spread from {runs.min():.1f} to {runs.max():.1f} nats: two standard errors "
-            f"are {2 * error:.1f} nats, more than {WORTH_MENTION:g}."
+            f"are {SURE * error:.1f} nats, more than {WORTH_MENTION:g}."
         )
         advice.append("Use more particles (`num_particles`).")
-    if mean_drift - 2 * its_error > WORTH_MENTION:
+    # A drift that is no noise is an error that all runs share, beside that of their spread.
+    if mean_drift > SURE * its_error and mean_drift + SURE * error > WORTH_MENTION:
         findings.append(
-            f"The chains still rise where they end: the evidence is too low, by at least "
-            f"{mean_drift:.1f} ± {its_error:.1f} nats."
+            f"The chains still rise where they end: the evidence is too low, by about "
+            f"{mean_drift:.1f} ± {its_error:.1f} nats or more."
         )
         advice.append("Use longer chains and more particles (`chain_length`, `num_particles`).")
     if acceptance < LEAST_ACCEPTANCE:
@@ -280,8 +281,8 @@ def _judge(runs: np.ndarray, drift: np.ndarray, acceptance: float) -> Verdict:
     trusted = not findings
     if trusted:
         findings.append(
-            f"The runs agree to {2 * error:.2f} nats (two standard errors), and the chains do not "
-            f"drift (by {mean_drift:+.2f} ± {its_error:.2f} nats)."
+            f"The runs agree to {SURE * error:.2f} nats (two standard errors), and the "
+            f"chains drift by {mean_drift:+.2f} ± {its_error:.2f}, which changes little."
         )
     numbers = {
         "standard_error": error,

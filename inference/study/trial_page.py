@@ -114,7 +114,10 @@ def plot_pareto(
                 )
                 for of in ("clean", "noise 0.4")
             )
-            bars = {"xerr": 100 * (x.upper - x.mean), "yerr": 100 * (y.upper - y.mean)}
+            bars: dict[str, Any] = {
+                "xerr": 100 * (x.upper - x.mean),
+                "yerr": 100 * (y.upper - y.mean),
+            }
             ax.errorbar(
                 [100 * x.mean],
                 [100 * y.mean],

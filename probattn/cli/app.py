@@ -98,8 +98,8 @@ study = typer.Typer(
     rich_markup_mode="markdown",
     help="Studies of many trainings. A study that was killed can be resumed.",
 )
-for command in (robustness, trial):
-    study.command(cls=Command)(_keeping_compiled(command))
+study.command(cls=Command)(_keeping_compiled(robustness))
+study.command(cls=Command)(_keeping_compiled(trial))
 app.add_typer(study, name="study")
 
 

@@ -72,8 +72,10 @@ def trial(
         while jobs := next_jobs(results, size, chosen):
             if minutes is not None and time.monotonic() - begun > 60 * minutes:
                 break
-            of_arm = {"results": results, "make": TransformerLM, "plan": digest, "size": size}
-            taken = take_arm(arms, jobs, partial(run_arm, texts=texts, **of_arm))
+            of_arm = partial(
+                run_arm, texts=texts, results=results, make=TransformerLM, plan=digest, size=size
+            )
+            taken = take_arm(arms, jobs, of_arm)
             if taken is None:
                 time.sleep(WAIT)
             else:
