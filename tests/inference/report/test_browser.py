@@ -50,7 +50,7 @@ def test_the_page_reads_well(browser, page_file, where, scheme):
     images = page.evaluate(
         "[...document.images].map(i => [i.naturalWidth, i.alt.length, i.currentSrc.slice(-80)])"
     )
-    assert len(images) == 11
+    assert len(images) == 13
     assert all(width > 0 and words > 30 for width, words, _ in images)
     found = Axe().run(
         page
