@@ -41,8 +41,8 @@ class Family:
         reading: of the training: "stopped" (the parameters of the lowest loss on the part for early
             stopping), "averaged" (exponentially over the steps), "ensemble" or "swag".
         of: the family whose configuration is used; None is a configuration of its own, tuned.
-        cost: seconds of a step over the plain model's, measured at width 64 on two cores; what is
-            measured in a trial replaces it.
+        cost: processor time of a step over the plain model's, measured at width 64 (1 where it was
+            not told apart from plain, or not measured); what is measured in a trial replaces it.
     """
 
     name: str
@@ -88,13 +88,13 @@ TRIAL_FAMILIES = (
     Family("z-loss", "rival", ranges={"z_loss": Range(1e-5, 1e-2)}),
     Family("spectral bound", "rival", ranges={"spectral": Range(0.3, 4.0)}),
     Family("ensemble of three", "rival", reading="ensemble", of=PLAIN_FAMILY, cost=3.0),
-    _barrier("auxiliary, full", {"variant": "full"}),
+    _barrier("auxiliary, full", {"variant": "full"}, 1.2),
     _barrier("auxiliary, one-sided", {"variant": "one_sided"}),
     _barrier("auxiliary, bounded", {"variant": "bounded"}, cap=Range(0.5, 0.95, log=False)),
-    _barrier("own heads, one-sided", _own("own", "one_sided")),
-    _barrier("own heads, one-sided, stream", _own("stream", "one_sided")),
-    _barrier("own heads, hinge", _own("own", "hinge"), threshold=Range(0.03, 0.5)),
-    _barrier("auxiliary, full, falling", {"variant": "full", "falling": True}),
+    _barrier("own heads, one-sided", _own("own", "one_sided"), 2.7),
+    _barrier("own heads, one-sided, stream", _own("stream", "one_sided"), 3.2),
+    _barrier("own heads, hinge", _own("own", "hinge"), 4.2, threshold=Range(0.03, 0.5)),
+    _barrier("auxiliary, full, falling", {"variant": "full", "falling": True}, 1.2),
     Family("SWAG, plain", "prior", reading="swag", of=PLAIN_FAMILY),
     Family("SWAG, best barrier", "prior", reading="swag", of="best barrier"),
 )
