@@ -184,7 +184,7 @@ def test_bad_fields_are_refused():
         ({"noise": math.nan}, "noise: expected a finite number"),
         ({"spectral": 0.0}, "spectral: expected a finite number > 0 or None, got 0.0"),
         ({"softcap": -3.0}, "softcap: expected a finite number > 0 or None, got -3.0"),
-        ({"qk_norm": True}, "qk_norm: expected a finite number > 0 or None, got True"),
+        ({"qk_norm": 0.0}, "qk_norm: expected a finite number > 0 or None, got 0.0"),
         ({"label_smoothing": 1.0}, r"label_smoothing: expected a number in \[0, 1\), got 1.0"),
         ({"z_loss": -1e-3}, "z_loss: expected a finite number >= 0, got -0.001"),
         ({"cap": 1.0}, r"cap: expected a number inside \(0, 1\), got 1.0"),
