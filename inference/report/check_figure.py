@@ -14,6 +14,7 @@ from probattn.inference.report.style import COLOURS, MORE_COLOURS, STYLE, ink
 from probattn.visible_text import visible_symbol
 
 COLUMNS = 3
+LEAST_WIDTH = 1e-4  # of a histogram, in units of its numbers
 MOST_KINDS = 30  # symbols or pairs of a panel, the most frequent of the data that were seen
 
 
@@ -65,7 +66,10 @@ def _p_text(p: float, adjusted: float) -> str:
 
 
 def _histogram(ax: Axes, seen: np.ndarray, new: np.ndarray, colour: str) -> None:
-    edges = np.histogram_bin_edges(np.concatenate([seen, new]), bins=30).tolist()
+    both = np.concatenate([seen, new]).astype(float)
+    # Numbers that differ by rounding alone, such as margins of 1, have a bar of their own.
+    width = max(np.ptp(both), LEAST_WIDTH * max(1.0, np.abs(both).max()))
+    edges = np.linspace(both.min(), both.min() + width, 31).tolist()
     ax.hist(new, edges, color=colour, alpha=0.6, label="new data")
     if np.ptp(seen) == 0:
         ax.axvline(seen[0], color=ink(), label="data that were seen")

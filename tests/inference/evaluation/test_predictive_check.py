@@ -260,3 +260,21 @@ def test_a_figure_that_is_not_finite_is_a_failure():
         posterior_check(
             fit_at(model, params, some_tokens()), some_tokens(), key=jax.random.key(0), num_draws=3
         )
+
+
+def test_figures_that_differ_by_rounding_are_drawn():
+    """Margins of positions that are nearly all 1, as short sequences have them."""
+    rng = np.random.default_rng(0)
+    nearly = (1 + 1e-7 * rng.normal(size=(2, 40))).astype(np.float32)
+    check = PredictiveCheck(
+        "prior",
+        3,
+        {"smallest margin": nearly, "constant": np.ones((2, 40))},
+        {"symbols": np.array([0.0, 1.0])},
+        {"symbols": np.tile([0.0, 1.0], (40, 1))},
+        np.ones((40, 2), int),
+    )
+    axes = plot_check(check, ["", "a"])
+    counts = [sum(bar.get_height() for bar in ax.patches[:30]) for ax in axes[:2]]
+    assert counts == [40, 40]
+    plt.close("all")
