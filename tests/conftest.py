@@ -26,6 +26,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from tests import where
@@ -123,6 +124,22 @@ def browser():
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def assert_reads_well(browser):
+    """A function that looks at a page of a window's width: it has no horizontal scroll, and keeps
+    the rules of WCAG A and AA."""
+
+    def look(file, width):
+        page = browser.new_context(viewport={"width": width, "height": 800}).new_page()
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        page.context.close()
+
+    return look
 
 
 def pytest_report_header(config):

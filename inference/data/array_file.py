@@ -13,7 +13,10 @@ import numpy as np
 import zarr
 from zarr.storage import ZipStore
 
-from probattn.errors import FitError
+from probattn.errors import FitError, InputError
+
+# Advice on a file of a study, which makes what is missing.
+MAKE_AGAIN = "remove it, and the same command makes it again"
 
 
 class DamagedFile(Exception):
@@ -95,6 +98,17 @@ def with_folder(path: Any) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def read_json(path: Path, advice: str) -> Any:
+    """The value in a JSON file.
+
+    Args: advice, what to do about a damaged file, for the message.
+    Raises: InputError if the file is missing or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is damaged ({error}); {advice}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

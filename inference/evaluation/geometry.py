@@ -129,13 +129,13 @@ def uniqueness(fit: Fit, tokens: Any, *, seed: int = 0) -> Uniqueness:
     )
 
 
-def singular_values(fit: Fit) -> np.ndarray:
+def singular_values(fit: Fit, *, most_draws: int | None = GEOMETRY_DRAWS) -> np.ndarray:
     """Singular values of each head's interaction, largest first, (draws, heads, dim).
 
-    Args: fit, of which 100 evenly spaced draws are used at most.
+    Args: fit; most_draws, number of draws, evenly spaced, that are used; None for all.
     """
     model = require("singular values", fit.model, AttentionModel)
-    return over_draws(_singular_values, model, fit.flat_draws(GEOMETRY_DRAWS))
+    return over_draws(_singular_values, model, fit.flat_draws(most_draws))
 
 
 def _capped(fit: Fit) -> bool:

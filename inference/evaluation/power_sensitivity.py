@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
@@ -25,6 +24,7 @@ from probattn.inference.contract import (
 )
 from probattn.inference.data.ngram import token_counts
 from probattn.inference.evaluation.cross_validation import LEAST_FOR_LOO
+from probattn.inference.evaluation.geometry import singular_values
 from probattn.inference.evaluation.sequence_statistics import SOME, figures_at
 from probattn.inference.fitting.datatree import log_prior_of_draws
 from probattn.inference.fitting.fit import Fit, over_draws
@@ -134,11 +134,7 @@ def _quantities(fit: Fit, tokens: Any) -> dict[str, np.ndarray]:
     found |= over_draws(figures_at, model, draws, tokens)
     found.pop("positions outside the domain", None)  # mostly none: hardly a law that could move
     if isinstance(model, AttentionModel):
-        found["sharpness of attention"] = over_draws(_largest_singular_value, model, draws)
+        found["sharpness of attention"] = singular_values(fit, most_draws=None).max((1, 2))
     for name, value in draws.items():
         found[f"size of {name}"] = np.sqrt((value**2).mean(tuple(range(1, value.ndim))))
     return {name: np.asarray(value, float).reshape(fit.shape) for name, value in found.items()}
-
-
-def _largest_singular_value(model: AttentionModel, params: Any) -> Any:
-    return jnp.linalg.norm(model.attention(params).interaction, ord=2, axis=(-2, -1)).max()

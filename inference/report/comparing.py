@@ -9,7 +9,6 @@ import numpy as np
 
 from probattn.errors import InputError
 from probattn.inference.contract import (
-    AttentionModel,
     NumPyroModel,
     ParticleModel,
     PathModel,
@@ -66,6 +65,7 @@ from probattn.inference.evaluation.support import (
 from probattn.inference.evaluation.token_calibration import reliability
 from probattn.inference.evaluation.uncertainty_parts import uncertainty
 from probattn.inference.fitting.fit import Fit
+from probattn.inference.report.comparable import law_of, refuse_incomparable, symbols_of
 from probattn.inference.report.comparison import Comparison
 from probattn.inference.report.plot_arguments import fits_by_name
 from probattn.inference.report.summary_table import reference_of
@@ -124,10 +124,10 @@ def compare(
     """
     began = time.perf_counter()
     fits = fits_by_name(fits)
-    mixed = _refuse_incomparable(fits, mix_densities)
+    mixed = refuse_incomparable(fits, mix_densities)
     first = next(iter(fits.values()))
     vocab_size = require("compare", first.model, TokenModel).vocab_size
-    symbols = _symbols(symbols, vocab_size)
+    symbols = symbols_of(symbols, vocab_size)
     heldout = np.asarray(heldout_tokens)
     if heldout.ndim != 2 or len(heldout) < 2:
         raise InputError(
@@ -217,51 +217,6 @@ def _notes(first: Fit, curve: LearningCurve | None) -> tuple[str, ...]:
     return (
         f"The learning curve is of another model, {curve.model}, and not of {first.density.law}.",
     )
-
-
-def _refuse_incomparable(fits: Mapping[str, Fit], mix_densities: bool) -> tuple[str, ...]:
-    """How the densities of the fits differ from that of the first, a phrase for each that does.
-
-    Raises: InputError if any differs and `mix_densities` is False, and for fits of different
-    training sequences or vocabulary sizes.
-    """
-    (name_of_first, first), *others = fits.items()
-    models = {
-        name: require(f"compare: {name}", fit.model, TokenModel) for name, fit in fits.items()
-    }
-    for name, fit in fits.items():
-        require(f"compare: {name}", fit.model, AttentionModel)
-    for name, fit in others:
-        if not np.array_equal(fit.data, first.data):
-            raise InputError(
-                f"compare: {name} was fitted to other training sequences than {name_of_first}"
-            )
-        if models[name].vocab_size != models[name_of_first].vocab_size:
-            raise InputError(
-                f"compare: {name} and {name_of_first} have vocabularies of different sizes"
-            )
-    apart = {name: first.density.differences(fit.density) for name, fit in others}
-    mixed = tuple(
-        f"{name_of_first} and {name} differ in {', '.join(what)}"
-        for name, what in apart.items()
-        if what
-    )
-    if mixed and not mix_densities:
-        raise InputError(
-            f"compare: fits of different densities ({'; '.join(mixed)}): a MAP and a posterior "
-            "are comparable only under the same one. To compare them all the same, as laws of the "
-            "same tokens, set `mix_densities=True`"
-        )
-    return mixed
-
-
-def _symbols(symbols: Sequence[str] | None, vocab_size: int) -> list[str]:
-    found = [str(token) for token in range(vocab_size)] if symbols is None else list(symbols)
-    if len(found) != vocab_size:
-        raise InputError(
-            f"symbols: expected {vocab_size}, one for each token of the model, got {len(found)}"
-        )
-    return found
 
 
 def _leave_one_out(
@@ -385,7 +340,7 @@ def _disagreements(
     several = [
         name
         for name, fit in fits.items()
-        if fit.method != "map" and _law(fit.model) == _law(fits[point].model)
+        if fit.method != "map" and law_of(fit.model) == law_of(fits[point].model)
     ]
     found = [disagreement(point, name, margins, tokens, symbols, start) for name in several]
     return tuple(one for one in found if one is not None)
@@ -401,15 +356,10 @@ def _examples(
     """
     groups: dict[Any, dict[str, Fit]] = {}
     for name, fit in fits.items():
-        groups.setdefault(_law(fit.model), {})[name] = affordable(fit)
+        groups.setdefault(law_of(fit.model), {})[name] = affordable(fit)
     length = (heldout != 0).sum(1)
     tokens = heldout[length >= min(4, length.max())][: max(1, EXAMPLES // len(groups))]
     return tuple(example(group, row, symbols) for row in tokens for group in groups.values())
-
-
-def _law(model: NumPyroModel) -> Any:
-    """The law of a model; its coordinates and number of particles are not part of it."""
-    return model.law if isinstance(model, ParticleModel) else model
 
 
 def _about(fits: Mapping[str, Fit], heldout: np.ndarray, seconds: float) -> dict[str, Any]:

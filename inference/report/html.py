@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -26,20 +27,19 @@ PACKAGE = "probattn.inference.report"  # whose templates and style these are
 
 def save_html(comparison: Comparison, path: Any) -> None:
     """Write the page of a comparison to `path`; the file is never partial."""
+    found, warnings = _by_topic(findings(comparison)), warnings_of(comparison)
     page = render(
         "report.html",
         comparison=comparison,
         title=title(comparison),
-        lead=next((one.text for one in findings(comparison) if one.topic == "prediction"), ""),
-        warnings=warnings_of(comparison),
-        findings=_by_topic(findings(comparison)),
+        lead=next(iter(found.get("prediction", ())), ""),
+        warnings=warnings,
+        findings=found,
+        prior=comparison.prior.adjusted(),
+        checks={name: check.adjusted() for name, check in comparison.checks.items()},
         sections=_sections(comparison),
         scores=sorted(comparison.scores, key=lambda score: score.loss),
-        provisional={
-            finding.fit: finding.topic
-            for finding in reversed(warnings_of(comparison))
-            if finding.fit
-        },
+        provisional={finding.fit: finding.topic for finding in reversed(warnings) if finding.fit},
         versions=versions(),
         rhat_limit=RHAT_LIMIT,
         ess_limit=ESS_LIMIT,
@@ -48,8 +48,11 @@ def save_html(comparison: Comparison, path: Any) -> None:
 
 
 def render(template: str, package: str = PACKAGE, **values: Any) -> str:
-    """A template of a package's folder `templates`, filled in, with the style of all pages."""
+    """A template of a package's folder `templates`, filled in, with the style of all pages.
+
+    What it includes or imports is from the templates of this package."""
     loader = jinja2.Environment(
+        loader=jinja2.FunctionLoader(partial(_read, PACKAGE)),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -29,7 +29,7 @@ MAIN = "noise 0.4"
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `number` seeds with its 95 % interval (Student's t); NaN bounds for one seed."""
+    """A mean over `number` seeds with its interval (Student's t); NaN bounds for one seed."""
 
     mean: float
     lower: float
@@ -45,16 +45,12 @@ class Interval:
         return f"{100 * self.mean:+.1f} % [{100 * self.lower:+.1f}, {100 * self.upper:+.1f}]"
 
 
-def interval(values: Iterable[float]) -> Interval:
-    """Mean and 95 % interval of values, one for each seed."""
+def interval(values: Iterable[float], level: float = CONFIDENCE) -> Interval:
+    """Mean of values, one for each seed, and its interval at a level, by default 95 %."""
     found = np.asarray(list(values), float)
     if len(found) < 2:
         return Interval(float(found.mean()), math.nan, math.nan, len(found))
-    half = (
-        student.ppf((1 + CONFIDENCE) / 2, len(found) - 1)
-        * found.std(ddof=1)
-        / math.sqrt(len(found))
-    )
+    half = student.ppf((1 + level) / 2, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
     return Interval(
         float(found.mean()), float(found.mean() - half), float(found.mean() + half), len(found)
     )

@@ -1,7 +1,7 @@
 """One arm of the trial: a training, its readings and measures, and the file that keeps them."""
 
 import contextlib
-import json
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from probattn.errors import FitError, InputError
 from probattn.inference.contract import LayeredModel
-from probattn.inference.data.array_file import write_json
+from probattn.inference.data.array_file import MAKE_AGAIN, read_json, write_json
 from probattn.inference.data.folder_lock import only_one
 from probattn.inference.devices.environment import precision, versions
 from probattn.inference.fitting.unconstrained import Values
@@ -28,11 +28,11 @@ from probattn.inference.study.trial_order import BEST, FULL_TRIAL, Job, Results,
 from probattn.inference.study.trial_swag import swag_draws
 from probattn.inference.study.trial_texts import TrialText
 from probattn.inference.study.trial_training import TrialTraining, train_trial
+from probattn.inference.study.under_stress import AUXILIARY
 
 TRIAL_FORMAT = 1
 SWAG_DRAWS = 20
 MORE_SEEDS = 1000  # seeds of the further members of ensembles begin here
-AUXILIARY_MAP = ("auxiliary_query", "auxiliary_key")
 
 # Builds a model from the number of symbols and fields of the TransformerLM.
 type Maker = Callable[..., LayeredModel]
@@ -65,15 +65,8 @@ def run_arm(
     text = texts[job.text]
     found: dict[str, Any] = {
         "format": TRIAL_FORMAT,
-        "text": job.text,
-        "stage": job.stage,
-        "family": job.family,
+        **dataclasses.asdict(job),
         "of": of,
-        "number": job.number,
-        "seed": job.seed,
-        "num_steps": job.num_steps,
-        "until": job.until,
-        "width": job.width,
         "configuration": configuration,
         "plan SHA-256": plan,
         "text SHA-256": text.digest(),
@@ -128,13 +121,9 @@ def read_arms(folder: Path, known: dict[str, dict[str, Any]] | None = None) -> d
         if name in known:
             found[name] = known[name]
             continue
-        try:
-            found[name] = json.loads(file.read_text(encoding="utf-8"))
-            found[name]["family"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{file}: is damaged ({error}); remove it, and the same command makes it again"
-            ) from error
+        found[name] = read_json(file, MAKE_AGAIN)
+        if not isinstance(found[name], dict) or "family" not in found[name]:
+            raise InputError(f"{file}: is damaged (expected an arm); {MAKE_AGAIN}")
     return found
 
 
@@ -255,4 +244,4 @@ def _unit_of_plain(job: Job, results: Results) -> float | None:
 
 def _of_law(params: Values) -> Values:
     """Parameters without those of the auxiliary attention, which the law does not have."""
-    return {name: value for name, value in params.items() if name not in AUXILIARY_MAP}
+    return {name: value for name, value in params.items() if name not in AUXILIARY}

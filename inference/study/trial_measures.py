@@ -19,7 +19,7 @@ from probattn.inference.contract import LayeredModel
 from probattn.inference.data.typos import TYPO_KINDS, room_for_typos, with_typos
 from probattn.inference.fitting.unconstrained import Values
 from probattn.inference.study.trial_texts import OTHERS
-from probattn.inference.study.under_stress import NOISE_LEVELS, TYPOS
+from probattn.inference.study.under_stress import NOISE_LEVELS, TYPOS, unit_vectors
 
 NOISE_DRAWS = 4
 PRIMARY_NOISE = 0.4  # in root mean squares of the embeddings
@@ -223,12 +223,12 @@ def _attacked(model: Any, steps: int, members: Values, tokens: Array, key: Array
             return -jnp.take_along_axis(rows, row[:, None], axis=-1).mean()
 
         def ascend(delta: Array, _: None) -> tuple[Array, None]:
-            delta = delta + 2 * radius / steps * _unit_vectors(jax.grad(loss)(delta))
+            delta = delta + 2 * radius / steps * unit_vectors(jax.grad(loss)(delta))
             length = jnp.linalg.norm(delta, axis=-1, keepdims=True)
             return delta * jnp.minimum(1, radius / jnp.maximum(length, 1e-30)), None
 
         def restart(key: Array) -> Array:
-            start = radius * _unit_vectors(jax.random.normal(key, (len(row), width)))
+            start = radius * unit_vectors(jax.random.normal(key, (len(row), width)))
             return loss(jax.lax.scan(ascend, start, None, length=steps)[0])
 
         return jax.vmap(restart)(jax.random.split(key, RESTARTS)).max()
@@ -237,7 +237,3 @@ def _attacked(model: Any, steps: int, members: Values, tokens: Array, key: Array
     return jax.lax.map(
         of_sequence, (tokens, keys), batch_size=min(SEQUENCES_AT_ONCE, len(tokens))
     ).mean()
-
-
-def _unit_vectors(x: Array) -> Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-30)

@@ -3,15 +3,15 @@
 Losses are arrays of one number for each seed, the same seeds in each.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
-from scipy.stats import false_discovery_control
+from scipy.special import stdtr
 
-from probattn.inference.evaluation.many_comparisons import holm
+from probattn.inference.study.tradeoff import Interval, interval, surviving
 
 COMPARISONS = 14  # forms of the barrier times texts
 SURE_LEVEL = 1 - 0.05 / COMPARISONS  # level of an interval
@@ -23,35 +23,22 @@ VERDICTS = (REPRODUCED, PARTLY, "at a price", "equivalent", "refuted", "open")
 
 
 @dataclass(frozen=True)
-class Effect:
-    """A mean over seeds with its interval and two-sided p-value (Student's t).
+class Effect(Interval):
+    """An interval with the two-sided p-value that the mean is 0; NaN for a single seed."""
 
-    Bounds and p-value are NaN for a single seed.
-    """
-
-    mean: float
-    lower: float
-    upper: float
-    p_value: float
-    number: int
-
-    @property
-    def percent(self) -> str:
-        """A relative change as text in per cent."""
-        return f"{100 * self.mean:+.1f} % [{100 * self.lower:+.1f}, {100 * self.upper:+.1f}]"
+    p_value: float = math.nan
 
 
 def effect(values: Sequence[float] | np.ndarray, level: float = SURE_LEVEL) -> Effect:
     """Mean of one value for each seed, its interval at a level, and the t test that it is 0."""
     x = np.asarray(values, float)
-    mean, number = float(x.mean()), len(x)
+    mean, lower, upper, number = dataclasses.astuple(interval(x, level))
     if number < 2:
-        return Effect(mean, math.nan, math.nan, math.nan, number)
+        return Effect(mean, lower, upper, number)
     error = float(x.std(ddof=1)) / math.sqrt(number)
-    half = float(stdtrit(number - 1, (1 + level) / 2)) * error
     # Values without any spread, as two equal arms have: the limit of the test.
     p_value = 2 * float(stdtr(number - 1, -abs(mean) / error)) if error > 0 else float(mean == 0)
-    return Effect(mean, mean - half, mean + half, p_value, number)
+    return Effect(mean, lower, upper, number, p_value)
 
 
 def relative_change(losses: np.ndarray, reference: np.ndarray, level: float = SURE_LEVEL) -> Effect:
@@ -130,13 +117,16 @@ def beside_rivals(
     return BesideRivals({name: names.count(name) for name in names}, effect(changes))
 
 
-def surely_by_holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+def surely_by_holm(p_values: Sequence[float]) -> list[bool]:
     """Which of several p-values are findings by Holm's correction; a NaN is none, and counts."""
-    p = np.nan_to_num(np.asarray(p_values, float), nan=1.0)
-    return [bool(one < level) for one in holm(p)] if len(p) else []
+    return _surviving(p_values, "Holm")
 
 
-def found_by_rate(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+def found_by_rate(p_values: Sequence[float]) -> list[bool]:
     """Which are findings by Benjamini and Hochberg's correction; a NaN is none, and counts."""
+    return _surviving(p_values, "Benjamini and Hochberg")
+
+
+def _surviving(p_values: Sequence[float], correction: str) -> list[bool]:
     p = np.nan_to_num(np.asarray(p_values, float), nan=1.0)
-    return [bool(one < level) for one in false_discovery_control(p)] if len(p) else []
+    return surviving(p.tolist())[correction].tolist() if len(p) else []

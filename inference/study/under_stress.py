@@ -152,7 +152,7 @@ def _attacked_loss(model: LayeredModel, params: Values, tokens: Array, level: Ar
     gradient = jax.grad(lambda moved: _loss(model, params, tokens, u + moved))
 
     def ascend(moved: Array, _: None) -> tuple[Array, None]:
-        moved = moved + 2 * radius / ATTACK_STEPS * _unit(gradient(moved))
+        moved = moved + 2 * radius / ATTACK_STEPS * unit_vectors(gradient(moved))
         length = jnp.linalg.norm(moved, axis=-1, keepdims=True)
         return moved * jnp.minimum(1, radius / jnp.maximum(length, 1e-30)), None
 
@@ -160,7 +160,8 @@ def _attacked_loss(model: LayeredModel, params: Values, tokens: Array, level: Ar
     return _loss(model, params, tokens, u + moved)
 
 
-def _unit(x: Array) -> Array:
+def unit_vectors(x: Array) -> Array:
+    """Vectors along the last axis, divided by their lengths; those of length 0 stay."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
 
 

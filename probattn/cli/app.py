@@ -13,12 +13,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probattn.cli.checking import check, prior
+from probattn.cli.comparing import compare
 from probattn.cli.fitting import demo, fit, resume
 from probattn.cli.learning_study import learning_curve
 from probattn.cli.model_choice import evidence
 from probattn.cli.pretrained import lens
 from probattn.cli.printing import in_options, visible
-from probattn.cli.reading import calibrate, compare, diagnose, env, generate, margins
+from probattn.cli.reading import calibrate, diagnose, env, generate, margins
 from probattn.cli.robustness_study import robustness
 from probattn.cli.robustness_trial import trial
 from probattn.errors import FitError, InputError

@@ -4,7 +4,6 @@ The study is resumable: each part of its result is a file that is kept once it i
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -358,9 +357,6 @@ def report(plan: Plan, planned: "list[Arm]", source: str, quick: bool) -> None:
 
 
 def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file}: is damaged ({error}); remove it, and the same command makes it again"
-        ) from error
+    from probattn.inference.data.array_file import MAKE_AGAIN, read_json
+
+    return read_json(file, MAKE_AGAIN)

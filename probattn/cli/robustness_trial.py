@@ -119,8 +119,9 @@ def _print_estimate(results: Any, size: Any, chosen: Any, texts: Any) -> None:
 
     The plain model's step is timed now; other families cost what their arms took beside the plain
     ones, or what was measured once."""
+    from probattn.inference.study.trial_estimate import measured_costs, remaining_steps
     from probattn.inference.study.trial_families import PLAIN_FAMILY, family
-    from probattn.inference.study.trial_order import remaining_steps, steps_of
+    from probattn.inference.study.trial_order import steps_of
     from probattn.inference.study.trial_training import train_trial
     from probattn.models import TransformerLM
 
@@ -143,7 +144,7 @@ def _print_estimate(results: Any, size: Any, chosen: Any, texts: Any) -> None:
         learning_rate=1e-3,
         batch_size=size.batch_size,
     )
-    costs = _measured_costs(results)
+    costs = measured_costs(results)
     hours = sum(
         steps * probe.seconds * costs.get(name, family(name).cost) / 3600
         for name, steps in left.items()
@@ -161,23 +162,6 @@ def _print_estimate(results: Any, size: Any, chosen: Any, texts: Any) -> None:
         f"a step of {PLAIN_FAMILY} takes {1000 * probe.seconds:.0f} ms; training of all that is "
         f"left takes some {hours:.1f} hours of one process{guess}. Measuring comes on top"
     )
-
-
-def _measured_costs(results: Any) -> dict[str, float]:
-    """Median seconds of a step over the plain model's, of the families with arms."""
-    import numpy as np
-
-    from probattn.inference.study.trial_families import PLAIN_FAMILY, family
-
-    of: dict[str, list[float]] = {}
-    for result in results.values():
-        if result.get("seconds_a_step") and result["stage"] != "scaling":
-            members = 3 if family(result["family"]).reading == "ensemble" else 1
-            of.setdefault(result["family"], []).append(members * result["seconds_a_step"])
-    if PLAIN_FAMILY not in of:
-        return {}
-    plain = float(np.median(of[PLAIN_FAMILY]))
-    return {name: float(np.median(seconds)) / plain for name, seconds in of.items()}
 
 
 def _print_claims(found: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """The folder of a study, which records the settings that must be the same to resume it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,9 @@ def open_study(folder: Path, given: dict[str, Any], kind: str) -> None:
 
 def _recorded(file: Path) -> dict[str, Any]:
     """The settings in `study.json`. Raises: InputError if the file is damaged."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: is damaged ({error}); choose another --out") from error
+    from probattn.inference.data.array_file import read_json
+
+    found = read_json(file, "choose another --out")
     if not isinstance(found, dict):
         raise InputError(f"{file}: is damaged (expected an object); choose another --out")
     return found

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from probattn.cli import app, robustness_trial
 from probattn.inference.study import trial_arms, trial_order
@@ -118,13 +117,8 @@ def test_the_report_has_a_verdict_for_each_form_and_says_what_was_not_run(study)
 
 
 @pytest.mark.parametrize("width", [375, 1280])
-def test_the_page_reads_well(study, browser, width):
-    page = browser.new_context(viewport={"width": width, "height": 800}).new_page()
-    page.goto((study / "report.html").as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    page.context.close()
+def test_the_page_reads_well(study, assert_reads_well, width):
+    assert_reads_well(study / "report.html", width)
 
 
 def test_a_lost_arm_is_made_again_bit_for_bit(study, tiny, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from probattn.errors import FitError
+from probattn.inference.study.trial_estimate import remaining_steps
 from probattn.inference.study.trial_families import PLAIN_FAMILY, TRIAL_FAMILIES, family
 from probattn.inference.study.trial_order import (
     FULL_TRIAL,
@@ -12,7 +13,6 @@ from probattn.inference.study.trial_order import (
     behind,
     chosen,
     next_jobs,
-    remaining_steps,
     steps_of,
     untrainable,
 )

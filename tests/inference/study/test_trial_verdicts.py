@@ -18,7 +18,7 @@ from probattn.inference.study.trial_verdicts import (
 
 
 def between(lower, upper):
-    return Effect((lower + upper) / 2, lower, upper, np.nan, 12)
+    return Effect((lower + upper) / 2, lower, upper, 12)
 
 
 NOTHING = between(np.nan, np.nan)
